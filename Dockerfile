@@ -1,0 +1,21 @@
+# The worker alone: no demo servers, no build tools, not root, nothing written outside /tmp.
+FROM python:3.13-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY constraints-run.txt constraints-demo.txt ./
+# The second environment is for hatchling, which the lock with the demo's packages has too; it is left behind.
+RUN python -m venv /app && /app/bin/pip install --require-hashes -r constraints-run.txt \
+    && python -m venv /build && /build/bin/pip install --require-hashes -r constraints-demo.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY worker ./worker
+RUN /build/bin/hatchling build -t wheel \
+    && /app/bin/pip install --no-deps --no-index dist/*.whl \
+    && /app/bin/pip uninstall --yes pip
+
+FROM python:3.13-slim-bookworm
+COPY --from=build /app /app
+ENV PATH=/app/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 9108
+ENTRYPOINT ["python", "-m", "worker"]

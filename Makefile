@@ -1,0 +1,99 @@
+# One file of targets: `make` lists them. What each needs is set up on first use, in .venv and in a per-user cache.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := worker tests bench docs
+# For example: make test PYTEST_ARGS='-k produce'   make demo ARGS='--seconds 20 --processes 4'
+PYTEST_ARGS ?= -n 2 --dist loadfile
+ARGS ?=
+# command:Debian package, for what no Python package carries
+TEST_TOOLS := java:openjdk-17-jre-headless mvn:maven npm:npm redis-server:redis-server prometheus:prometheus promtool:prometheus chromium:chromium
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+endif
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --group build pyproject.toml
+
+##@ Try it
+.PHONY: demo chaos
+demo: $(VENV)/.demo  ## the real worker on an embedded broker and store, with a live table (^C ends it)
+	$(BIN)/python -m worker demo $(ARGS)
+
+chaos: $(VENV)/.dev  ## ten minutes of random faults on real servers; ends by counting what is missing or doubled
+	$(BIN)/python -m tests.faults.chaos $(ARGS)
+
+##@ Work on it
+.PHONY: venv test check docs format bench bench-check
+venv: $(VENV)/.dev  ## build .venv with everything that the other targets need
+
+test: $(VENV)/.dev  ## all tests, against real Kafka, Redis, ClickHouse and Prometheus
+	@missing=(); for tool in $(TEST_TOOLS); do \
+		command -v "$${tool%%:*}" >/dev/null || missing+=("$${tool##*:}"); done; \
+	if (( $${#missing[@]} )); then \
+		echo "make test: programs are missing; on Debian or Ubuntu: apt-get update && apt-get install -y --no-install-recommends $$(printf '%s\n' "$${missing[@]}" | sort -u | xargs)" >&2; \
+		exit 1; fi
+	$(BIN)/python -m worker.local --fetch
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev  ## format, lint, types: what CI runs before the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict $(SOURCES)
+
+docs: $(VENV)/.dev  ## write docs/options.md and docs/metrics.md from the code
+	$(BIN)/python -m docs.generate
+
+format: $(VENV)/.dev  ## rewrite the sources in the one format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## measure, against the peers too, and write bench/results
+	$(BIN)/python -m bench.run $(ARGS)
+
+bench-check: $(VENV)/.dev  ## a short run that fails when something became slower
+	$(BIN)/python -m bench.run --check $(ARGS)
+
+##@ Keep it
+.PHONY: lock clean help
+lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the constraints files (UPGRADE=--upgrade for newer versions)
+	$(PIP) install 'uv>=0.9,<1'
+	$(BIN)/uv pip compile $(LOCK) $(UPGRADE) --all-extras --output-file constraints.txt
+	$(BIN)/uv pip compile $(LOCK) --extra demo --constraint constraints.txt --output-file constraints-demo.txt
+	$(BIN)/uv pip compile $(filter-out --group build,$(LOCK)) --constraint constraints.txt --output-file constraints-run.txt
+
+clean:  ## remove .venv and what tools left behind
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find worker tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+help:  ## this list
+	@awk 'BEGIN {FS = ":[^#]*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# `make demo` waits only for what the demo needs (8 s, not 30); a .venv for development has that too.
+$(VENV)/.demo: constraints-demo.txt pyproject.toml | $(BIN)/python
+	@if [ $(VENV)/.dev -nt constraints.txt ] && [ $(VENV)/.dev -nt pyproject.toml ]; then touch $@; exit; fi; \
+	$(call install,constraints-demo.txt)
+
+$(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
+	@$(call install,constraints.txt)
+
+define install
+	echo "setting up $(VENV) from $(1), once" >&2 && \
+	$(PIP) install --require-hashes --requirement $(1) && \
+	$(PIP) install --no-deps --no-build-isolation --editable . && \
+	touch $@
+endef
+
+$(BIN)/python:
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and $(or $(PYTHON),what is on PATH) is not that. Debian 12, Ubuntu 24.04" \
+			"or newer: apt-get install python3 python3-venv. One that lies elsewhere: make … PYTHON=/path/to/python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) could not make a virtual environment. Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }

@@ -1,0 +1,143 @@
+"""Who takes part: for each the command that reads a whole topic into a store and ends, and the table it fills."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import confluent_kafka
+
+from bench.services import ROOT, Dataset, Services
+
+PEERS = Path(__file__).parent / "peers"
+CACHE = Path(__file__).parent / ".cache"
+
+FLOOR = "discard, Python"
+_COLUMNS = "(timestamp DateTime64(3, 'UTC'), device_ip String, error_code Int8) ENGINE = MergeTree ORDER BY device_ip"
+_AS_TEXT = "(timestamp String, device_ip String, error_code Int8) ENGINE = MergeTree ORDER BY device_ip"
+
+
+class Job(NamedTuple):
+    """One run's topic and its own group, table or key."""
+
+    services: Services
+    data: Dataset
+    group: str
+    target: str
+    metrics_port: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`store` is redis, clickhouse or nothing. `short`: too slow for the whole topic, so it gets a tenth of it."""
+
+    name: str
+    store: str
+    command: Callable[[Job], list[str]]
+    short: bool = False
+    ours: bool = False
+    in_store: bool = False  # the store's server does all the work: its client's CPU is no reader's
+    as_text: bool = False  # stores the timestamp as it came
+    waits: float = 0.0  # s that it waits on an empty topic before it ends, for it cannot know
+    cwd: Path = ROOT
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} → {self.store}"
+
+    def table(self, target: str) -> str:
+        """Return the statement that makes the table; ours makes its own, with the columns of the origin."""
+        return "" if self.ours else f"CREATE TABLE {target} {_AS_TEXT if self.as_text else _COLUMNS}"
+
+
+def ours(processes: int, store: str, extra: tuple[str, ...] = (), variant: str = "", cwd: Path = ROOT) -> Contender:
+    """Return the real worker, as a user starts it."""
+
+    def command(job: Job) -> list[str]:
+        services = job.services
+        words = [sys.executable, "-m", "worker", "--topic", job.data.topic, "--backend", store]
+        words += ["--processes", str(processes), "--until-end", "--group-id", job.group, "--log-level", "warning"]
+        words += ["--bootstrap-servers", services.kafka, "--metrics-port", str(job.metrics_port)]
+        words += ["--redis-url", services.redis, "--redis-key", job.target]
+        words += ["--clickhouse-url", services.clickhouse, "--table", job.target]
+        return [*words, *(word.format(clickhouse=services.clickhouse, redis=services.redis) for word in extra)]
+
+    name = f"worker, {processes} process{'es' if processes > 1 else ''}" + (f" [{variant}]" if variant else "")
+    return Contender(name, store, command, ours=True, cwd=cwd)
+
+
+def variants(text: str) -> list[Contender]:
+    """Read `NAME=ARGUMENTS`: the worker with one process and further arguments; `@DIR` first is another checkout.
+
+    `{clickhouse}` and `{redis}` in the arguments stand for the stores' URLs.
+    """
+    name, _, rest = text.partition("=")
+    words = rest.split()
+    cwd = Path(words.pop(0)[1:]).resolve() if words and words[0].startswith("@") else ROOT
+    return [ours(1, store, tuple(words), name, cwd) for store in ("redis", "clickhouse")]
+
+
+def floor() -> Contender:
+    return peer(FLOOR, "nothing", "discard")
+
+
+def c_floor() -> Contender | None:
+    """Return the floor in C, built now; None without a compiler or librdkafka's headers."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    CACHE.mkdir(exist_ok=True)
+    program = CACHE / "discard"
+    build = [compiler, "-O2", str(PEERS / "discard.c"), "-o", str(program)]
+    # The library of the wheel, so that both floors run the same one; else the system's.
+    bundled = next(Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka-*.so*"), None)
+    wheel = [f"-L{bundled.parent}", f"-l:{bundled.name}", f"-Wl,-rpath,{bundled.parent}"] if bundled else []
+    for libraries in ([*wheel, "-Wl,--allow-shlib-undefined"], ["-lrdkafka"]):
+        if subprocess.run([*build, *libraries], capture_output=True, check=False).returncode == 0:
+            break
+    else:
+        return None
+
+    def command(job: Job) -> list[str]:
+        return [str(program), job.services.kafka, job.data.topic, job.group, str(job.data.partitions)]
+
+    return Contender("discard, C", "nothing", command)
+
+
+def peer(
+    name: str,
+    store: str,
+    script: str,
+    python: str = sys.executable,
+    *,
+    short: bool = False,
+    in_store: bool = False,
+    waits: float = 0.0,
+) -> Contender:
+    """Return a program of peers/, run by `python`."""
+
+    def command(job: Job) -> list[str]:
+        services, data = job.services, job.data
+        url = {"redis": services.redis, "clickhouse": services.clickhouse}.get(store, "")
+        words = [python, "-m", f"bench.peers.{script}", "--bootstrap", services.kafka, "--topic", data.topic]
+        words += ["--group", job.group, "--partitions", str(data.partitions), "--count", str(data.events)]
+        words += ["--store", store, "--url", url, "--target", job.target]
+        return [*words, "--http", services.clickhouse_http()] if store == "clickhouse" else words
+
+    return Contender(name, store, command, short=short, in_store=in_store, waits=waits)
+
+
+def obvious() -> list[Contender]:
+    return [peer("one message at a time", store, "one_message", short=True) for store in ("redis", "clickhouse")]
+
+
+def in_clickhouse() -> list[Contender]:
+    return [
+        peer("JSONEachRow pass-through", "clickhouse", "passthrough"),
+        peer("ClickHouse Kafka engine", "clickhouse", "kafka_engine", in_store=True),
+    ]

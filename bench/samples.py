@@ -1,0 +1,110 @@
+"""The steps of the path with data to do them on: a seeded fleet's chunk, and values for each ClickHouse type."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from random import Random
+from typing import Any
+
+import hiredis
+import orjson
+from redis.connection import Connection
+
+from worker import events
+from worker.events import Field
+from worker.fleet import Fleet
+from worker.sinks import columns
+from worker.timestamps import column_to_millis
+
+_CALL = tuple[str, Callable[[], Any], int]
+
+
+def steps(devices: int, chunk: int, chunks_in_batch: int) -> Iterator[_CALL]:
+    """Yield (name, call, messages that one call handles)."""
+    fleet = Fleet(devices, seed=1)
+    chunks = [fleet.take(chunk) for _ in range(chunks_in_batch)]
+    payloads = chunks[-1]
+    parsed = list(map(orjson.loads, payloads))
+    stamps = [event["timestamp"] for event in parsed]
+    batch = chunks_in_batch * chunk
+
+    yield "parse: fenced", partial(_fenced, payloads), chunk
+    yield "parse: one by one", lambda: list(map(orjson.loads, payloads)), chunk
+    yield "parse: joined without a fence (unsafe)", lambda: orjson.loads(b"[" + b",".join(payloads) + b"]"), chunk
+    yield "field → column", lambda: [event["device_ip"] for event in parsed], chunk
+    yield "timestamps → ms", partial(column_to_millis, stamps), chunk
+    for backend, names in (("redis", ("device_ip",)), ("clickhouse", ("timestamp", "device_ip", "error_code"))):
+        yield f"decode: {backend}", partial(events.decode, payloads, _fields(names, backend)), chunk
+
+    decoded = [events.decode(one, _fields(("device_ip",), "redis")).columns[0] for one in chunks]
+    distinct = set().union(*decoded)
+    yield "redis: distinct devices", lambda: set().union(*decoded), batch
+    yield "redis: PFADD by hiredis", partial(_pack, distinct, hiredis.pack_command), batch
+    connection: Any = Connection()
+    yield "redis: PFADD by redis-py", partial(_pack, distinct, lambda words: connection.pack_command(*words)), batch
+
+    ranges = [range(i * chunk, (i + 1) * chunk) for i in range(chunks_in_batch)]
+    fields = _fields(("timestamp", "device_ip", "error_code"), "clickhouse")
+    parts = [list(part) for part in zip(*(events.decode(one, fields).columns for one in chunks), strict=True)]
+    codecs = list(map(columns.codec, _TABLE.values()))
+    yield "clickhouse: join the parts", lambda: [c.encode(part) for c, part in zip(codecs, parts, strict=True)], batch
+    yield "clickhouse: _offset", partial(columns.offsets, "Int64", ranges), batch
+    yield "clickhouse: _partition", partial(columns.constant, "Int32", 3, batch), batch
+    yield "clickhouse: _topic", partial(columns.constant, "LowCardinality(String)", "example", batch), batch
+    for name, values in _values(chunk, [event["device_ip"] for event in parsed], stamps):
+        codec = columns.codec(name.removesuffix(" (not ASCII)"))
+        yield f"type {name}", partial(_encode, codec, values), chunk
+
+
+_TABLE = {"timestamp": "DateTime64(3, 'UTC')", "device_ip": "String", "error_code": "Int8"}
+
+
+def _fields(names: tuple[str, ...], backend: str) -> list[Field]:
+    return [
+        Field(name, (name,), events.texts if backend == "redis" else columns.codec(_TABLE[name]).convert)
+        for name in names
+    ]
+
+
+def _fenced(payloads: list[bytes]) -> Any:
+    return events._parse_together(payloads)  # the step that `decode` begins with
+
+
+def _pack(distinct: set[Any], pack: Callable[[tuple[Any, ...]], Any]) -> list[Any]:
+    devices = iter(distinct)
+    packed = []
+    while part := tuple(islice(devices, 5000)):
+        packed.append(pack(("PFADD", "devices:{example}", *part)))
+    return packed
+
+
+def _encode(codec: columns.Codec, values: list[Any]) -> bytes:
+    return codec.encode([codec.convert(values)])
+
+
+def _values(rows: int, addresses: list[str], stamps: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield values as JSON has them for each type."""
+    random = Random(1)
+    words = [f"word-{random.randrange(50)}" for _ in range(rows)]
+    numbers = [random.randrange(100) for _ in range(rows)]
+    yield "String", addresses
+    yield "String (not ASCII)", [f"ü{word}" for word in words]
+    yield "FixedString(16)", words
+    yield "LowCardinality(String)", words
+    yield "Nullable(String)", [None if number < 10 else word for number, word in zip(numbers, words, strict=True)]
+    yield "IPv4", addresses
+    yield "IPv6", [f"2001:db8::{number:x}" for number in numbers]
+    yield "UUID", [str(uuid.UUID(int=random.getrandbits(128))) for _ in range(rows)]
+    for name in ("Int8", "Int32", "Int64", "UInt64", "Int128", "Float32", "Float64", "Decimal(18, 4)"):
+        yield name, list(map(float, numbers)) if "Float" in name else numbers
+    yield "Bool", [number > 50 for number in numbers]
+    yield "Enum8('a' = 1, 'b' = 2)", ["ab"[number % 2] for number in numbers]
+    for name in ("DateTime64(3, 'UTC')", "DateTime64(6, 'UTC')", "DateTime('UTC')", "Date", "Date32"):
+        yield name, stamps
+    yield "Array(Int32)", [[number] * 3 for number in numbers]
+    yield "Map(String, Int32)", [{"a": number, "b": number} for number in numbers]
+    yield "Tuple(a Int32, b String)", [{"a": n, "b": w} for n, w in zip(numbers, words, strict=True)]
+    yield "JSON", [{"a": number, "b": word} for number, word in zip(numbers, words, strict=True)]

@@ -1,0 +1,130 @@
+"""Kafka, Redis and ClickHouse for a benchmark: started here or named by WORKER_TEST_…, and topics."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+from clickhouse_driver import Client
+from confluent_kafka import Consumer, TopicPartition
+from redis import Redis
+
+from bench import machine
+from worker.fleet import Fleet
+from worker.local import Server, start_clickhouse, start_kafka, start_redis
+from worker.timestamps import to_millis
+
+ROOT = Path(__file__).parents[1]
+_TAKE = 10_000
+
+
+class Dataset(NamedTuple):
+    """A topic with the first events of a seeded fleet, spread over the partitions, and what a store must hold then."""
+
+    topic: str
+    events: int
+    partitions: int
+    devices: int
+    distinct: int
+    error_codes: int  # their sum
+    millis: int  # the sum of the timestamps, in Unix ms
+    addresses: frozenset[str]
+
+
+@dataclass
+class Services:
+    """Addresses as the worker's options take them, and the servers' pids (0 where they run elsewhere)."""
+
+    kafka: str
+    redis: str
+    clickhouse: str
+    pids: dict[str, int] = field(default_factory=dict)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run one ClickHouse query on a connection of its own."""
+        client = Client.from_url(self.clickhouse)
+        try:
+            rows: list[tuple[Any, ...]] = client.execute(sql)
+        finally:
+            client.disconnect()
+        return rows
+
+    def redis_client(self) -> Redis:
+        return Redis.from_url(self.redis)
+
+    def clickhouse_http(self) -> str:
+        """Return host:port of the HTTP interface."""
+        ((port,),) = self.query("SELECT getServerPort('http_port')")
+        return f"{urlsplit(self.clickhouse).hostname}:{port}"
+
+    def versions(self) -> dict[str, str]:
+        info: Any = self.redis_client().info("server")
+        return {"clickhouse": str(self.query("SELECT version()")[0][0]), "redis": str(info["redis_version"])}
+
+    def dataset(self, events: int, devices: int, partitions: int, seed: int = 1, size: int = 0) -> Dataset:
+        """Return a topic with these events, made unless it is there; `size` pads each event to about so many bytes."""
+        topic = f"bench-{events}-{devices}-{partitions}-{seed}" + (f"-{size}" if size else "")
+        held = self._held(topic, partitions)
+        if held not in (0, events):
+            raise SystemExit(f"topic {topic} holds {held} events, not {events}: remove it and start again")
+        if held == 0:
+            self._produce(topic, events, devices, partitions, seed, size)
+        fleet = Fleet(devices, seed=seed)
+        codes = millis = 0
+        addresses: set[str] = set()
+        for start in range(0, events, _TAKE):
+            rows = list(map(orjson.loads, fleet.take(min(_TAKE, events - start))))
+            codes += sum(row["error_code"] for row in rows)
+            millis += sum(to_millis(row["timestamp"]) for row in rows)
+            addresses.update(row["device_ip"] for row in rows)
+        return Dataset(topic, events, partitions, devices, len(addresses), codes, millis, frozenset(addresses))
+
+    def _held(self, topic: str, partitions: int) -> int:
+        consumer = Consumer({"bootstrap.servers": self.kafka, "group.id": "bench-look", "log_level": 2})
+        try:
+            if topic not in consumer.list_topics(timeout=30).topics:
+                return 0
+            marks = [consumer.get_watermark_offsets(TopicPartition(topic, i), timeout=30) for i in range(partitions)]
+            return sum(high - low for low, high in marks)
+        finally:
+            consumer.close()
+
+    def _produce(self, topic: str, events: int, devices: int, partitions: int, seed: int, size: int) -> None:
+        command = [sys.executable, "-m", "worker", "produce", "--bootstrap-servers", self.kafka, "--topic", topic]
+        command += ["--num-devices", str(devices), "--partitions", str(partitions), "--seed", str(seed)]
+        if size:
+            subprocess.run([*command, "--num-messages", "0"], cwd=ROOT, check=True, stderr=subprocess.PIPE)
+            pad = [sys.executable, "-m", "bench.peers.padded", self.kafka, topic]
+            pad += [str(part) for part in (events, devices, partitions, seed, size)]
+            subprocess.run(pad, cwd=ROOT, check=True)
+        else:
+            subprocess.run([*command, "--num-messages", str(events)], cwd=ROOT, check=True, stderr=subprocess.PIPE)
+
+
+@contextmanager
+def running() -> Iterator[Services]:
+    """Yield the services; those that were started here end with the block, and their data with them."""
+    with ExitStack() as stack:
+        addresses = {}
+        starts: dict[str, Callable[[], Server]] = {
+            "kafka": start_kafka,
+            "redis": partial(start_redis, appendonly="no"),
+            "clickhouse": start_clickhouse,
+        }
+        for name, start in starts.items():
+            given = os.environ.get(f"WORKER_TEST_{name.upper()}")
+            addresses[name] = given or stack.enter_context(start()).address
+        services = Services(addresses["kafka"], addresses["redis"], addresses["clickhouse"])
+        for name, address in addresses.items():
+            port = urlsplit(address if "//" in address else f"//{address}").port
+            services.pids[name] = machine.listener(port) if port else 0
+        yield services

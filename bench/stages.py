@@ -1,0 +1,115 @@
+"""`python -m bench.stages`: CPU ns per message of each step of the path, and of each ClickHouse type; no services.
+
+Steps are taken in turn, in another order each round, and the median and the least of all rounds are shown. With
+`--callgrind` the figures are instructions as valgrind counts them, which no busy neighbour changes; batches
+have 3000 rows then, not 100 000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+if not __package__:  # run as a file
+    sys.path[0] = str(Path(__file__).parents[1])
+
+from bench import samples
+
+CHUNK = 1000  # messages at once, as the worker reads them
+BATCH_CHUNKS = 100  # as its default batch has
+
+
+class Step(NamedTuple):
+    """`call` does the step for `rows` messages; what it needs was prepared before."""
+
+    name: str
+    call: Callable[[], Any]
+    rows: int = CHUNK
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--type", action="append", default=[], metavar="TEXT", help="only types and steps with this in their name"
+    )
+    parser.add_argument("--rounds", type=int, default=60, help="[%(default)s]")
+    parser.add_argument("--devices", type=int, default=10_000, help="distinct devices [%(default)s]")
+    parser.add_argument(
+        "--callgrind", action="store_true", help="count instructions with valgrind (slow; use with --type)"
+    )
+    parser.add_argument("--repeat", type=int, default=0, help=argparse.SUPPRESS)  # of one step, for callgrind
+    options = parser.parse_args(argv)
+    steps = [Step(*step) for step in samples.steps(options.devices, CHUNK, 3 if options.repeat else BATCH_CHUNKS)]
+    if options.repeat:
+        gc.disable()
+        step = next(step for step in steps if step.name == options.type[0])
+        for _ in range(options.repeat):
+            step.call()
+        return 0
+    if options.type:
+        steps = [step for step in steps if any(text.lower() in step.name.lower() for text in options.type)]
+    width = max((len(step.name) for step in steps), default=0)
+    if options.callgrind:
+        for step in steps:
+            print(
+                f"{step.name:{width}}  {_instructions(step, options.devices):8.0f} instructions a message", flush=True
+            )
+        return 0
+    print(f"{'ns of CPU a message':{width}}  {'median':>8} {'least':>8}")
+    for name, times in _measure(steps, options.rounds).items():
+        print(f"{name:{width}}  {median(times):8.0f} {min(times):8.0f}")
+    return 0
+
+
+def _measure(steps: list[Step], rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {step.name: [] for step in steps}
+    for step in steps:
+        step.call()  # caches fill, as they do in the first chunk
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    for _ in range(rounds):
+        for step in random.sample(steps, len(steps)):
+            began = time.process_time_ns()
+            calls = 0
+            while calls < 3 or time.process_time_ns() - began < 2_000_000:  # long against the clock's own cost
+                step.call()
+                calls += 1
+            found[step.name].append((time.process_time_ns() - began) / (calls * step.rows))
+    return found
+
+
+def _instructions(step: Step, devices: int) -> float:
+    """Return instructions per message: the difference of a run with 1 repetition and one with 21."""
+    counts = []
+    for repeat in (1, 1, 21):  # the first one compiles what has changed
+        with tempfile.NamedTemporaryFile() as out:
+            words = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
+            words += [sys.executable, "-m", "bench.stages", "--type", step.name]
+            done = subprocess.run(
+                [*words, "--repeat", str(repeat), "--devices", str(devices)],
+                cwd=Path(__file__).parents[1],
+                env={"PYTHONHASHSEED": "0"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        collected = re.search(r"Collected : (\d+)", done.stderr)
+        if not collected:
+            raise SystemExit(f"valgrind failed:\n{done.stderr[-1000:]}")
+        counts.append(int(collected[1]))
+    return (counts[2] - counts[1]) / (20 * step.rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Whether everything arrived, once: a contender that dropped or doubled anything is measured, and marked as failed."""
+
+from __future__ import annotations
+
+import time
+
+from bench.contenders import Contender, Job
+from bench.measure import Run
+from bench.services import Dataset, Services
+
+_QUIET_S = 30.0
+
+
+def problem(contender: Contender, job: Job, run: Run) -> str:
+    """Return what is wrong with what arrived; empty when nothing is."""
+    if run.code:
+        last = run.errors.strip().splitlines()[-1:] or [""]
+        return f"ended with {run.code}: {last[0][:300]}"
+    if contender.store == "nothing":
+        return _differences(read=(int(run.output.split()[-1]), job.data.events))
+    if contender.store == "redis":
+        return _in_redis(job)
+    return _in_clickhouse(contender, job, run)
+
+
+def _in_redis(job: Job) -> str:
+    client = job.services.redis_client()
+    return _differences(pfcount=(client.pfcount(job.target), clean_count(job.services, job.data)))
+
+
+def clean_count(services: Services, data: Dataset) -> int:
+    """Return PFCOUNT after each device was added once, to a key of its own: what any correct reader ends at."""
+    client = services.redis_client()
+    key = f"bench-clean-{data.topic}"
+    if not client.exists(key) and data.addresses:
+        devices = sorted(data.addresses)
+        for start in range(0, len(devices), 5000):
+            client.pfadd(key, *devices[start : start + 5000])
+    return int(client.pfcount(key))
+
+
+def _in_clickhouse(contender: Contender, job: Job, run: Run) -> str:
+    data = job.data
+    millis = "0" if contender.as_text else "sum(toUnixTimestamp64Milli(timestamp))"
+    places = "uniqExact(_partition, _offset)" if contender.ours else "count()"
+    ((rows, devices, codes, found_millis, found_places),) = job.services.query(
+        f"SELECT count(), uniqExact(device_ip), sum(error_code), {millis}, {places} FROM {job.target}"
+    )
+    found = _differences(
+        rows=(rows, data.events),
+        devices=(devices, data.distinct),
+        error_codes=(codes, data.error_codes),
+        timestamps=(found_millis, 0 if contender.as_text else data.millis),
+        offsets=(found_places, data.events),
+    )
+    if contender.ours and not found:
+        return _differences(printed=(run.output.strip().splitlines()[-1:], [f"Total devices: {data.distinct}"]))
+    return found
+
+
+def _differences(**pairs: tuple[object, object]) -> str:
+    return ", ".join(f"{name} {found}, not {due}" for name, (found, due) in pairs.items() if found != due)
+
+
+def prepare(contender: Contender, job: Job) -> None:
+    """Make the table that the contender fills."""
+    if contender.store == "clickhouse" and (statement := contender.table(job.target)):
+        job.services.query(statement)
+
+
+def settle(services: Services) -> None:
+    """Wait until ClickHouse has no merges to do: they belong to the run that caused them."""
+    deadline = time.monotonic() + _QUIET_S
+    quiet = 0
+    while quiet < 3 and time.monotonic() < deadline:
+        busy = services.query("SELECT count() FROM system.merges")[0][0]
+        quiet = 0 if busy else quiet + 1
+        time.sleep(0.1)
+
+
+def remove(contender: Contender, job: Job) -> None:
+    """Drop what the run has left, so that the next begins on the same ground."""
+    if contender.store == "clickhouse":
+        for table in (f"{job.target}_view", f"{job.target}_kafka", job.target):
+            job.services.query(f"DROP TABLE IF EXISTS {table} SYNC")
+    elif contender.store == "redis":
+        job.services.redis_client().delete(job.target)

@@ -1,0 +1,64 @@
+"""Write docs/options.md and docs/metrics.md from the code that they describe (`make docs`)."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from worker.metrics import METRICS
+from worker.settings import OWNED_PROPERTIES, PREFIX, Settings, default_of, flag_of
+
+HERE = Path(__file__).parent
+
+
+def options() -> str:
+    """Return the table of all options of `run`."""
+    lines = [
+        "# Options",
+        "",
+        "Written by `make docs` from `worker/settings.py`. A flag wins over the environment variable, the variable",
+        "over the key in the file that `--config` names (TOML, the same words with `_`), the file over the default.",
+        "Each variable may also be given as `…_FILE`, the name of a file that holds the value.",
+        "",
+        "| flag | variable | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for item in fields(Settings):
+        meta, default = item.metadata, default_of(item)
+        shown = "auto" if default is None else "" if default in ("", {}) else f"{default}".lower()
+        text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
+        flag = "–" if meta["secret"] else f"`{flag_of(item.name)}`"
+        variable = "" if item.name == "kafka" else f"`{PREFIX}{item.name.upper()}`"
+        shown = f"`{shown}`{' ' + meta['unit'] if meta['unit'] else ''}" if shown else ""
+        lines.append(f"| {flag} | {variable} | {shown} | {text.replace('|', chr(92) + '|')} |")
+    lines += [
+        "",
+        "## Properties that `-X` refuses",
+        "",
+        "| property | why |",
+        "| --- | --- |",
+        *(f"| `{name}` | {why} |" for name, why in OWNED_PROPERTIES.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def metrics() -> str:
+    """Return the table of all metrics."""
+    lines = [
+        "# Metrics",
+        "",
+        "Written by `make docs` from `worker/metrics.py`. Served at `/metrics` of `--metrics-host`:`--metrics-port`.",
+        "",
+        "| metric | type | labels | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, kind in METRICS.items():
+        lines.append(f"| `{name}` | {kind.type} | {', '.join(kind.labels)} | {kind.help} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"options.md": options, "metrics.md": metrics}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page())

@@ -1,0 +1,100 @@
+"""Servers that a fault may hurt: the session's own, started again or healed before the test ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from clickhouse_driver import Client
+
+from tests.faults.job import Job
+from tests.kit import Service, clickhouse_client, host_and_port
+from tests.proxy import Proxy
+from worker.local import Server, start_clickhouse, start_kafka, start_redis
+
+
+@pytest.fixture(scope="session")
+def hurt_kafka(kafka: Service) -> Iterator[Server]:
+    """A broker to pause and restart; the shared one, unless that is somebody else's."""
+    if isinstance(kafka, Server):
+        yield kafka
+    else:
+        with start_kafka() as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def hurt_clickhouse(clickhouse: Service) -> Iterator[Server]:
+    if isinstance(clickhouse, Server):
+        yield clickhouse
+    else:
+        with start_clickhouse() as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def hurt_redis(redis_server: Service) -> Iterator[Server]:
+    if isinstance(redis_server, Server):
+        yield redis_server
+    else:
+        with start_redis() as server:
+            yield server
+
+
+@pytest.fixture
+def rows_job(
+    hurt_kafka: Server, hurt_clickhouse: Server, topic_name: str, group_id: str, table_name: str
+) -> Iterator[Job]:
+    """A job into ClickHouse."""
+    job = Job(
+        kafka=hurt_kafka.address,
+        topic=topic_name,
+        group=group_id,
+        backend="clickhouse",
+        url=hurt_clickhouse.address,
+        place=table_name,
+    )
+    yield job
+    _show(job)
+
+
+@pytest.fixture
+def devices_job(
+    hurt_kafka: Server, hurt_redis: Server, topic_name: str, group_id: str, redis_key: str
+) -> Iterator[Job]:
+    """A job into Redis."""
+    job = Job(
+        kafka=hurt_kafka.address,
+        topic=topic_name,
+        group=group_id,
+        backend="redis",
+        url=hurt_redis.address,
+        place=redis_key,
+    )
+    yield job
+    _show(job)
+
+
+@pytest.fixture
+def clickhouse_sql(hurt_clickhouse: Server) -> Iterator[Client]:
+    client = clickhouse_client(hurt_clickhouse.address)
+    yield client
+    client.disconnect()
+
+
+@pytest.fixture
+def clickhouse_proxy(hurt_clickhouse: Server) -> Iterator[Proxy]:
+    with Proxy(*host_and_port(hurt_clickhouse.address)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def redis_proxy(hurt_redis: Server) -> Iterator[Proxy]:
+    with Proxy(*host_and_port(hurt_redis.address)) as proxy:
+        yield proxy
+
+
+def _show(job: Job) -> None:
+    """Print what its workers said, which pytest shows where a test failed."""
+    for worker in job.started:
+        print(f"--- worker {worker.pid}\n{worker.tail(60)}")

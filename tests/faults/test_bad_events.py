@@ -1,0 +1,274 @@
+"""Events that can never be written: raw into the dead letters, one by one, and never in the way of good ones."""
+
+from __future__ import annotations
+
+import base64
+import random
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.job import Job, consumers, status
+from tests.faults.oracle import EXACT, DeadLetter, device, event, events
+from tests.kit import PATIENCE_S, clickhouse_client, wait_until
+from worker.fleet import BAD_EVENTS
+
+pytestmark = pytest.mark.faults
+
+
+def other(timestamp: bytes = b"1700000000000", device_ip: bytes = b'"10.0.0.1"', error_code: bytes = b"3") -> bytes:
+    """Return an event with these texts for values."""
+    return b'{"timestamp": %b, "device_ip": %b, "error_code": %b}' % (timestamp, device_ip, error_code)
+
+
+# Reason and field of each of BAD_EVENTS.
+WHY = (
+    ("not_json", ""),
+    ("not_json", ""),
+    ("not_object", ""),
+    ("not_json", ""),
+    ("missing_field", "timestamp"),
+    ("missing_field", "device_ip"),
+    ("missing_field", "error_code"),
+    ("bad_timestamp", "timestamp"),
+    ("wrong_type", "device_ip"),
+    ("wrong_type", "error_code"),
+    ("out_of_range", "error_code"),
+    ("out_of_range", "error_code"),
+    ("bad_timestamp", "timestamp"),
+    ("bad_timestamp", "timestamp"),
+)
+# What a table of the three fields cannot hold, and why.
+BAD: list[tuple[bytes, str, str]] = [
+    *((payload.replace(b"<ip>", b"10.0.0.1"), *why) for payload, why in zip(BAD_EVENTS, WHY, strict=True)),
+    (b"", "not_json", ""),
+    (b" ", "not_json", ""),
+    (b"\0", "not_json", ""),
+    (b"NaN", "not_json", ""),
+    (b"null", "not_object", ""),
+    (b"7", "not_object", ""),
+    (b'"10.0.0.1"', "not_object", ""),
+    (b"[]", "not_object", ""),
+    (b"{}", "missing_field", "timestamp"),
+    (b"\xef\xbb\xbf" + other(), "not_json", ""),
+    (other() + b"\n" + other(), "not_json", ""),
+    (other() + b"," + other(), "not_json", ""),
+    (b"[" + other() + b"]", "not_object", ""),
+    (other(error_code=b"NaN"), "not_json", ""),
+    (other(error_code=b"[" * 2000 + b"]" * 2000), "not_json", ""),
+    (other(error_code=b"128"), "out_of_range", "error_code"),
+    (other(error_code=b"256"), "out_of_range", "error_code"),
+    (other(error_code=b"4294967296"), "out_of_range", "error_code"),
+    (other(error_code=b"-9223372036854775808"), "out_of_range", "error_code"),
+    (other(error_code=b"18446744073709551615"), "out_of_range", "error_code"),
+    (other(error_code=b"true"), "wrong_type", "error_code"),
+    (other(error_code=b"null"), "wrong_type", "error_code"),
+    (other(error_code=b"3.5"), "wrong_type", "error_code"),
+    (other(error_code=b'"3"'), "wrong_type", "error_code"),
+    (other(device_ip=b"null"), "wrong_type", "device_ip"),
+    (other(device_ip=b'["10.0.0.1"]'), "wrong_type", "device_ip"),
+    (other(timestamp=b"true"), "bad_timestamp", "timestamp"),
+    (other(timestamp=b"null"), "bad_timestamp", "timestamp"),
+    (other(timestamp=b'""'), "bad_timestamp", "timestamp"),
+    (other(timestamp=b'"2023-02-29T00:00:00Z"'), "bad_timestamp", "timestamp"),
+    (other(timestamp=b"9" * 30), "bad_timestamp", "timestamp"),
+]
+
+
+def test_every_kind_of_bad_event_is_a_letter_and_its_neighbours_are_rows(rows_job: Job) -> None:
+    rows_job.create(2)
+    began_ms = int(time.time() * 1000)
+    payloads = [payload for i, (bad, _, _) in enumerate(BAD) for payload in (event(i), bad)]
+    rows_job.send([*payloads, event(len(BAD))], partition=1)
+    worker = rows_job.finish()
+    assert rows_job.judge(range(len(BAD) + 1)) == EXACT
+    letters = rows_job.letters()
+    told = [(letter.offset, letter.payload, letter.reason, letter.field) for letter in letters]
+    assert told == [(2 * i + 1, *bad) for i, bad in enumerate(BAD)]
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert (headers["topic"], headers["partition"]) == (rows_job.topic.encode(), b"1")
+        assert began_ms <= int(headers["time"]) <= time.time() * 1000
+    assert not any("10.0.0.1" in line or "yesterday" in line for line in worker.stderr), "an event is in the log"
+
+
+def test_error_codes_are_stored_as_they_are_or_not_at_all(rows_job: Job) -> None:
+    codes = [*range(-140, 300), 10**6, -(10**6), 2**31, 2**63, -(2**63), 2**64 + 3, 10**40]
+    rows_job.create()
+    rows_job.send([other(error_code=b"%d" % code) for code in codes])
+    rows_job.finish()
+    assert sorted(_select(rows_job, "error_code")) == [(code,) for code in range(-128, 128)]
+    letters = rows_job.letters()
+    assert [letter.offset for letter in letters] == [i for i, code in enumerate(codes) if not -128 <= code <= 127]
+    assert {letter.field for letter in letters} == {"error_code"}
+
+
+def test_devices_are_all_that_redis_needs(devices_job: Job) -> None:
+    good = [other(b'"yesterday"', b'"%b"' % device(i).encode(), b"300") for i in range(9)]
+    bad = [b"not json", b"[]", b"{}", other(device_ip=b"167772161"), other(device_ip=b"null")]
+    devices_job.create()
+    devices_job.send([*good, *bad, b'{"device_ip": "%b"}' % device(9).encode()])
+    devices_job.finish()
+    assert devices_job.judge(range(10)) == EXACT
+    assert [(letter.payload, letter.field) for letter in devices_job.letters()] == [
+        (payload, "device_ip" if payload.startswith(b"{") else "") for payload in bad
+    ]
+
+
+def test_nothing_but_bad_events(rows_job: Job) -> None:
+    count = 60_000
+    payloads: list[bytes | None] = [b"%d %b" % (i, b"x" * 500) for i in range(count)]
+    rows_job.create()
+    with rows_job.start("--batch-rows", "5000") as worker:
+        worker.wait_for("took a partition")
+        (pid,) = consumers(worker)
+        before = _peak_mb(pid)
+        rows_job.send(payloads)
+        rows_job.all_done()
+        wait_until(lambda: status(worker)["lag"] == 0, PATIENCE_S, "the lag is 0")
+        accounts = status(worker)["accounts"]
+        grown = _peak_mb(pid) - before
+        assert consumers(worker) == [pid]
+    assert (accounts["dead_lettered"], accounts["written"], accounts["unaccounted"]) == (count, 0, 0)
+    assert rows_job.rows() == 0
+    assert [letter.payload for letter in rows_job.letters()] == payloads
+    assert grown < 200
+
+
+@pytest.mark.parametrize(("count", "bad"), [(25_000, {12_345}), (3000, {0, 1777, 1778})], ids=["one", "several"])
+def test_rows_that_a_constraint_refuses(rows_job: Job, count: int, bad: set[int]) -> None:
+    _make_table(rows_job, f"error_code != 99 AND device_ip NOT IN ({', '.join(repr(device(i)) for i in bad)})")
+    rows_job.create()
+    rows_job.send(events(count))
+    rows_job.finish("--batch-rows", "100000", "--linger-ms", "3000")
+    assert rows_job.judge(set(range(count)) - bad) == EXACT
+    letters = rows_job.letters()
+    assert [(letter.offset, letter.reason, letter.payload) for letter in letters] == [
+        (i, "store_refused", event(i)) for i in sorted(bad)
+    ]
+
+
+def test_events_of_5_mb(rows_job: Job) -> None:
+    """Good and bad ones; the topic for dead letters, made by the worker, takes what the origin takes."""
+    count, source = 24, random.Random(5)
+    rows_job.create(config={"max.message.bytes": str(10 << 20)})
+    padding = base64.b85encode(source.randbytes(4 << 20))
+    large = [event(i)[:-1] + b', "more": "%b"}' % padding for i in range(count)]
+    broken = {i: payload[:-1] for i, payload in enumerate(large) if i % 3 == 0}
+    with rows_job.start("--processes", "1") as worker:
+        worker.wait_for("took a partition")
+        (pid,) = consumers(worker)
+        rows_job.send([broken.get(i, payload) for i, payload in enumerate(large)])
+        rows_job.send(events(100, first=count))
+        rows_job.all_done()
+        peak = _peak_mb(pid)
+        assert consumers(worker) == [pid]
+    assert rows_job.judge(i for i in range(count + 100) if i not in broken) == EXACT
+    letters = rows_job.letters()
+    assert {letter.offset: letter.payload for letter in letters} == broken
+    assert len(letters) == len(broken)
+    assert peak < 700
+
+
+def test_a_topic_of_other_things_is_not_drained_into_the_letters(rows_job: Job) -> None:
+    count, good = 60_000, 2000
+    rows_job.create()
+    rows_job.send(events(good))
+    rows_job.send([b"another line of a log"] * count)
+    with rows_job.start("--max-bad-ratio", "0.5") as worker:
+        assert worker.wait() == 1
+    message = next(line for line in worker.stderr if "--max-bad-ratio 0.5" in line)
+    assert rows_job.topic in message
+    assert "Is it the right topic?" in message
+    sent = rows_job.letters()
+    assert len(sent) < 12_000
+    assert rows_job.judge(range(good)) == EXACT
+    rows_job.finish()  # without a limit: from where it stopped, nothing twice
+    assert rows_job.judge(range(good)) == EXACT
+    assert [letter.offset for letter in rows_job.letters()] == list(range(good, good + count))
+
+
+def test_a_limit_that_is_kept_stops_nothing(rows_job: Job) -> None:
+    count = 24_000
+    rows_job.create()
+    rows_job.send([b"bad" if i % 10 == 0 else event(i) for i in range(count)])
+    rows_job.finish("--max-bad-ratio", "0.2")
+    assert rows_job.judge(i for i in range(count) if i % 10) == EXACT
+    assert len(rows_job.letters()) == count // 10
+
+
+def test_no_message_changes_what_becomes_of_its_neighbours(rows_job: Job) -> None:
+    """Halves that would make a whole, wholes that would pass for two, and texts that would swallow what comes next."""
+    groups: list[list[bytes]] = [
+        [event(0)[:30], event(0)[30:]],
+        [event(0)[:-1], b"}"],
+        [event(0) + b",", event(0)],
+        [event(0), b"," + event(0)],
+        [event(0) + b"," + event(0)],
+        [event(0) + event(0)],
+        [b"[" + event(0), event(0) + b"]"],
+        [event(0)[:-1] + b', "more": [{}', b"{}]}"],
+        [event(0)[:-1] + b', "more": "', b'"}'],
+        [event(0)[:-1] + b', "more": "\\', b'"}'],
+        [b'{"more": "' + event(0), event(0) + b'"}'],
+        [event(0) + b',"0123456789abcdef",' + event(0)],
+        [b'0],"', event(0) + b'","'],
+        [b"{}],[{}"],
+        [event(0) + b"]", b"[" + event(0)],
+        [b"/*", b"*/"],
+        [b'"', b'"'],
+        [b"\\", b"\\"],
+    ]
+    # Of each group some pieces are whole events by themselves: those are rows.
+    numbers = iter(range(10**6))
+    payloads: list[bytes] = []
+    rows: list[int] = []
+    bad: dict[int, bytes] = {}
+    source = random.Random(9)
+    for _ in range(60):
+        for piece in (piece for group in source.sample(groups, len(groups)) for piece in group):
+            if piece == event(0) or source.random() < 0.2:
+                rows.append(next(numbers))
+                payloads.append(event(rows[-1]))
+            else:
+                bad[len(payloads)] = piece
+                payloads.append(piece)
+    rows_job.create()
+    rows_job.send(payloads)
+    rows_job.finish()
+    assert rows_job.judge(rows) == EXACT
+    assert _by_offset(rows_job.letters()) == bad
+
+
+def _by_offset(letters: list[DeadLetter]) -> dict[int, bytes | None]:
+    found = {letter.offset: letter.payload for letter in letters}
+    assert len(found) == len(letters), "a letter is there twice"
+    return found
+
+
+def _select(job: Job, what: str) -> list[tuple[Any, ...]]:
+    client = clickhouse_client(job.url)
+    try:
+        found: list[tuple[Any, ...]] = client.execute(f"SELECT {what} FROM {job.place}")
+        return found
+    finally:
+        client.disconnect()
+
+
+def _make_table(job: Job, check: str) -> None:
+    """Make the table that the worker would make, with a constraint."""
+    client = clickhouse_client(job.url)
+    try:
+        client.execute(files("worker.sinks").joinpath("events.sql").read_text().format(table=job.place))
+        client.execute(f"ALTER TABLE {job.place} ADD CONSTRAINT sound CHECK {check}")
+    finally:
+        client.disconnect()
+
+
+def _peak_mb(pid: int) -> int:
+    """Return the most memory that a process has had resident, in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))

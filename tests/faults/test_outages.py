@@ -1,0 +1,207 @@
+"""Stores and brokers that are away, full, read-only or changed: waited out, then everything goes on by itself."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+import redis
+from clickhouse_driver import Client
+
+from tests.faults.job import Job, status
+from tests.faults.long_outages import (
+    broker_gone_for_60_s,
+    clickhouse_gone_for_90_s,
+    consumer_that_dies_whenever_it_starts,
+)
+from tests.faults.oracle import EXACT, events
+from tests.faults.waiting import together
+from tests.kit import Worker, wait_until
+from worker.local import Server
+
+pytestmark = pytest.mark.faults
+
+_FIRST, _SECOND, _ALL = events(3000), events(3000, first=3000), range(6000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_minutes_without_a_server(own_kafka: Server, own_clickhouse: Server, rows_job: Job, devices_job: Job) -> None:
+    broker = replace(devices_job, kafka=own_kafka.address)
+    store = replace(rows_job, url=own_clickhouse.address)
+    dying = replace(
+        rows_job, topic=f"{rows_job.topic}_dying", group=f"{rows_job.group}_dying", place=f"{rows_job.place}_dying"
+    )
+    together(
+        broker_gone_for_60_s(broker, own_kafka),
+        clickhouse_gone_for_90_s(store, own_clickhouse),
+        consumer_that_dies_whenever_it_starts(dying),
+        patience=250,
+    )
+
+
+@contextmanager
+def _under_way(job: Job, *more: str) -> Iterator[Worker]:
+    """Run a worker that has written _FIRST; _SECOND is the test's, and everything is there at the end."""
+    job.create(2)
+    with job.start(*more) as worker:
+        job.send(_FIRST)
+        job.all_done()
+        yield worker
+        job.all_done()
+        shown = status(worker)
+        assert shown["restarts"] == 0, worker.tail()
+        wait_until(lambda: status(worker)["sink_up"], 60, "the store is seen again")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.tail()
+
+
+def test_broker_is_restarted(rows_job: Job, hurt_kafka: Server) -> None:
+    with _under_way(rows_job):
+        rows_job.send(_SECOND)
+        hurt_kafka.restart()
+    assert rows_job.judge(_ALL) == EXACT
+
+
+def test_broker_is_killed(devices_job: Job, hurt_kafka: Server) -> None:
+    with _under_way(devices_job):
+        hurt_kafka.kill()
+        hurt_kafka.start()
+        devices_job.send(_SECOND)
+    assert devices_job.judge(_ALL) == EXACT
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_clickhouse_is_restarted(rows_job: Job, hurt_clickhouse: Server, how: str) -> None:
+    with _under_way(rows_job) as worker:
+        rows_job.send(_SECOND)
+        hurt_clickhouse.kill() if how == "kill" else hurt_clickhouse.stop()
+        worker.wait_for("will try again: ClickHouse")
+        hurt_clickhouse.start()
+    assert rows_job.judge(_ALL) == EXACT
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_redis_is_restarted(devices_job: Job, hurt_redis: Server, how: str) -> None:
+    with _under_way(devices_job) as worker:
+        devices_job.send(_SECOND)
+        hurt_redis.kill() if how == "kill" else hurt_redis.stop()
+        worker.wait_for("will try again: Redis|cannot count")
+        hurt_redis.start()
+    assert devices_job.judge(_ALL) == EXACT
+
+
+def test_clickhouse_hangs(rows_job: Job, hurt_clickhouse: Server) -> None:
+    url = f"{rows_job.url}?send_receive_timeout=2"
+    with _under_way(rows_job, "--clickhouse-url", url) as worker:
+        try:
+            hurt_clickhouse.pause()
+            rows_job.send(_SECOND)
+            worker.wait_for("will try again: ClickHouse")
+        finally:
+            hurt_clickhouse.resume()
+    assert rows_job.judge(_ALL) == EXACT
+
+
+def _setting(name: str, value: int) -> Callable[[Client, str], Callable[[], object]]:
+    def begin(client: Client, table: str) -> Callable[[], object]:
+        client.execute(f"ALTER TABLE {table} MODIFY SETTING {name} = {value}")
+        return lambda: client.execute(f"ALTER TABLE {table} RESET SETTING {name}")
+
+    return begin
+
+
+def _too_many_parts(client: Client, table: str) -> Callable[[], object]:
+    client.execute(f"SYSTEM STOP MERGES {table}")
+    end = _setting("parts_to_throw_insert", 1)(client, table)
+    return lambda: (end(), client.execute(f"SYSTEM START MERGES {table}"))
+
+
+def _renamed(client: Client, table: str) -> Callable[[], object]:
+    client.execute(f"RENAME TABLE {table} TO {table}_aside")
+    return lambda: client.execute(f"RENAME TABLE {table}_aside TO {table}")
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        pytest.param(_too_many_parts, "code 252: .*Too many parts", id="too many parts"),
+        pytest.param(_setting("table_readonly", 1), "code 774: .*readonly", id="read-only"),
+        pytest.param(_setting("min_free_disk_bytes_to_perform_insert", 10**18), "code 243: .*free", id="disk full"),
+        pytest.param(_renamed, "code 60: .*(does not exist|Unknown table)", id="table gone"),
+    ],
+)
+def test_clickhouse_refuses_for_a_while(
+    rows_job: Job, clickhouse_sql: Client, begin: Callable[[Client, str], Callable[[], object]], says: str
+) -> None:
+    with _under_way(rows_job) as worker:
+        end = begin(clickhouse_sql, rows_job.place)
+        rows_job.send(_SECOND)
+        worker.wait_for(f"will try again: ClickHouse.*{says}")
+        wait_until(lambda: not status(worker)["sink_up"], 60, "the refusal shows")
+        end()
+    assert rows_job.judge(_ALL) == EXACT
+
+
+def test_table_is_dropped_and_made_again(rows_job: Job, clickhouse_sql: Client) -> None:
+    """What was in it is gone with it; nothing that comes later is."""
+    with _under_way(rows_job) as worker:
+        clickhouse_sql.execute(f"DROP TABLE {rows_job.place}")
+        rows_job.send(_SECOND)
+        worker.wait_for("will try again: ClickHouse.*code 60")
+        clickhouse_sql.execute(files("worker.sinks").joinpath("events.sql").read_text().format(table=rows_job.place))
+    assert rows_job.judge(range(3000, 6000)) == EXACT
+
+
+@pytest.mark.parametrize("column", ["error_code Int32", "device_ip LowCardinality(String)", "timestamp DateTime64(6)"])
+def test_column_type_is_altered(rows_job: Job, clickhouse_sql: Client, column: str) -> None:
+    with _under_way(rows_job) as worker:
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.place} MODIFY COLUMN {column}")
+        rows_job.send(_SECOND)
+        worker.wait_for("was altered")
+    if column.startswith("timestamp"):
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.place} MODIFY COLUMN timestamp DateTime64(3)")
+    assert rows_job.judge(_ALL) == EXACT
+
+
+def _full(client: redis.Redis, _: str) -> Callable[[], object]:
+    client.config_set("maxmemory", 1)
+    return lambda: client.config_set("maxmemory", 0)
+
+
+def _replica(client: redis.Redis, _: str) -> Callable[[], object]:
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    return lambda: client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def _wrong_type(client: redis.Redis, key: str) -> Callable[[], object]:
+    client.rename(key, f"{key}:aside")
+    client.set(key, "not a HyperLogLog")
+    return lambda: client.rename(f"{key}:aside", key)
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        pytest.param(_full, "maxmemory", id="out of memory"),
+        pytest.param(_replica, "READONLY|read only", id="read-only replica"),
+        pytest.param(_wrong_type, "WRONGTYPE|HyperLogLog", id="wrong-type key"),
+    ],
+)
+def test_redis_refuses_for_a_while(
+    devices_job: Job, begin: Callable[[redis.Redis, str], Callable[[], object]], says: str
+) -> None:
+    client = redis.Redis.from_url(devices_job.url)
+    with _under_way(devices_job) as worker:
+        end = begin(client, devices_job.place)
+        try:
+            devices_job.send(_SECOND)
+            worker.wait_for(f"will try again: Redis.*({says})")
+        finally:
+            end()
+    client.close()
+    assert devices_job.judge(_ALL) == EXACT

@@ -1,0 +1,60 @@
+"""Run as a script by test_supervisor: a Supervisor over children that misbehave as the first argument says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from worker import log, supervisor
+from worker.errors import ExitCode, Fatal
+from worker.settings import Settings
+from worker.stats import Stats
+
+KIND = sys.argv[1]
+if KIND == "hung":
+    supervisor._HUNG_S = 1.0
+settings = Settings(topic="t", processes=2, drain_timeout=5.0)
+stats = Stats()
+
+
+def consume(index: int) -> int:
+    slot = stats.slot(index)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    print(f"consumer {index} {os.getpid()}", flush=True)
+    if KIND == "config":
+        raise Fatal("the table is no table")
+    if KIND == "halt":
+        raise Fatal("too many bad events", code=ExitCode.HALT)
+    if KIND == "crash":
+        raise RuntimeError("defect")
+    if KIND == "dirty":
+        signal.pause()
+        return ExitCode.FAILED
+    while not stopped:
+        if KIND != "hung" or index:  # the first one's loop goes round no more
+            slot.beat()
+        slot.ledger("t", "id", index).add("written", 1)  # it gets somewhere
+        time.sleep(0.01)
+        if KIND == "deaf":
+            stopped.clear()
+    return ExitCode.OK
+
+
+def monitor(report: int) -> int:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    os.write(report, b"partitions 4\n")
+    if KIND == "finished":
+        time.sleep(0.3)
+        os.write(report, b"finished\n")
+    while not stopped:
+        time.sleep(0.01)
+    print("monitor stops last", flush=True)
+    return ExitCode.OK
+
+
+log.configure("text", "info", "supervisor")
+sys.exit(supervisor.Supervisor(settings, stats, consume, monitor).run())

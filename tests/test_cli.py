@@ -1,0 +1,74 @@
+"""Commands: what is missing or unknown is answered with what to write instead, exit 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from docs.generate import HERE, PAGES
+from worker import cli
+from worker.__main__ import _COMMANDS, main
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--backend", "redis"], "write --topic NAME"),
+        (["--topic", "t", "--backnd", "redis"], "did you mean --backend?"),
+        (["--topic", "t", "--processes", "0"], "1 to 256"),
+        (["rnu"], "did you mean run?"),
+        (["--topic", "t", "-X", "nonsense"], "KEY=VALUE"),
+        (["produce"], "write --topic NAME"),
+        (["produce", "--topic", "t", "--bad-ratio", "2"], "from 0 to 1"),
+        (["timestamps"], "FILE"),
+        (["demo", "--seconds", "x"], "a number"),
+    ],
+)
+def test_usage_errors(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORKER_TOPIC", raising=False)
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert says in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"  {command} " in text for command in cli.COMMANDS)
+    assert set(cli.COMMANDS) == set(_COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert cli.COMMANDS[command] in capsys.readouterr().out or command == "run"
+
+
+def test_underscored_producer_options_work_too() -> None:
+    _, arguments = cli.parse(
+        ["produce", "--topic", "t", "--num_devices", "5", "--pause_ms", "0.5", "--num_messages", "7"]
+    )
+    assert (arguments.num_devices, arguments.pause_ms, arguments.num_messages) == (5, 0.5, 7)
+
+
+def test_timestamps_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = tmp_path / "cases"
+    cases.write_text("0,1970-01-01T00:00:00.000Z\n'nonsense',1970-01-01T00:00:00.000Z\n")
+    assert main(["timestamps", str(cases)]) == 1
+    shown = capsys.readouterr().out
+    assert "1 passed, 1 failed" in shown
+    assert "nonsense" in shown
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_generated_pages_are_what_the_code_says(name: str) -> None:
+    assert (HERE / name).read_text() == PAGES[name](), "run: make docs"

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from worker.lag import PartitionLag
+from worker.observed import Observed
+from worker.settings import Settings
+from worker.stats import Slot, Stats
+
+BEHIND = PartitionLag(0, start=0, end=10, committed=4, seconds=2.5, headroom=None)
+CAUGHT_UP = BEHIND._replace(committed=10)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stats() -> Stats:
+    return Stats()
+
+
+@pytest.fixture
+def seen(clock: Clock) -> Observed:
+    return Observed(Settings(topic="events"), now=clock, trouble="")
+
+
+def start(stats: Stats) -> Slot:
+    slot = stats.slot(0)
+    slot.set("started_ns", 1)
+    slot.set("pid", 4711)
+    slot.set("assigned", 1)
+    slot.set("sink_up", 1)
+    slot.beat()
+    return slot
+
+
+def test_not_ready_before_kafka_answers(seen: Observed, stats: Stats) -> None:
+    seen.trouble = "waiting for Kafka"
+    assert seen.unready(stats) == "waiting for Kafka"
+
+
+def test_ready_when_nothing_is_unread(seen: Observed, stats: Stats) -> None:
+    start(stats)
+    seen.see_lags([CAUGHT_UP], 1)
+    assert seen.unready(stats) == ""
+
+
+def test_alive_is_not_ready_before_the_first_progress(seen: Observed, stats: Stats) -> None:
+    start(stats)
+    seen.see_lags([BEHIND], 1)
+    assert seen.unready(stats) == "6 events unread, and nothing written yet"
+    seen.see_progress(stats, 5)
+    assert seen.unready(stats) == ""
+
+
+def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clock: Clock) -> None:
+    slot = start(stats)
+    seen.see_progress(stats, 5)
+    clock.now += 61
+    slot.set("heartbeat_ns", int(clock.now * 1e9))
+    seen.see_lags([BEHIND], 1)
+    seen.see_progress(stats, 5)
+    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
+    slot.set("sink_up", 0)
+    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
+
+
+def test_not_ready_without_a_heartbeat(seen: Observed, stats: Stats, clock: Clock) -> None:
+    slot = start(stats)
+    seen.see_lags([CAUGHT_UP], 1)
+    clock.now += 31
+    assert "no consumer" in seen.unready(stats)
+    slot.set("pid", 0)
+    assert "no consumer" in seen.unready(stats)
+
+
+def test_not_ready_when_the_lag_is_not_known(seen: Observed, stats: Stats, clock: Clock) -> None:
+    slot = start(stats)
+    seen.see_lags([CAUGHT_UP], 1)
+    clock.now += 20
+    slot.set("heartbeat_ns", int(clock.now * 1e9))
+    assert seen.unready(stats) == "the lag is not known yet"
+    seen.kafka_up = False
+    assert "Kafka does not answer" in seen.unready(stats)
+    seen.see_lags([], 0)
+    assert seen.unready(stats) == "the topic is gone"
+
+
+def test_a_standby_is_ready_while_the_group_moves(seen: Observed, stats: Stats) -> None:
+    slot = start(stats)
+    slot.set("assigned", 0)
+    seen.see_lags([BEHIND], 1)
+    seen.see_progress(stats, 0)
+    assert seen.unready(stats)
+    seen.see_lags([BEHIND._replace(committed=5)], 1)
+    seen.see_progress(stats, 0)
+    assert seen.unready(stats) == ""
+
+
+def test_anothers_progress_is_not_ours(seen: Observed, stats: Stats) -> None:
+    start(stats)
+    for committed in (4, 5):
+        seen.see_lags([BEHIND._replace(committed=committed)], 1)
+        seen.see_progress(stats, 0)
+    assert seen.unready(stats)

@@ -1,0 +1,154 @@
+"""The process table, with children that do nothing but misbehave."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.kit import PATIENCE_S, alive, children, wait_until
+
+ROOT = Path(__file__).parent.parent
+
+
+class Supervised:
+    """A supervisor in a process of its own; `out` and `err` grow while it runs."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self._out, self._err = directory / "out", directory / "err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            command = [sys.executable, "-m", "tests.supervised", kind]
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, start_new_session=True)
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def consumers(self) -> list[int]:
+        """Return the pids of all consumers that ever began, oldest first."""
+        return [int(pid) for pid in re.findall(r"consumer \d+ (\d+)", self.out)]
+
+    def began(self, count: int) -> list[int]:
+        wait_until(lambda: len(self.consumers()) >= count, PATIENCE_S, f"{count} consumers began")
+        return self.consumers()
+
+    def end(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+
+@contextmanager
+def supervised(kind: str, directory: Path) -> Iterator[Supervised]:
+    run = Supervised(kind, directory)
+    try:
+        yield run
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_monitor_stops_last(number: signal.Signals, tmp_path: Path) -> None:
+    with supervised("well", tmp_path) as run:
+        pids = run.began(2)
+        run.process.send_signal(number)
+        assert run.end() == 0
+        assert run.out.endswith("monitor stops last\n")
+        assert not any(map(alive, pids))
+
+
+def test_a_killed_consumer_is_replaced_in_its_slot(tmp_path: Path) -> None:
+    with supervised("well", tmp_path) as run:
+        victim = run.began(2)[0]
+        os.kill(victim, signal.SIGKILL)
+        run.began(3)
+        slots = re.findall(r"consumer (\d+) \d+", run.out)
+        assert slots[2] == slots[0]
+        assert "SIGKILL (out of memory?" in run.err
+
+
+def test_a_hung_consumer_is_replaced(tmp_path: Path) -> None:
+    with supervised("hung", tmp_path) as run:
+        run.began(3)
+        first, second, *_ = re.findall(r"consumer 0 (\d+)", run.out)
+        assert "consumer-0 makes no progress" in run.err
+        assert not alive(int(first))
+        assert first != second
+
+
+def test_configuration_errors_end_all_with_78_and_one_message(tmp_path: Path) -> None:
+    with supervised("config", tmp_path) as run:
+        assert run.end() == 78
+        assert "the table is no table" in run.err
+        assert "Traceback" not in run.err
+
+
+def test_what_a_restart_would_not_mend_ends_all_with_1(tmp_path: Path) -> None:
+    with supervised("halt", tmp_path) as run:
+        assert run.end() == 1
+        assert "too many bad events" in run.err
+
+
+def test_a_crash_loop_backs_off_and_ends_with_1(tmp_path: Path) -> None:
+    with supervised("crash", tmp_path) as run:
+        assert run.process.wait(3 * PATIENCE_S) == 1
+        assert "without getting anywhere: giving up" in run.err
+        assert "RuntimeError: defect" in run.err
+        assert len(run.consumers()) <= 14  # no fork storm
+
+
+def test_a_consumer_that_does_not_drain_is_killed_after_the_timeout(tmp_path: Path) -> None:
+    with supervised("deaf", tmp_path) as run:
+        run.began(2)
+        run.process.terminate()
+        assert run.end() == 1
+        assert "still there after the drain timeout" in run.err
+
+
+def test_an_unclean_drain_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    with supervised("dirty", tmp_path) as run:
+        run.began(2)
+        run.process.terminate()
+        assert run.end() == 1
+
+
+def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+    with supervised("deaf", tmp_path) as run:
+        run.began(2)
+        run.process.terminate()
+        wait_until(lambda: "stopping: SIGTERM" in run.err, PATIENCE_S, "the first is heard")
+        run.process.terminate()
+        assert run.end() == 1
+        assert "stopping at once" in run.err
+
+
+def test_finished_ends_all_with_0(tmp_path: Path) -> None:
+    with supervised("finished", tmp_path) as run:
+        assert run.end() == 0
+
+
+def test_no_orphan_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    with supervised("well", tmp_path) as run:
+        run.began(2)
+        family = children(run.process.pid)
+        assert len(family) == 3
+        run.process.kill()
+        wait_until(lambda: not any(map(alive, family)), 5, "all children have ended")
+
+
+def test_sigusr1_prints_every_stack(tmp_path: Path) -> None:
+    with supervised("well", tmp_path) as run:
+        run.began(2)
+        run.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: run.err.count("(most recent call first)") >= 4, PATIENCE_S, "four stacks")

@@ -1,0 +1,1 @@
+"""Kafka events into Redis or ClickHouse: distinct devices counted, every event stored, nothing lost, nothing twice."""

@@ -1,0 +1,163 @@
+"""`python -m worker`: argv, environment and file → settings → the command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from worker import cli, log
+from worker.errors import ExitCode, Fatal, WorkerError
+from worker.settings import Settings, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. Every expected failure is one line on stderr."""
+    try:
+        command, arguments = cli.parse(sys.argv[1:] if argv is None else argv)
+        return _COMMANDS[command](arguments)
+    except Fatal as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return error.code
+    except WorkerError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from worker import consumer, monitor
+    from worker.stats import Stats
+    from worker.supervisor import Supervisor
+
+    settings = _settings(arguments, "supervisor")
+    stats = Stats()
+    return Supervisor(
+        settings,
+        stats,
+        consume=lambda index: consumer.run(settings, stats, index),
+        monitor=lambda report: monitor.run(settings, stats, report),
+    ).run()
+
+
+def _settings(arguments: argparse.Namespace, process: str) -> Settings:
+    settings, origins = cli.settings_of(arguments)
+    log.configure(settings.log_format, settings.log_level, process)
+    shown = settings.shown()
+    logging.getLogger("worker").info(
+        "worker %s, Python %s",
+        cli.version_text(),
+        sys.version.split()[0],
+        extra=log.fields(**{k: shown[k] for k in origins}),
+    )
+    return settings
+
+
+def _count(arguments: argparse.Namespace) -> int:
+    from worker.sinks import open_sink
+
+    settings, _ = cli.settings_of(arguments)
+    sink = open_sink(settings)
+    print(f"Total devices: {sink.devices()}")
+    return ExitCode.OK
+
+
+def _produce(arguments: argparse.Namespace) -> int:
+    from worker.produce import ProduceOptions, produce
+
+    if not arguments.topic:
+        raise UsageError("which topic? write --topic NAME (or set WORKER_TOPIC)")
+    options = ProduceOptions(
+        arguments.bootstrap_servers,
+        arguments.topic,
+        num_devices=arguments.num_devices,
+        pause_ms=arguments.pause_ms,
+        num_messages=arguments.num_messages,
+        seed=arguments.seed,
+        partitions=arguments.partitions,
+        bad_ratio=arguments.bad_ratio,
+        properties=cli.properties_of(arguments),
+    )
+    return produce(options, stop=_on_signals(), progress=sys.stderr)
+
+
+def _on_signals() -> Callable[[], bool]:
+    """Return a function that says whether SIGINT or SIGTERM has come; for commands that run until then."""
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopped.append(number))
+    return lambda: bool(stopped)
+
+
+def _timestamps(arguments: argparse.Namespace) -> int:
+    from worker import timestamps
+
+    return timestamps.main(arguments.file)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from worker.top import top
+
+    return top(arguments.metrics, stream=sys.stdout, stop=_on_signals())
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from worker.demo import demo
+
+    return demo(
+        backend=arguments.backend,
+        processes=arguments.processes,
+        rate=arguments.rate,
+        seconds=arguments.seconds,
+        chaos=arguments.chaos,
+        stop=_on_signals(),
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from worker.check import check
+
+    settings, _ = cli.settings_of(arguments)
+    log.configure(settings.log_format, "critical", "check")  # what goes wrong is a finding
+    return check(settings, create=arguments.create, partitions=arguments.partitions, out=sys.stdout)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from worker.verify import verify
+
+    settings, _ = cli.settings_of(arguments)
+    log.configure(settings.log_format, settings.log_level, "verify")
+    return verify(settings, limit=arguments.limit, out=sys.stdout)
+
+
+def _dlq(arguments: argparse.Namespace) -> int:
+    from worker import dlq
+
+    settings, _ = cli.settings_of(arguments)
+    log.configure(settings.log_format, settings.log_level, "dlq")
+    if arguments.action == "stats":
+        return dlq.count_letters(settings, out=sys.stdout)
+    if arguments.action == "replay":
+        return dlq.replay(settings, reason=arguments.reason, yes=arguments.yes, out=sys.stdout)
+    return dlq.list_letters(
+        settings, reason=arguments.reason, limit=arguments.limit, payload=arguments.payload, out=sys.stdout
+    )
+
+
+_COMMANDS = {
+    "run": _run,
+    "count": _count,
+    "produce": _produce,
+    "timestamps": _timestamps,
+    "check": _check,
+    "verify": _verify,
+    "dlq": _dlq,
+    "top": _top,
+    "demo": _demo,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The `check` command: looks at Kafka, the store, a sample of events and the options, and says what to mend.
+
+It never joins the group; it writes nothing but what `--create` makes.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import TextIO
+
+from worker.check_clickhouse import look_at_clickhouse
+from worker.check_kafka import look_at_kafka
+from worker.check_redis import look_at_redis
+from worker.errors import ExitCode, WorkerError
+from worker.events import Field, decode
+from worker.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.scan import Scan
+from worker.settings import Settings
+
+_SAMPLE = 100  # events at most
+_FEW_ROWS = 1000
+_INSERTS_S = 20  # of all processes; ClickHouse merges about so many new parts without falling behind
+
+
+def check(settings: Settings, *, create: bool, partitions: int, out: TextIO) -> int:
+    """Print a line per finding as it is found; return FAILED if one is FAIL, else OK.
+
+    `create` makes the topic (with so many partitions), the dead-letter topic and the table where they are missing.
+    """
+    failed = False
+    for finding in _findings(settings, create, partitions):
+        failed = failed or finding.level == "FAIL"
+        print(finding, file=out, flush=True)
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Finding]:
+    readable = True  # whether there is a topic to take a sample of
+    for finding in look_at_kafka(settings, create, partitions):
+        readable = readable and not (finding.level == "FAIL" and finding.what in ("Kafka", "topic"))
+        yield finding
+    fields: list[Stored] = []
+    look = look_at_redis if settings.backend == "redis" else look_at_clickhouse
+    yield from look(settings, create, fields)
+    if readable and fields:
+        try:
+            yield from judge(_sample(settings), fields, settings.table)
+        except WorkerError as error:
+            yield trouble("sample", error)
+    yield from _options(settings)
+
+
+def _sample(settings: Settings) -> list[bytes]:
+    """Return the newest events, as many of each partition."""
+    payloads: list[bytes] = []
+    with closing(Scan(settings, settings.topic)) as scan:
+        count = scan.partitions()
+        for partition in range(min(count, _SAMPLE)):
+            low, high = scan.bounds(partition)
+            for messages in scan.read(partition, max(low, high - max(1, _SAMPLE // count)), high):
+                payloads += [payload for message in messages if (payload := message.value()) is not None]
+    return payloads
+
+
+def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str) -> Iterator[Finding]:
+    """Say how many of the events would be rows, and for each field at fault how often and why."""
+    if not payloads:
+        yield ok("sample", "the topic has no events to look at")
+        return
+    rows = decode(payloads, tuple(stored.field for stored in fields)).rows
+    total = f"of the {len(payloads)} newest events"
+    whole = Counter(reject.reason for reject in decode(payloads, (_anything,)).rejects)
+    if whole:
+        yield warn("sample", f"{_tally(whole)} {total}", "mend the producer, or leave them to the dead letters")
+    for stored in fields:
+        rejects = decode(payloads, (stored.field,)).rejects
+        if faults := Counter(reject.reason for reject in rejects if reject.field):
+            what = f"column {stored.field.name} {stored.type}" if stored.type else stored.field.name
+            yield warn("sample", f"{what}: {_tally(faults)} {total}", _mend(stored, faults, table))
+    if rows:
+        yield ok("sample", f"{rows} {total} would be stored")
+    else:
+        yield fail("sample", f"none {total} would be stored", "another --topic, or another --table")
+    if ignored := _keys(payloads) - {stored.field.path[0] for stored in fields}:
+        yield ok("sample", f"keys that are not stored: {', '.join(sorted(ignored)[:20])}")
+
+
+_anything = Field("", ("",), lambda values: values, required=False)  # takes every event that is an object
+
+
+def _tally(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+def _mend(stored: Stored, faults: Counter[str], table: str) -> str:
+    name, kind = stored.field.name, stored.type
+    if "out_of_range" in faults and kind.removeprefix("U").startswith("Int"):
+        return f"ALTER TABLE {table} MODIFY COLUMN {name} Int64, or mend the producer"
+    if "missing_field" in faults and kind and not kind.startswith("LowCardinality"):
+        return f"ALTER TABLE {table} MODIFY COLUMN {name} Nullable({kind}), or mend the producer"
+    other = f"give the column {name} of {table} another type, or " if kind else ""
+    return f"{other}mend the producer"
+
+
+def _keys(payloads: Sequence[bytes]) -> set[str]:
+    keys: set[str] = set()
+    for payload in payloads:
+        try:
+            event = json.loads(payload)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            keys.update(key for key in event if key.isprintable())
+    return keys
+
+
+def _options(settings: Settings) -> Iterator[Finding]:
+    yield _port(settings)
+    if settings.backend != "clickhouse":
+        return
+    if settings.batch_rows < _FEW_ROWS:
+        yield warn(
+            "options",
+            f"--batch-rows {settings.batch_rows} makes many small parts in ClickHouse",
+            "--batch-rows 100000",
+        )
+    inserts = (settings.processes or 1) * 1000 / max(settings.linger_ms, 1)
+    if inserts > _INSERTS_S:
+        yield warn(
+            "options",
+            f"--linger-ms {settings.linger_ms} lets {settings.processes or 1} processes insert {inserts:.0f} times a "
+            "second into ClickHouse",
+            f"--linger-ms {max(1000, 1000 * (settings.processes or 1) // _INSERTS_S)}",
+        )
+
+
+def _port(settings: Settings) -> Finding:
+    what = "metrics"
+    address = f"{settings.metrics_host}:{settings.metrics_port}"
+    try:
+        found = socket.getaddrinfo(settings.metrics_host, settings.metrics_port, type=socket.SOCK_STREAM)
+        with socket.socket(*found[0][:3]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[0][4])
+    except OSError as error:
+        return fail(
+            what,
+            f"{address} cannot be served: {error.strerror}, unless that is a worker that runs",
+            "--metrics-port 0 (any free one) or another --metrics-host",
+        )
+    return ok(what, f"{address} is free" if settings.metrics_port else "any free port")

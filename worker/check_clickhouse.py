@@ -1,0 +1,144 @@
+"""What `check` finds out about ClickHouse: reachable, rights, the table and its columns, exactly-once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from clickhouse_driver import Client, errors
+
+from worker.errors import Fatal, WorkerError
+from worker.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.settings import Settings
+from worker.sinks import native
+from worker.sinks.clickhouse import ClickHouseSink
+
+_TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
+_SYNTAX = (62, 46)  # codes of servers that do not know CHECK GRANT
+_CREDENTIALS = (192, 193, 194, 516)
+_NO_DATABASE = 81
+
+
+def look_at_clickhouse(settings: Settings, create: bool, fields: list[Stored]) -> Iterator[Finding]:
+    """Yield the findings; fill in the fields of an event that are stored. Makes the table if `create`, else nothing."""
+    url = settings.clickhouse_url
+    patient = settings if "connect_timeout" in url else replace(settings, clickhouse_url=_with_timeouts(url))
+    where = f"ClickHouse at {native.address(url)}"
+    with closing(_Client(native.connect(patient.clickhouse_url, settings.clickhouse_password))) as client:
+        try:
+            version = client.value("SELECT version()")
+            yield ok("ClickHouse", f"{where} answers, version {version}")
+            yield from _table(patient, client, create, fields)
+        except errors.ServerException as error:
+            text = error.message.split("Stack trace")[0].splitlines()[0].strip()[:300]
+            yield fail("ClickHouse", f"{where}: code {error.code}: {text}", _fix(error.code))
+        except (errors.Error, OSError, EOFError) as error:
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            fix = "--clickhouse-url clickhouse://USER@HOST:9000/DATABASE (the native port; is it running?)"
+            yield fail("ClickHouse", f"{where} does not answer: {text}", fix)
+
+
+class _Client:
+    """A connection, closed by `close`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.close = client.disconnect
+
+    def rows(self, query: str) -> Any:
+        return self._client.execute(query)
+
+    def value(self, query: str) -> Any:
+        return self.rows(query)[0][0]
+
+    def granted(self, right: str) -> bool:
+        """Whether this user has it; True where the server cannot tell."""
+        try:
+            return bool(self.value(f"CHECK GRANT {right}"))
+        except errors.ServerException as error:
+            if error.code in _SYNTAX:
+                return True
+            raise
+
+
+def _table(settings: Settings, client: _Client, create: bool, fields: list[Stored]) -> Iterator[Finding]:
+    name = settings.table if "." in settings.table else f"{client.value('SELECT currentDatabase()')}.{settings.table}"
+    database = name.partition(".")[0]
+    if not client.value(f"EXISTS DATABASE {database}"):
+        yield fail("table", f"there is no database {database}", f"CREATE DATABASE {database}")
+        return
+    exists = bool(client.value(f"EXISTS TABLE {name}"))
+    rights = ("INSERT", "SELECT") if exists else ("CREATE TABLE", "INSERT", "SELECT")
+    if lacking := [right for right in rights if not client.granted(f"{right} ON {name}")]:
+        user = client.value("SELECT currentUser()")
+        rights_lacking = ", ".join(lacking)
+        yield fail("rights", f"{user} lacks {rights_lacking} on {name}", f"GRANT {rights_lacking} ON {name} TO {user}")
+    else:
+        yield ok("rights", f"{', '.join(rights)} on {name}")
+    if int(client.value("SELECT getSetting('readonly')")) == 1:
+        yield fail("rights", "this user is read-only (readonly = 1)", "a user or profile with readonly = 0")
+        return
+    if lacking:
+        return
+    if not exists and not create:
+        yield ok("table", f"{name} does not exist; the worker makes it when it starts, or --create now")
+        return
+    yield from _shape(settings, client, name, exists, fields)
+
+
+def _shape(settings: Settings, client: _Client, name: str, exists: bool, fields: list[Stored]) -> Iterator[Finding]:
+    """Open the sink as the worker does (it makes the table); it says itself what it cannot use."""
+    try:
+        sink, promise = _open(settings)
+    except WorkerError as error:
+        yield trouble("table", error)
+        return
+    database, _, table = name.partition(".")
+    engine = client.value(f"SELECT engine FROM system.tables WHERE database = '{database}' AND name = '{table}'")
+    types = {column: kind for column, kind, *_ in client.rows(f"DESCRIBE TABLE {name}")}
+    filled = ", ".join(f"{field.name} {types.get(field.name, '')}" for field in sink.fields)
+    yield ok("table", f"{name} {'exists' if exists else 'was made'} ({engine}); filled: {filled}")
+    yield promise
+    fields += [Stored(field, types.get(field.name, "")) for field in sink.fields]
+
+
+def _open(settings: Settings) -> tuple[ClickHouseSink, Finding]:
+    """Return a sink that knows the table's shape, and what can be promised of it. Raises what opening it raises."""
+    strict, lax = (ClickHouseSink(replace(settings, delivery=mode)) for mode in ("exactly-once", "at-least-once"))
+    with closing(strict), closing(lax):
+        if settings.delivery != "at-least-once":
+            try:
+                strict.open()
+                return strict, ok("delivery", "exactly-once is possible")
+            except Fatal as error:
+                _, found, reasons = str(error).partition("exactly-once cannot be kept: ")
+                if not found:
+                    raise
+                promise = _promise(reasons, asked_for=settings.delivery == "exactly-once")
+        else:
+            promise = ok("delivery", "at-least-once, as --delivery says")
+        lax.open()
+        return lax, promise
+
+
+def _promise(reasons: str, *, asked_for: bool) -> Finding:
+    """Say why it is not exactly-once, from the sink's words: `reason: statement; reason: statement`."""
+    parts = [reason.partition(": ") for reason in reasons.split("; ")]
+    found = " and ".join(reason for reason, _, _ in parts)
+    fix = "; ".join(statement for _, _, statement in parts if statement) or "a MergeTree table"
+    level = fail if asked_for else warn
+    return level("delivery", f"only at-least-once: {found}", fix)
+
+
+def _with_timeouts(url: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{_TIMEOUTS}"
+
+
+def _fix(code: int) -> str:
+    if code in _CREDENTIALS:
+        return "the user in --clickhouse-url, WORKER_CLICKHOUSE_PASSWORD or …_FILE"
+    if code == _NO_DATABASE:
+        return "CREATE DATABASE it, or name another in --clickhouse-url"
+    return "see the server's log"

@@ -1,0 +1,238 @@
+"""What `check` finds out about Kafka: reachable, the topic, the dead-letter topic, the group, rights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from confluent_kafka import ConsumerGroupType, KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import (
+    AclOperation,
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from worker.deadletter import topic_config
+from worker.errors import Retryable, WorkerError
+from worker.finding import Finding, fail, ok, trouble, warn
+from worker.kafka import client_properties
+from worker.lag import GroupLag
+from worker.settings import Settings
+
+_TIMEOUT_S = 8.0
+_HOUR = 3600.0
+
+
+def look_at_kafka(settings: Settings, create: bool, partitions: int) -> Iterator[Finding]:
+    """Yield the findings; the topics are made only if `create`. Ends early where nothing more can be asked."""
+    try:
+        lag = GroupLag(settings)
+    except WorkerError as error:
+        yield trouble("Kafka", error)
+        return
+    with closing(lag):
+        try:
+            count = lag.partitions()
+        except WorkerError as error:
+            yield _unreachable(settings, error)
+            return
+        yield ok("Kafka", f"{settings.bootstrap_servers} answers")
+        admin = AdminClient({**client_properties(settings), "log_level": 0})
+        try:
+            if not count and not create:
+                fix = f"--create --partitions {partitions}, or name another --topic"
+                yield fail("topic", f"{settings.topic} does not exist", fix)
+                return
+            if not count:
+                _create(admin, settings.topic, partitions, {})
+                count = _wait_for(lag)
+            yield from _topic(admin, settings, count)
+            yield from _dead_letters(admin, settings, create)
+            yield from _group(admin, settings)
+            yield from _retention(lag, settings, count)
+        except KafkaException as error:
+            yield fail("Kafka", error.args[0].str(), "the rights of this client (kafka-acls.sh), or the broker's log")
+        except WorkerError as error:
+            yield trouble("Kafka", error)
+
+
+def _unreachable(settings: Settings, error: WorkerError) -> Finding:
+    if isinstance(error, Retryable):
+        hint = "--bootstrap-servers HOST:PORT (is it running?)"
+        if "security.protocol" in str(error) or "Disconnected" in str(error):
+            hint += ", or -X security.protocol=… as the listener wants it"
+        return fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)
+    return trouble("Kafka", error)
+
+
+def _create(admin: AdminClient, topic: str, partitions: int, config: dict[str, str]) -> None:
+    new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=config)
+    admin.create_topics([new], request_timeout=_TIMEOUT_S)[topic].result()
+
+
+def _wait_for(lag: GroupLag) -> int:
+    """Return the number of partitions once the brokers show a topic that was just made."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not (count := lag.partitions()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return count
+
+
+def _described(admin: AdminClient, topic: str) -> Any:
+    """Return the topic's description; None where there is none."""
+    asked = admin.describe_topics(
+        TopicCollection([topic]), include_authorized_operations=True, request_timeout=_TIMEOUT_S
+    )
+    try:
+        return asked[topic].result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise
+
+
+def _lacking(description: Any, *needed: AclOperation) -> str:
+    """Return the names of the rights that this client lacks; nothing where the broker does not tell."""
+    granted = description.authorized_operations
+    return "" if granted is None else ", ".join(right.name for right in needed if right not in granted)
+
+
+def _config(admin: AdminClient, topic: str) -> dict[str, ConfigEntry]:
+    """Return the topic's configuration; nothing where this client may not read it."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        return dict(admin.describe_configs([resource], request_timeout=_TIMEOUT_S)[resource].result())
+    except KafkaException:
+        return {}
+
+
+def _topic(admin: AdminClient, settings: Settings, count: int) -> Iterator[Finding]:
+    topic, wanted = settings.topic, settings.processes
+    if wanted is not None and wanted > count:
+        found = f"{topic} has {count} partitions, so {wanted - count} of {wanted} processes only stand by"
+        fix = f"--processes auto, or kafka-topics.sh --alter --topic {topic} --partitions {wanted}"
+        yield warn("partitions", found, fix)
+    else:
+        share = "a process for each" if wanted in (None, count) else f"shared by {wanted} processes"
+        yield ok("partitions", f"{topic} has {count}, {share}")
+    description = _described(admin, topic)
+    if lacking := description and _lacking(description, AclOperation.READ, AclOperation.DESCRIBE):
+        yield fail("rights", f"this client lacks {lacking} on topic {topic}", _grant("READ DESCRIBE", "topic", topic))
+    else:
+        yield ok("rights", f"topic {topic} may be read")
+    policy = _config(admin, topic).get("cleanup.policy")
+    if policy is not None and "compact" in str(policy.value):
+        yield warn(
+            "compaction",
+            f"{topic} is compacted: events may vanish before they are read",
+            _alter(topic, "cleanup.policy=delete"),
+        )
+
+
+def _dead_letters(admin: AdminClient, settings: Settings, create: bool) -> Iterator[Finding]:
+    topic, what = settings.dead_letter_topic_name, "dead letters"
+    origin = _config(admin, settings.topic).get("max.message.bytes")
+    config = topic_config(admin, settings.topic)
+    description = _described(admin, topic)
+    if description is None and create:
+        _create(admin, topic, 1, config)
+        yield ok(what, f"made {topic}")
+        return
+    if description is None:
+        new = NewTopic(topic, num_partitions=1, replication_factor=-1, config=config)
+        try:
+            admin.create_topics([new], request_timeout=_TIMEOUT_S, validate_only=True)[topic].result()
+        except KafkaException as error:
+            found = f"{topic} does not exist and cannot be made: {error.args[0].str()}"
+            yield fail(what, found, _grant("CREATE WRITE DESCRIBE", "topic", topic))
+            return
+        yield ok(what, f"{topic} does not exist; it is made when the first letter comes")
+        return
+    if lacking := _lacking(description, AclOperation.WRITE, AclOperation.DESCRIBE):
+        yield fail(what, f"this client lacks {lacking} on {topic}", _grant("WRITE DESCRIBE", "topic", topic))
+        return
+    own = _config(admin, topic).get("max.message.bytes")
+    if origin is not None and own is not None and int(str(own.value)) < int(str(origin.value)):
+        found = f"{topic} takes {own.value} bytes, {settings.topic} {origin.value}: a large bad event would block"
+        yield fail(what, found, _alter(topic, f"max.message.bytes={origin.value}"))
+    else:
+        yield ok(what, f"{topic} exists")
+
+
+def _described_group(admin: AdminClient, group: str) -> Any:
+    """Describe a group; a cluster that never had one makes its coordinator first, and refuses meanwhile."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        asked = admin.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=_TIMEOUT_S)
+        try:
+            return asked[group].result()
+        except KafkaException as error:
+            final = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.GROUP_AUTHORIZATION_FAILED)
+            if error.args[0].code() in final or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _group(admin: AdminClient, settings: Settings) -> Iterator[Finding]:
+    group = settings.group_id
+    try:
+        found = _described_group(admin, group)
+    except KafkaException as error:
+        code = error.args[0]
+        if code.code() == KafkaError.GROUP_ID_NOT_FOUND:
+            yield ok("group", f"{group} is new")
+        elif code.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            yield fail("group", f"{group}: {code.str()}", _grant("READ DESCRIBE", "group", group))
+        else:
+            yield fail("group", f"{group} cannot be described: {code.name()} {code.str()}", "look at the brokers' logs")
+        return
+    if lacking := _lacking(found, AclOperation.READ):
+        yield fail("group", f"this client lacks {lacking} on group {group}", _grant("READ DESCRIBE", "group", group))
+        return
+    new = "consumer" if settings.kafka.get("group.protocol") == "consumer" else "classic"
+    names = ", ".join(sorted({member.client_id for member in found.members}))
+    if not found.members:
+        yield ok("group", f"{group} has no members now")
+    elif (found.type == ConsumerGroupType.CONSUMER) != (new == "consumer"):
+        fix = "-X group.protocol=consumer" if new == "classic" else "leave out -X group.protocol"
+        yield fail(
+            "group", f"the members of {group} ({names}) use the other group protocol", f"{fix}, or another --group-id"
+        )
+    elif new == "classic" and found.partition_assignor not in ("", "range"):
+        text = f"the members of {group} ({names}) use the assignor {found.partition_assignor}, the worker range"
+        yield fail("group", text, "stop them, or another --group-id")
+    else:
+        yield ok("group", f"{group} has {len(found.members)} members ({names}), which share the partitions")
+
+
+def _retention(lag: GroupLag, settings: Settings, count: int) -> Iterator[Finding]:
+    """Compare what the group has not read with what retention removes."""
+    retention = lag.retention()
+    lags = lag.refresh(count, retention)
+    gone = [one for one in lags if one.committed is not None and one.committed < one.start]
+    for one in gone:
+        text = f"retention removed {one.committed}-{one.start - 1} of partition {one.partition} unread"
+        reset = f"kafka-consumer-groups.sh --group {settings.group_id} --reset-offsets --to-earliest --execute"
+        yield fail("retention", text, f"{reset} --topic {settings.topic}:{one.partition}")
+    behind = sum(one.messages for one in lags)
+    rooms = [one.headroom for one in lags if one.messages and one.headroom is not None]
+    text = f"{behind} events unread" + (f", the first is removed in {min(rooms) / _HOUR:.1f} h" if rooms else "")
+    if rooms and retention.seconds and min(rooms) < max(_HOUR, retention.seconds / 10) and not gone:
+        fix = f"{_alter(settings.topic, f'retention.ms={int(2 * retention.seconds) * 1000}')}, or more --processes"
+        yield warn("retention", text, fix)
+    elif not gone:
+        yield ok("retention", text)
+
+
+def _grant(rights: str, kind: str, name: str) -> str:
+    operations = " ".join(f"--operation {right.title()}" for right in rights.split())
+    return f"kafka-acls.sh --add --allow-principal User:… {operations} --{kind} {name}"
+
+
+def _alter(topic: str, setting: str) -> str:
+    return f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"

@@ -1,0 +1,101 @@
+"""Kafka's offsets against the store's rows and the dead letters: what is missing, doubled, extra. No I/O."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+PROBLEMS = ("missing", "doubled", "extra")
+
+
+class Ranges:
+    """How many offsets were added, and the first `keep` ranges of them. They come in ascending order."""
+
+    def __init__(self, keep: int) -> None:
+        self.count = 0
+        self.more = 0  # ranges that were not kept
+        self._keep = keep
+        self._kept: list[tuple[int, int]] = []  # first and last offset
+        self._last = -2
+
+    def add(self, offsets: Iterable[int]) -> None:
+        """Add offsets, one more than once if it is at fault more than once."""
+        for offset in offsets:
+            self.count += 1
+            if offset - self._last in (0, 1):
+                if not self.more and self._kept:
+                    self._kept[-1] = self._kept[-1][0], offset
+            elif len(self._kept) < self._keep:
+                self._kept.append((offset, offset))
+            else:
+                self.more += 1
+            self._last = offset
+
+    def __str__(self) -> str:
+        texts = [str(first) if first == last else f"{first}-{last}" for first, last in self._kept]
+        return ", ".join(texts + ([f"and {self.more} more ranges"] if self.more else []))
+
+
+@dataclass
+class Account:
+    """One partition's result. `events`, `rows`, `letters` and `skipped` count what is below the committed offset."""
+
+    keep: int
+    replaces: bool = False  # the table removes rows itself: what is missing may have been there
+    events: int = 0
+    rows: int = 0
+    letters: int = 0
+    skipped: int = 0
+    ahead: int = 0  # rows that the group has not committed yet
+    both: int = 0  # rows whose events have a dead letter, too
+    removed: int = 0  # rows whose events retention has removed: only their doubles can be seen
+    missing: Ranges = field(init=False)
+    doubled: Ranges = field(init=False)
+    extra: Ranges = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.missing, self.doubled, self.extra = Ranges(self.keep), Ranges(self.keep), Ranges(self.keep)
+
+    def compare(
+        self,
+        log: Sequence[int],
+        tombstones: Collection[int],
+        letters: Collection[int],
+        rows: Sequence[int],
+        *,
+        committed: int,
+        log_start: int,
+    ) -> None:
+        """Take one slice of the partition's offsets, slices ascending.
+
+        `log` are the offsets that have a message (ascending), `tombstones` those of them without a payload, `letters`
+        those that have dead letters, `rows` the offsets of the rows (ascending, doubles included). An offset below
+        `committed` has to be accounted for once; one from there on may be. Below `log_start` nothing is known of `log`.
+        """
+        self.removed += bisect_left(rows, log_start)
+        self.rows += bisect_left(rows, committed) - bisect_left(rows, min(log_start, committed))
+        self.ahead += len(rows) - bisect_left(rows, max(committed, log_start))
+        self.events += bisect_left(log, committed)
+        self.letters += sum(log_start <= offset < committed for offset in letters)
+        self.skipped += sum(offset < committed for offset in tombstones)
+        if not tombstones and not letters and len(log) == len(rows) and list(log) == list(rows):
+            return
+        there = set(rows)
+        due = set(log).difference(tombstones)
+        self.missing.add(sorted(o for o in due.difference(there, letters) if log_start <= o < committed))
+        self.doubled.add(second for first, second in pairwise(rows) if first == second)
+        self.both += len(there.intersection(letters))
+        self.extra.add(sorted(offset for offset in there - due if offset >= log_start))
+
+    def counts(self) -> dict[str, int]:
+        """Return all numbers by name."""
+        numbers = {name: getattr(self, name) for name in ("events", "rows", "letters", "skipped", "ahead")}
+        return numbers | {problem: getattr(self, problem).count for problem in PROBLEMS}
+
+    @property
+    def good(self) -> bool:
+        """Whether everything is accounted for once."""
+        faults = PROBLEMS[1:] if self.replaces else PROBLEMS
+        return not any(getattr(self, problem).count for problem in faults)

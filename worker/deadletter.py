@@ -1,0 +1,130 @@
+"""Rejected events to the dead-letter topic: the raw bytes unchanged, why and where from in the headers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+
+from worker.batch import Letter
+from worker.errors import Retryable
+from worker.kafka import check_rights, other_properties
+from worker.log import LIBRDKAFKA
+from worker.settings import Settings
+
+log = logging.getLogger("worker.deadletter")
+
+_Header = tuple[str, str | bytes | None]
+
+_FLUSH_S = 30.0
+_HEADERS_BYTES = 64 << 10
+_MAX_BYTES = 1_000_000_000  # librdkafka's own limit: the broker's is the one that counts
+
+
+class DeadLetters:
+    """Writes letters and waits for the brokers to have them. Its producer is made when the first letter comes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.topic = settings.dead_letter_topic_name
+        self._producer: Producer | None = None
+
+    def write(self, topic: str, partition: int, letters: Sequence[Letter]) -> None:
+        """Return once every letter is acknowledged by all in-sync replicas. Raises Retryable where one is not.
+
+        After a failure all of them are written again: a letter may then be there twice, told by its origin headers.
+        """
+        producer = self._producer or self._open()
+        failures: list[KafkaError] = []
+
+        def on_delivery(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                failures.append(error)
+
+        for letter in letters:
+            headers = _headers(topic, partition, letter, self._settings.group_id)
+            self._produce(producer, letter, headers, on_delivery)
+        if producer.flush(_FLUSH_S):
+            producer.purge()
+            producer.flush(1)
+            raise Retryable(f"dead letters: {self.topic} did not take them within {_FLUSH_S:g} s", reason="timeout")
+        if failures:
+            raise self._trouble(failures[0])
+
+    def close(self) -> None:
+        """Forget the producer; every letter that matters has been acknowledged."""
+        self._producer = None
+
+    def _open(self) -> Producer:
+        properties: dict[str, Any] = {
+            **other_properties(self._settings),
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            "message.max.bytes": _MAX_BYTES,
+            "delivery.timeout.ms": 25_000,
+        }
+        librdkafka = logging.getLogger(LIBRDKAFKA)
+        self._create_topic(AdminClient(other_properties(self._settings), logger=librdkafka))
+        self._producer = Producer(properties, logger=librdkafka)
+        return self._producer
+
+    def _create_topic(self, admin: AdminClient) -> None:
+        """Make the topic if it is missing; letters are kept until somebody looks."""
+        try:
+            config = topic_config(admin, self._settings.topic)
+            topic = NewTopic(self.topic, num_partitions=1, replication_factor=-1, config=config)
+            admin.create_topics([topic], request_timeout=10)[self.topic].result()
+            log.warning("dead letters: made the topic %s, which keeps them until they are removed", self.topic)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise self._trouble(error.args[0]) from None
+
+    def _produce(self, producer: Producer, letter: Letter, headers: list[_Header], on_delivery: Any) -> None:
+        while True:
+            try:
+                producer.produce(self.topic, letter.payload, headers=headers, on_delivery=on_delivery)
+            except BufferError:  # the queue is full: make room
+                producer.poll(0.1)
+            else:
+                return
+
+    def _trouble(self, error: KafkaError) -> Retryable:
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return Retryable(
+                f"dead letters: {self.topic} refuses an event for its size; raise its max.message.bytes to that of the "
+                "origin topic",
+                reason="other",
+            )
+        check_rights(error)
+        return Retryable(f"dead letters: {self.topic}: {error.str()}", reason="connection")
+
+
+def topic_config(admin: AdminClient, origin: str) -> dict[str, str]:
+    """Return the configuration of a dead-letter topic: whatever the origin topic takes fits, with its headers.
+
+    Where this client may not read the origin's configuration, the broker's own limit has to do.
+    """
+    config = {"retention.ms": "-1"}
+    resource = ConfigResource(ConfigResource.Type.TOPIC, origin)
+    with contextlib.suppress(KafkaException):
+        largest = admin.describe_configs([resource], request_timeout=10)[resource].result()["max.message.bytes"]
+        config["max.message.bytes"] = str(min(int(largest.value) + _HEADERS_BYTES, 2**31 - 1))
+    return config
+
+
+def _headers(topic: str, partition: int, letter: Letter, group: str) -> list[_Header]:
+    return [
+        ("reason", letter.reason.encode()),
+        ("field", letter.field.encode()),
+        ("topic", topic.encode()),
+        ("partition", b"%d" % partition),
+        ("offset", b"%d" % letter.offset),
+        ("time", b"%d" % (time.time() * 1000)),
+        ("group", group.encode()),
+    ]

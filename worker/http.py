@@ -1,0 +1,128 @@
+"""A small HTTP server for a few read-only pages, that no client can hold up.
+
+Each connection gets one answer. Headers have a deadline and a size, answers have a deadline, and when too many
+connections are open the oldest one goes: whoever trickles bytes loses to whoever asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from worker.errors import Fatal
+
+log = logging.getLogger("worker.monitor")
+
+_HEADER_S = 5.0
+_ANSWER_S = 10.0
+_HEADER_BYTES = 8192
+_CONNECTIONS = 64
+_HEADERS = (
+    "Connection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+    "Content-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'\r\n"
+)
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+class Request(NamedTuple):
+    """A GET or HEAD of a known path."""
+
+    query: dict[str, str]
+    accept: str  # of the header of that name
+
+
+class Response(NamedTuple):
+    """What goes back."""
+
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    status: int = 200
+
+
+Page = Callable[[Request], Response]  # quick: it runs in the event loop
+
+
+class Server:
+    """The listening socket and its open connections."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self._pages = pages
+        self._open: dict[asyncio.StreamWriter, None] = {}  # oldest first
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> str:
+        """Listen; return the address as a URL. Raises Fatal where that cannot be."""
+        try:
+            self._server = await asyncio.start_server(self._serve, host, port, limit=_HEADER_BYTES, reuse_address=True)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            what = "is taken" if taken else f"cannot be used ({error.strerror or error})"
+            raise Fatal(
+                f"address {host}:{port} {what}: choose another with --metrics-host, --metrics-port (0 is any free one)"
+            ) from None
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Stop listening and drop what is open."""
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= _CONNECTIONS:
+            oldest = next(iter(self._open))
+            self._open.pop(oldest)
+            oldest.transport.abort()
+        self._open[writer] = None
+        try:
+            async with asyncio.timeout(_HEADER_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._answer(head))
+            async with asyncio.timeout(_ANSWER_S):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except asyncio.LimitOverrunError:
+            writer.write(_message(Response(b"headers are too long\n", status=400)))
+            writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            writer.transport.abort()
+        finally:
+            self._open.pop(writer, None)
+
+    def _answer(self, head: bytes) -> bytes:
+        first, *rest = head.decode("latin-1").split("\r\n")
+        try:
+            method, target, version = first.split(" ")
+            url = urlsplit(target)
+            query = dict(parse_qsl(url.query))
+        except ValueError:
+            return _message(Response(b"not HTTP\n", status=400))
+        if not version.startswith("HTTP/1."):
+            return _message(Response(b"speak HTTP/1.1\n", status=400))
+        if method not in ("GET", "HEAD"):
+            return _message(Response(b"only GET and HEAD\n", status=405), "Allow: GET, HEAD\r\n")
+        page = self._pages.get(url.path)
+        if page is None:
+            known = "".join(f"{path}\n" for path in self._pages)
+            return _message(Response(f"not here; there are:\n{known}".encode(), status=404), body=method == "GET")
+        headers: dict[str, str] = {}
+        for line in rest:
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        return _message(page(Request(query, headers.get("accept", ""))), body=method == "GET")
+
+
+def _message(response: Response, extra: str = "", body: bool = True) -> bytes:
+    head = (
+        f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\nContent-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(response.body)}\r\n{_HEADERS}{extra}\r\n"
+    )
+    return head.encode("latin-1") + (response.body if body else b"")

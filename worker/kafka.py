@@ -1,0 +1,116 @@
+"""What every Kafka client of the worker shares: its properties, and what an error means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from worker.errors import Fatal, Retryable
+from worker.settings import Settings
+
+# A commit from a member that the group no longer has, or from before its newest generation.
+_EXPELLED = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_MEMBER_EPOCH,
+}
+_NO_RIGHTS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the rights to read and describe the topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the right to read the consumer group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the rights that this operation needs",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "its user name and password (-X sasl.username, WORKER_KAFKA_PASSWORD)",
+    KafkaError._AUTHENTICATION: "its user name and password (-X sasl.username, WORKER_KAFKA_PASSWORD)",
+    KafkaError._SSL: "the TLS properties (-X ssl.ca.location and so on)",
+}
+
+
+_CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
+_CONSUMERS_ONLY = ("group.", "session.", "heartbeat.", "max.poll.", "fetch.", "queued.", "partition.assignment.")
+
+
+def client_properties(settings: Settings) -> dict[str, Any]:
+    """Return the properties of every Kafka client of the worker: where, who, and the user's -X."""
+    properties: dict[str, Any] = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": "worker",
+        "reconnect.backoff.max.ms": 2000,
+        "log_level": 4,
+        **settings.kafka,
+    }
+    if settings.kafka_password:
+        properties["sasl.password"] = settings.kafka_password
+    return _fit_protocol(properties)
+
+
+def other_properties(settings: Settings) -> dict[str, Any]:
+    """Return `client_properties` without what only consumers know, of which other clients would complain."""
+    return {name: value for name, value in client_properties(settings).items() if not name.startswith(_CONSUMERS_ONLY)}
+
+
+def _fit_protocol(properties: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a consumer of the new group protocol (KIP-848) refuses: it has these from the broker."""
+    if properties.get("group.protocol") == "consumer":
+        return {name: value for name, value in properties.items() if name not in _CLASSIC_ONLY}
+    return properties
+
+
+def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
+    """Return the properties of the consumer in slot `index`; each tuned one with its measurement in bench/README.md."""
+    properties: dict[str, Any] = {
+        "group.id": settings.group_id,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,  # its offset is past transaction markers, which no message is
+        "auto.offset.reset": "error",  # on_assign always says where to begin
+        "partition.assignment.strategy": "range",
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 2500,
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "socket.timeout.ms": 10_000,  # also how long a commit may take
+        "queued.min.messages": 10_000,
+        "queued.max.messages.kbytes": 32_768,
+        "fetch.queue.backoff.ms": 1,
+        "fetch.message.max.bytes": 262_144,  # per partition and fetch; a larger event still comes, alone
+        "fetch.min.bytes": 65_536,
+        "fetch.wait.max.ms": max(5, min(50, settings.linger_ms // 4)),
+        **client_properties(settings),
+    }
+    if name := properties.get("group.instance.id"):  # static membership: every member needs its own
+        properties["group.instance.id"] = f"{name}-{index}"
+    return _fit_protocol(properties)
+
+
+def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
+    """Return each topic's id; `-` from brokers that have none (before Kafka 2.8) or do not tell."""
+    ids: dict[str, str] = {}
+    for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=10).items():
+        try:
+            ids[name] = str(future.result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
+                raise
+            ids[name] = "-"
+    return ids
+
+
+def no_rights(error: KafkaError) -> bool:
+    """Whether an error says that this user may not, or is not let in."""
+    return error.code() in _NO_RIGHTS
+
+
+def check_rights(error: KafkaError) -> None:
+    """Raise Fatal where an error says that this user may not."""
+    if no_rights(error):
+        raise Fatal(f"Kafka refuses this client: {error.str()}; check {_NO_RIGHTS[error.code()]}")
+
+
+def commit_trouble(error: KafkaError) -> Retryable:
+    """Return what a failed commit means; raises Fatal where rights are missing."""
+    check_rights(error)
+    reason = "fenced" if error.code() in _EXPELLED else "connection"
+    return Retryable(f"Kafka did not take a commit: {error.str()}", reason=reason)

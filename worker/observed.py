@@ -1,0 +1,79 @@
+"""What the monitor knows beside the shared counters, and what it concludes: is the worker ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from worker.accounts import alive
+from worker.lag import PartitionLag
+from worker.settings import Settings
+from worker.stats import Stats
+
+_LAG_KEPT_S = 15.0  # without an answer of Kafka's; then lag is unknown, and says so by not being there
+_BEAT_S = 30.0
+_PROGRESS_S = 60.0
+
+
+@dataclass(slots=True)
+class Observed:
+    """Seen by the monitor's loop, read by its pages. Instants are time.monotonic()."""
+
+    settings: Settings
+    now: Callable[[], float] = time.monotonic
+    kafka_up: bool = False
+    partitions: int = 0  # of the topic
+    devices: int | None = None
+    devices_at: float = 0.0
+    store_up: bool | None = None  # whether the last count was answered
+    trouble: str = "waiting for Kafka"  # the monitor's own, empty without any
+    progress_at: float | None = None  # when events were last accounted for, or the group's commits last moved
+    _progress: tuple[int, int] = (0, 0)
+    _lags: dict[int, tuple[float, PartitionLag]] = field(default_factory=dict)
+
+    @property
+    def lags(self) -> list[PartitionLag]:
+        """The lag of each partition where it is known, ascending."""
+        oldest = self.now() - _LAG_KEPT_S
+        return [lag for _, (taken, lag) in sorted(self._lags.items()) if taken > oldest]
+
+    def see_lags(self, lags: list[PartitionLag], partitions: int) -> None:
+        """Take a fresh look at the group; `partitions` is 0 where the topic is gone."""
+        self.kafka_up, self.partitions = True, partitions
+        now = self.now()
+        self._lags.update({lag.partition: (now, lag) for lag in lags})
+        if not partitions:
+            self._lags.clear()
+
+    def see_devices(self, devices: int) -> None:
+        self.devices, self.devices_at, self.store_up = devices, self.now(), True
+
+    def see_progress(self, stats: Stats, accounted: int) -> None:
+        """Notice whether anything moved since the last call; `accounted` is Sums.accounted."""
+        seen = (accounted, sum(lag.position for lag in self.lags))
+        own, group = seen[0] > self._progress[0], seen[1] > self._progress[1] > 0
+        standing_by = not any(slot.get("assigned") for slot in alive(stats))
+        if own or (group and standing_by):
+            self.progress_at = self.now()
+        self._progress = seen
+
+    def unready(self, stats: Stats) -> str:
+        """Return why no progress is being made, or nothing where there is some, or nothing left to do."""
+        now = self.now()
+        if not any(now - slot.get("heartbeat_ns") / 1e9 < _BEAT_S for slot in alive(stats)):
+            return self.trouble or f"no consumer has shown life for {_BEAT_S:g} s"
+        if not self.partitions:
+            return self.trouble or "the topic is gone"
+        if not self.lags:
+            return "the lag is not known yet" if self.kafka_up else "Kafka does not answer, so the lag is not known"
+        behind = sum(lag.messages for lag in self.lags)
+        if not behind:
+            return ""
+        away = not all(slot.get("sink_up") for slot in alive(stats))
+        why = f": {self.settings.backend} does not answer" if away else ""
+        if self.progress_at is None:
+            return f"{behind} events unread, and nothing written yet{why}"
+        if now - self.progress_at > _PROGRESS_S:
+            return f"{behind} events unread, and nothing written for {now - self.progress_at:.0f} s{why}"
+        return ""

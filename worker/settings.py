@@ -1,0 +1,349 @@
+"""Every option once: name, type, default, unit, help and secrecy in one frozen dataclass.
+
+Flag (`--batch-rows`), environment variable (`WORKER_BATCH_ROWS`), key of the TOML file (`batch_rows`), `--help` and the
+README's table all come from these fields. A flag wins over a variable, a variable over the file, the file over the
+default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from worker.errors import ExitCode, Fatal
+
+PREFIX = "WORKER_"
+_MASK = "***"
+_SECRET_PROPERTY = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.config$")
+# Kafka's own rule: kafka.common.Topic.validate
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class UsageError(Fatal):
+    """An option that cannot be used as it was given; the text says what to write instead."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=ExitCode.USAGE)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    parse: Callable[[str], Any] = str,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+    metavar: str = "",
+) -> Any:
+    """Declare one option. `parse` turns its text into the value and raises ValueError saying what is expected."""
+    metadata = {
+        "help": help,
+        "parse": parse,
+        "unit": unit,
+        "choices": choices,
+        "secret": secret,
+        "metavar": metavar,
+    }
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def number(low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
+    """Return a parser of a number in [low, high]."""
+    noun = "a whole number" if kind is int else "a number"
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise ValueError(f"write {noun} from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def processes(text: str) -> int | None:
+    """Parse `auto` (None) or a number of consumer processes."""
+    if text == "auto":
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 256:
+        raise ValueError("write a number of processes from 1 to 256, or auto for one per partition")
+    return value
+
+
+def switch(text: str) -> bool:
+    """Parse a yes/no text."""
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("write true or false")
+    return words[text.lower()]
+
+
+def topic(text: str) -> str:
+    """Parse the name of a topic."""
+    if not _TOPIC.fullmatch(text) or text in {".", ".."}:
+        raise ValueError("write a topic name: letters, digits, '.', '_' and '-', 249 at most")
+    return text
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """Return a parser of a URL with one of these schemes."""
+
+    def parse(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in schemes and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"write a URL such as {schemes[0]}://127.0.0.1:… ({' or '.join(schemes)})")
+        return text
+
+    return parse
+
+
+def table(text: str) -> str:
+    """Parse the name of a table, with or without its database."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", text, re.ASCII):
+        raise ValueError("write a table name: letters, digits and '_', with its database before a '.' if needed")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of `run`, `count`, `check`, `verify` and `dlq`; the fields' metadata is their documentation."""
+
+    topic: str = option("", "topic to read", parse=topic, metavar="T")
+    backend: str = option("redis", "where events go", choices=("redis", "clickhouse"))
+    processes: int | None = option(
+        None, "consumer processes; auto is one per partition", parse=processes, metavar="N|auto"
+    )
+    bootstrap_servers: str = option("127.0.0.1:9092", "Kafka brokers to start from", metavar="HOST:PORT,…")
+    group_id: str = option("worker", "consumer group that shares the topic", metavar="ID")
+    redis_url: str = option(
+        "redis://127.0.0.1:6379/0", "Redis server", parse=url("redis", "rediss", "unix"), metavar="URL"
+    )
+    redis_password: str = option("", "password for Redis", secret=True)
+    redis_key: str = option(
+        "devices:{topic}", "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)"
+    )
+    clickhouse_url: str = option(
+        "clickhouse://default@127.0.0.1:9000/default",
+        "ClickHouse server, native protocol",
+        parse=url("clickhouse", "clickhouses"),
+        metavar="URL",
+    )
+    clickhouse_password: str = option("", "password for ClickHouse", secret=True)
+    table: str = option("events", "ClickHouse table; made when it is missing", parse=table)
+    delivery: str = option(
+        "auto",
+        "what is promised of ClickHouse rows; auto is exactly-once where the table can do it",
+        choices=("auto", "exactly-once", "at-least-once"),
+    )
+    batch_rows: int = option(100_000, "events in a batch at most", parse=number(1, 10_000_000), unit="events")
+    linger_ms: int = option(1000, "age of a batch at most", parse=number(0, 600_000), unit="ms")
+    dead_letter_topic: str = option(
+        "{topic}.dlq", "topic for events that can never be written", parse=lambda text: text
+    )
+    max_bad_ratio: float = option(
+        1.0,
+        "stop when more than this part of the last 10 000 or more events was bad; 1 is never",
+        parse=number(0, 1, float),
+    )
+    report_interval: float = option(30.0, "between two reports", parse=number(0.1, 86_400, float), unit="s")
+    metrics_host: str = option("127.0.0.1", "address that serves /metrics, /livez, /readyz and the status page")
+    metrics_port: int = option(9108, "its port; 0 is any free one, printed in the log", parse=number(0, 65_535))
+    drain_timeout: float = option(30.0, "for the last writes at a stop", parse=number(0.1, 3600, float), unit="s")
+    until_end: bool = option(False, "stop when all that was in the topic at start is written", parse=switch)
+    kafka_password: str = option("", "sasl.password for Kafka", secret=True)
+    kafka: Mapping[str, str] = option({}, "any librdkafka property (repeatable)", metavar="KEY=VALUE")
+    log_format: str = option("text", "one line an event", choices=("text", "json"))
+    log_level: str = option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+
+    def for_topic(self, template: str) -> str:
+        """Fill the topic's name into a template."""
+        return template.replace("{topic}", self.topic)
+
+    @property
+    def redis_key_name(self) -> str:
+        """The HyperLogLog's key; the braces stay, so that a cluster keeps a topic's keys on one node."""
+        return self.redis_key.replace("{topic}", f"{{{self.topic}}}")
+
+    @property
+    def dead_letter_topic_name(self) -> str:
+        return self.for_topic(self.dead_letter_topic)
+
+    def shown(self) -> dict[str, Any]:
+        """Return all settings fit for a log: no secret, no password inside a URL."""
+        return {option.name: _masked(option, getattr(self, option.name)) for option in fields(self)}
+
+
+# Properties that the delivery protocol depends on, and what to use instead.
+OWNED_PROPERTIES = {
+    "bootstrap.servers": "use --bootstrap-servers",
+    "group.id": "use --group-id",
+    "enable.auto.commit": "offsets are committed only after the store has acknowledged",
+    "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
+    "enable.partition.eof": "the worker needs it to step over transaction markers",
+    "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
+    "partition.assignment.strategy": "cooperative assignors and manual commits do not go together; range is used",
+    "isolation.level": "aborted transactions must not be stored",
+    "sasl.password": "use the environment variable WORKER_KAFKA_PASSWORD or WORKER_KAFKA_PASSWORD_FILE",
+    "ssl.key.password": "name an unencrypted key file that only the worker can read",
+}
+
+
+def load(
+    flags: Mapping[str, str | dict[str, str]], environ: Mapping[str, str], config: Path | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Build the settings from texts; also return where each value that is not a default came from.
+
+    `flags` maps field names to the texts given on the command line. Raises UsageError.
+    """
+    texts: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, text, origin in [*_from_file(config), *_from_environment(environ), *_from_flags(flags)]:
+        if name == "kafka":
+            texts.setdefault("kafka", {}).update(text)
+        else:
+            texts[name] = text
+        origins[name] = origin
+    values: dict[str, Any] = {}
+    for item in fields(Settings):
+        if item.name in texts:
+            values[item.name] = _parse(item, texts[item.name], origins[item.name])
+    for key in values.get("kafka", {}):
+        if key in OWNED_PROPERTIES:
+            raise UsageError(f"-X {key} cannot be set: {OWNED_PROPERTIES[key]}")
+    return Settings(**values), origins
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a field."""
+    return "-X" if name == "kafka" else "--" + name.replace("_", "-")
+
+
+def default_of(item: Field[Any]) -> Any:
+    """Return a field's default."""
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return ` (did you mean X?)` for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _parse(item: Field[Any], text: Any, origin: str) -> Any:
+    if item.name == "kafka":
+        return {str(key): str(value) for key, value in text.items()}
+    choices = item.metadata["choices"]
+    if choices and text not in choices:
+        raise UsageError(f"{origin}: {text!r} is not one of {', '.join(choices)}{nearest(text, list(choices))}")
+    try:
+        return item.metadata["parse"](text)
+    except ValueError as error:
+        shown = _masked(item, text)
+        raise UsageError(f"{origin}: {shown!r} does not fit: {error}") from None
+
+
+def _from_flags(flags: Mapping[str, str | dict[str, str]]) -> list[tuple[str, Any, str]]:
+    for key in flags.get("kafka", ()):
+        if _SECRET_PROPERTY.search(key) and key not in OWNED_PROPERTIES:
+            raise UsageError(
+                f"-X {key}: a secret in an argument is seen by every user of this machine; put it into the table "
+                "[kafka] of the file that --config names"
+            )
+    for name, text in flags.items():
+        if name.endswith("_url") and _without_password(str(text)) != text:
+            raise UsageError(
+                f"{flag_of(name)}: a password in an argument is seen by every user of this machine; "
+                f"put the URL into the environment variable {PREFIX}{name.upper()}, or the password alone into "
+                f"{PREFIX}{name.split('_')[0].upper()}_PASSWORD_FILE"
+            )
+    return [(name, text, flag_of(name)) for name, text in flags.items()]
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    found: list[tuple[str, Any, str]] = []
+    for item in fields(Settings):
+        variable = PREFIX + item.name.upper()
+        if item.name == "kafka":
+            continue
+        if f"{variable}_FILE" in environ:
+            try:
+                text = Path(environ[f"{variable}_FILE"]).read_text().strip()
+            except OSError as error:
+                raise UsageError(f"{variable}_FILE: {error.strerror}: {environ[f'{variable}_FILE']}") from None
+            found.append((item.name, text, f"{variable}_FILE"))
+        elif variable in environ:
+            found.append((item.name, environ[variable], variable))
+    return found
+
+
+def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
+    if config is None:
+        return []
+    try:
+        document = tomllib.loads(config.read_text())
+    except OSError as error:
+        raise UsageError(f"--config {config}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {config}: {error}") from None
+    known = {item.name: item for item in fields(Settings)}
+    found: list[tuple[str, Any, str]] = []
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        origin = f"{config}: {key}"
+        if name not in known:
+            raise UsageError(f"{config}: unknown key {key}{nearest(name, list(known))}")
+        if known[name].metadata["secret"]:
+            raise UsageError(f"{origin}: a secret does not belong into this file; use {PREFIX}{name.upper()}_FILE")
+        if name == "kafka":
+            if not isinstance(value, dict):
+                raise UsageError(f"{origin}: write a table of librdkafka properties")
+            found.append((name, {k: _text(v) for k, v in value.items()}, origin))
+        else:
+            found.append((name, _text(value), origin))
+    return found
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_password(url: str) -> str:
+    """Mask whatever may be a password in a URL, also in one that a `/` or `#` in its password cuts short."""
+    head, at, rest = url.rpartition("@")
+    if at and not re.fullmatch(r"\w+://[^:@/?#]*", head):
+        user = re.match(r"\w+://[^:@/?#\[]*(?=:)", head)
+        url = f"{user[0]}:{_MASK}@{rest}" if user else f"{_MASK}@{rest}"
+    return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", rf"\1{_MASK}", url)
+
+
+def _masked(item: Field[Any], value: Any) -> Any:
+    if item.metadata["secret"]:
+        return _MASK if value else ""
+    if isinstance(value, Mapping):
+        return {key: _MASK if _SECRET_PROPERTY.search(key) else text for key, text in value.items()}
+    return _without_password(value) if item.name.endswith("_url") else value
+
+
+def from_environment() -> Mapping[str, str]:
+    """Return the process' environment: the one place that reads it."""
+    return os.environ

@@ -1,0 +1,55 @@
+"""Where events go: what every sink offers, and how one is opened."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from worker.batch import Batch
+from worker.events import Field
+from worker.settings import Settings
+
+
+class Sink(Protocol):
+    """A store. Every method may raise Retryable (its trouble) or Fatal (configuration, rights)."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of an event that the store keeps, each with its converter; known once open."""
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether the same range may be written twice and is counted once; known once open."""
+
+    @property
+    def remembers_ms(self) -> float:
+        """How long the store surely drops a range that it has already; known once open."""
+
+    def open(self) -> None:
+        """Connect, make the table if it is missing, learn its shape. May be called again after any trouble."""
+
+    def write(self, batch: Batch) -> None:
+        """Return once the store has acknowledged all rows of the batch.
+
+        Also raises Rejected where rows are refused for their own content (none of the batch is written then), and
+        Reshaped where the store no longer has the shape that the batch was formed for.
+        """
+
+    def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
+        """Return how many rows of the offsets [start, end) the store already has; None where it cannot tell."""
+
+    def devices(self) -> int:
+        """Return the number of distinct devices in the store."""
+
+    def close(self) -> None:
+        """Drop the connection."""
+
+
+def open_sink(settings: Settings) -> Sink:
+    """Return the sink that the settings name, not yet connected; its library is imported only now."""
+    if settings.backend == "redis":
+        from worker.sinks.redis import RedisSink
+
+        return RedisSink(settings)
+    from worker.sinks.clickhouse import ClickHouseSink
+
+    return ClickHouseSink(settings)

@@ -1,0 +1,284 @@
+"""Events into a ClickHouse table: one block of encoded columns per batch, with a deduplication token."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from clickhouse_driver import Client, errors
+
+from worker.batch import Batch
+from worker.delivery import token
+from worker.errors import Fatal, Rejected, Reshaped, Retryable
+from worker.events import Field
+from worker.settings import Settings
+from worker.sinks import columns, native
+
+log = logging.getLogger("worker.clickhouse")
+
+_ORIGIN = ("_topic", "_partition", "_offset")
+_SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
+
+# src/Common/ErrorCodes.cpp. What is named nowhere is tried again: nothing is dropped for an error nobody has met yet.
+_REASONS = {
+    3: "connection", 107: "other", 159: "timeout", 164: "read_only", 202: "overloaded", 203: "overloaded",
+    209: "timeout", 210: "connection", 241: "memory", 242: "read_only", 243: "no_space", 252: "too_many_parts",
+    285: "overloaded", 319: "overloaded", 425: "other", 774: "read_only", 999: "connection",
+    16: "table", 36: "table", 60: "table", 81: "table", 115: "table", 218: "table", 219: "table",
+    192: "credentials", 193: "credentials", 194: "credentials", 497: "credentials", 516: "credentials",
+}  # fmt: skip
+_CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516}
+_DATA = {6, 27, 38, 41, 53, 69, 70, 72, 117, 131, 441, 469, 675}
+_TOO_MANY_PARTS = 252
+_LEAST_WINDOW = 1000  # blocks
+_INSERTS_PER_S = 100  # into one table by all its writers: more, and ClickHouse cannot keep up with merging the parts
+
+
+class _Shape(NamedTuple):
+    """What the table looks like, and how a batch is turned into its block."""
+
+    fields: tuple[Field, ...]
+    codecs: tuple[columns.Codec, ...]
+    origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
+    window: int  # blocks whose tokens the server remembers; 0: exactly-once is not possible, or not wanted
+
+    @property
+    def header(self) -> list[tuple[str, str]]:
+        """Return the block's columns: name, type."""
+        filled = [(field.name, codec.type) for field, codec in zip(self.fields, self.codecs, strict=True)]
+        return [*filled, *self.origin]
+
+
+class ClickHouseSink:
+    """One connection and one table."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._table = ".".join(f"`{part}`" for part in settings.table.split("."))
+        self._client: Client = native.connect(settings.clickhouse_url, settings.clickhouse_password)
+        self._where = f"ClickHouse at {native.address(settings.clickhouse_url)}"
+        self._shape: _Shape | None = None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self._known.fields
+
+    @property
+    def exactly_once(self) -> bool:
+        return self._known.window > 0
+
+    @property
+    def remembers_ms(self) -> float:
+        return self._known.window / 2 / _INSERTS_PER_S * 1000
+
+    @property
+    def _known(self) -> _Shape:
+        if self._shape is None:
+            raise RuntimeError("the sink is not open")
+        return self._shape
+
+    def open(self) -> None:
+        """Make the table if it is missing, and learn its columns."""
+        try:
+            described = self._describe()
+            if not described:
+                statement = files("worker.sinks").joinpath("events.sql").read_text().format(table=self._table)
+                self._execute(statement)
+                log.info("made the table %s", self._settings.table)
+                described = self._describe()
+            self._shape = self._learn(described)
+        except errors.ServerException as error:
+            if error.code in _CONFIGURATION:
+                raise Fatal(f"{self._where}: {_first_line(error)}{_advice(error.code)}") from None
+            raise self._trouble(error) from None
+
+    def write(self, batch: Batch) -> None:
+        """Insert the batch as one block; the token makes the server drop it when it has landed before."""
+        shape = self._known
+        if batch.fields is not shape.fields:  # the shape was learned anew after it was begun
+            raise Reshaped(f"{self._where}: the table {self._settings.table} was altered")
+        data = [codec.encode(parts) for codec, parts in zip(shape.codecs, batch.columns, strict=True)]
+        data += [self._origin(name, kind, batch) for name, kind in shape.origin]
+        settings: dict[str, Any] = dict(_SETTINGS)
+        if shape.window:
+            settings["insert_deduplication_token"] = token(batch)
+        names = ", ".join(f"`{name}`" for name, _ in shape.header)
+        try:
+            native.insert(
+                self._client, f"INSERT INTO {self._table} ({names}) VALUES", settings, shape.header, batch.rows, data
+            )
+        except native.SchemaChanged as error:
+            raise Reshaped(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
+        except errors.ServerException as error:
+            raise self._judge(error) from None
+        except (errors.Error, OSError, EOFError) as error:
+            raise self._lost(error) from None
+
+    def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
+        """Count the rows of the range by their origin columns; None where the table has none."""
+        if not self._known.window:
+            return None
+        where = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
+        if any(name == "_topic" for name, _ in self._known.origin):
+            where += " AND _topic = %(topic)s"
+        values = {"topic": topic, "partition": partition, "start": start, "end": end}
+        try:
+            ((count,),) = self._execute(f"SELECT count() FROM {self._table} WHERE {where}", values)
+        except errors.ServerException as error:
+            raise self._trouble(error) from None
+        return int(count)
+
+    def devices(self) -> int:
+        """Return uniqExact of the devices in the table."""
+        try:
+            ((count,),) = self._execute(f"SELECT uniqExact(device_ip) FROM {self._table}")
+        except errors.ServerException as error:
+            raise self._trouble(error) from None
+        return int(count)
+
+    def close(self) -> None:
+        self._client.disconnect()
+
+    # the table's shape
+
+    def _describe(self) -> list[tuple[str, str, str]]:
+        """Return (name, type, default kind) of each column; nothing where there is no such table."""
+        try:
+            return [(name, kind, default) for name, kind, default, *_ in self._execute(f"DESCRIBE TABLE {self._table}")]
+        except errors.ServerException as error:
+            if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
+                return []
+            raise
+
+    def _learn(self, described: list[tuple[str, str, str]]) -> _Shape:
+        """Decide what of an event goes into which column; columns with a default are the server's."""
+        names = {name for name, _, _ in described}
+        filled, codecs, origin = [], [], []
+        for name, kind, default in described:
+            if name in _ORIGIN:
+                origin.append((name, kind))
+            elif not default:
+                try:
+                    codec = columns.codec(kind)
+                except ValueError as error:
+                    raise Fatal(
+                        f"{self._where}: column {name} of {self._settings.table}: {error}; give it a DEFAULT, or use "
+                        "another type"
+                    ) from None
+                filled.append(Field(name, (name,), codec.convert, required=codec.null is not None))
+                codecs.append(codec)
+        if not filled:
+            raise Fatal(f"{self._where}: the table {self._settings.table} has no column that an event could fill")
+        _check_contract(self._where, self._settings.table, filled, codecs)
+        window, missing = (
+            self._memory(names) if self._settings.delivery != "at-least-once" else (0, "--delivery says so")
+        )
+        if missing and self._settings.delivery == "exactly-once":
+            raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {missing}")
+        if missing:
+            log.info("delivery is at-least-once: %s", missing)
+        return _Shape(tuple(filled), tuple(codecs), tuple(origin), 0 if missing else window)
+
+    def _memory(self, names: set[str]) -> tuple[int, str]:
+        """Return how many blocks' tokens the server remembers, and why that does not make exactly-once, if it does not.
+
+        The reason comes with the statements that mend it.
+        """
+        table, reasons = self._settings.table, []
+        if absent := [name for name in ("_partition", "_offset") if name not in names]:
+            add = ", ".join(f"ADD COLUMN {name} {'Int32' if name == '_partition' else 'Int64'}" for name in absent)
+            reasons.append(f"the table lacks {' and '.join(absent)}: ALTER TABLE {table} {add}")
+        database, _, name = table.rpartition(".")
+        found = self._execute(
+            "SELECT engine, engine_full FROM system.tables WHERE name = %(name)s AND "
+            "database = if(%(database)s = '', currentDatabase(), %(database)s)",
+            {"name": name, "database": database},
+        )
+        engine, full = found[0] if found else ("", "")
+        if "MergeTree" not in engine:
+            return 0, f"the engine {engine or 'of the table'} drops no duplicates: use a MergeTree table"
+        replicated = engine.startswith(("Replicated", "Shared"))
+        setting = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
+        named = re.search(rf"\b{setting} = (\d+)", full)
+        window = int(named[1]) if named else self._default_of(setting)
+        if window < _LEAST_WINDOW:
+            reasons.append(
+                f"the deduplication window is {window}: ALTER TABLE {table} MODIFY SETTING {setting} = 10000"
+            )
+        return window, "; ".join(reasons)
+
+    def _default_of(self, setting: str) -> int:
+        found = self._execute("SELECT value FROM system.merge_tree_settings WHERE name = %(name)s", {"name": setting})
+        return int(found[0][0]) if found else 0
+
+    def _origin(self, name: str, kind: str, batch: Batch) -> bytes:
+        if name == "_offset":
+            return columns.offsets(kind, batch.offsets)
+        value = batch.topic if name == "_topic" else batch.partition
+        return columns.constant(kind, value, batch.rows)
+
+    # trouble
+
+    def _execute(self, query: str, values: dict[str, Any] | None = None) -> Any:
+        """Run a query; ServerException goes to the caller, a lost connection is Retryable."""
+        try:
+            return self._client.execute(query, values)
+        except errors.ServerException:
+            raise
+        except (errors.Error, OSError, EOFError) as error:
+            raise self._lost(error) from None
+
+    def _judge(self, error: errors.ServerException) -> Exception:
+        """Tell the rows' own fault from the server's trouble."""
+        if error.code in _DATA or (
+            error.code == _TOO_MANY_PARTS and "max_partitions_per_insert_block" in error.message
+        ):
+            return Rejected(f"{self._where} refuses rows: {_first_line(error)}")
+        return self._trouble(error)
+
+    def _trouble(self, error: errors.ServerException) -> Retryable:
+        reason = _REASONS.get(error.code, "other")
+        return Retryable(f"{self._where}: {_first_line(error)}{_advice(error.code)}", reason=reason)
+
+    def _lost(self, error: Exception) -> Retryable:
+        self._client.disconnect()
+        if isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
+            return Retryable(f"{self._where}: no answer in time", reason="timeout")
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Retryable(f"{self._where}: {text}", reason="connection")
+
+
+# What the three fields of every event may become; a column of another type would send each event to the dead letters.
+_CONTRACT = {
+    "timestamp": ("DateTime", "Date"),
+    "device_ip": ("String", "FixedString", "IPv4", "IPv6"),
+    "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
+}
+
+
+def _check_contract(where: str, table: str, filled: Sequence[Field], codecs: Sequence[columns.Codec]) -> None:
+    for field, codec in zip(filled, codecs, strict=True):
+        inner = re.sub(r"^(?:Nullable|LowCardinality)\(|\)$", "", codec.type)
+        if not inner.startswith(allowed := _CONTRACT.get(field.name, "")):
+            raise Fatal(
+                f"{where}: column {field.name} of {table} is {codec.type}, which cannot hold an event's {field.name}; "
+                f"its type has to begin with {' or '.join(allowed)}"
+            )
+
+
+def _first_line(error: errors.ServerException) -> str:
+    """Return the code and the message without the stack trace and without values that the server quotes."""
+    text = error.message.split("Stack trace")[0].splitlines()[0].strip()
+    text = re.sub(r"'[^']*'", "'…'", text) if error.code in _DATA else text
+    return f"code {error.code}: {text[:300]}"
+
+
+def _advice(code: int) -> str:
+    if code in (192, 193, 194, 516):
+        return " (check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD)"
+    if code == 497:
+        return " (GRANT it, or make the table by hand)"
+    return ""

@@ -1,0 +1,99 @@
+"""The one way that rows go to ClickHouse: a block of columns that are encoded already, through clickhouse-driver.
+
+The driver connects, authenticates, encrypts, compresses and reads answers. Only its path from Python values to bytes is
+gone round, and it is the part of the driver that knows no settings: see `_write_block`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from clickhouse_driver import Client, defines
+from clickhouse_driver.block import BlockInfo, RowOrientedBlock
+from clickhouse_driver.protocol import ClientPacketTypes
+from clickhouse_driver.util.helpers import parse_url
+from clickhouse_driver.varint import write_varint
+from clickhouse_driver.writer import write_binary_str, write_binary_uint8
+
+Header = Sequence[tuple[str, str]]
+"""The columns of a block: name and type, as ClickHouse spells it."""
+
+_DEFAULTS = {"client_name": "kafka-ingest-worker", "send_receive_timeout": 60.0, "tcp_keepalive": True}
+
+
+class SchemaChanged(Exception):
+    """The table's columns are not those that the block was encoded for; nothing was sent."""
+
+
+def connect(url: str, password: str = "") -> Client:
+    """Return a client that connects at its first query; one connection, for one thread.
+
+    The URL may carry whatever clickhouse-driver knows: `?compression=lz4`, `?send_receive_timeout=300`, `?ca_certs=…`,
+    settings of queries. A setting that the server does not know is an error, not ignored.
+    """
+    host, options = parse_url(url)
+    if password:
+        options["password"] = password
+    return Client(host, **{**_DEFAULTS, **options, "settings_is_important": True})
+
+
+def address(url: str) -> str:
+    """Return host and port of a URL, for messages."""
+    parts = urlsplit(url)
+    port = defines.DEFAULT_SECURE_PORT if parts.scheme == "clickhouses" else defines.DEFAULT_PORT
+    return f"{parts.hostname}:{parts.port or port}"
+
+
+def insert(
+    client: Client, query: str, settings: dict[str, Any], header: Header, rows: int, data: Sequence[bytes]
+) -> None:
+    """Run `INSERT INTO t (…) VALUES` with one block; when this returns the server has acknowledged it.
+
+    `data[i]` is column i of the header in the Native format, see `columns`. Raises SchemaChanged, the driver's errors,
+    OSError and EOFError. After any of them the connection is closed, and the next query opens another; after all but
+    SchemaChanged the rows may have been written.
+    """
+    with client.disconnect_on_error(query, settings):
+        connection = client.connection
+        connection.send_query(query)
+        connection.send_data(RowOrientedBlock())  # no external tables
+        expected = client.receive_sample_block().columns_with_types
+        if expected != list(header):
+            raise SchemaChanged(_difference(expected, header))
+        if rows:  # a block without rows would be the end already
+            _write_block(connection, header, rows, data)
+            client.receive_profile_events()
+        connection.send_data(RowOrientedBlock())  # the end
+        client.receive_profile_events()
+        client.receive_end_of_insert_query()
+
+
+def _write_block(connection: Any, header: Header, rows: int, data: Sequence[bytes]) -> None:
+    """Send a block: what the driver's Connection.send_data and BlockOutputStream.write do, with encoded columns."""
+    revision = connection.server_info.used_revision
+    write_varint(ClientPacketTypes.DATA, connection.fout)
+    if revision >= defines.DBMS_MIN_REVISION_WITH_TEMPORARY_TABLES:
+        write_binary_str("", connection.fout)
+    out = connection.block_out.fout  # compresses, or is connection.fout
+    if revision >= defines.DBMS_MIN_REVISION_WITH_BLOCK_INFO:
+        BlockInfo().write(out)
+    write_varint(len(header), out)
+    write_varint(rows, out)
+    for (name, kind), column in zip(header, data, strict=True):
+        write_binary_str(name, out)
+        write_binary_str(kind, out)
+        if revision >= defines.DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION:
+            write_binary_uint8(0, out)  # every value is there: not sparse
+        out.write(column)
+    connection.block_out.finalize()
+
+
+def _difference(expected: Header, header: Header) -> str:
+    for (name, kind), (encoded_name, encoded_kind) in zip(expected, header, strict=False):
+        if name != encoded_name:
+            return f"it takes the column {name} where {encoded_name} was to be sent"
+        if kind != encoded_kind:
+            return f"its column {name} is {kind}, no longer {encoded_kind}"
+    return f"it takes {len(expected)} columns, not {len(header)}"

@@ -1,0 +1,214 @@
+"""Every accepted form of a timestamp → Unix milliseconds, and → `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+
+ISO 8601   `YYYY-MM-DDTHH:MM:SS`, with `T`, `t` or a space; then `.` or `,` and 1 to 9 digits, or no fraction; then `Z`,
+           `z`, `+hh:mm`, `+hhmm`, `+hh` (or `-`), or no zone, which means UTC. Always down to the second: a bare date,
+           a week date and the form without dashes are refused; so are hour 24 and second 60, which Unix time lacks.
+Unix time  A number, or a text of ASCII digits that may begin with `-` and end with a fraction of 1 to 9 digits. Nearer
+           to zero than SECONDS_BELOW it counts seconds (`20211203` does, too), else milliseconds.
+
+What is finer than a millisecond is cut off towards the past, so that every form of one instant gives the same number.
+A result outside FIRST … LAST is refused, not guessed at; Unix micro- and nanoseconds end there. Booleans, NaN, spaces
+around, underscores and digits of other scripts are refused, too. The machine's time zone never matters.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from array import array
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from math import floor, isfinite
+from pathlib import Path
+from typing import Any, TextIO
+
+import orjson
+
+from worker.errors import ExitCode
+
+SECONDS_BELOW = 100_000_000_000  # as seconds this is the year 5138, as milliseconds March 1973
+FIRST = -2_208_988_800_000  # 1900-01-01T00:00:00.000Z … 2299-12-31T23:59:59.999Z: what a DateTime64(3) holds
+LAST = 10_413_791_999_999
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_DAY = 86_400_000
+_CACHED = 16_384  # entries of a cache; some 3 MB at most
+
+# An ISO text is cut at one place: what repeats (the second) before what hardly does.
+_SECOND, _REST = slice(19), slice(19, None)
+_iso_second = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})").fullmatch
+_iso_rest = re.compile(r"(?:[.,]([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?").fullmatch
+_unix = re.compile(r"-?[0-9]{1,14}(?:\.[0-9]{1,9})?").fullmatch
+
+
+def to_millis(value: Any) -> int:
+    """Return the Unix milliseconds of one JSON value; ValueError says why it is no timestamp."""
+    kind = type(value)
+    if kind is int:
+        return _checked(value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value)
+    if kind is str:
+        return _checked(_text_millis(value))
+    if kind is float and isfinite(value):
+        return _checked(_decimal_millis(repr(value)))  # the digits as written: 1.001 * 1000 is less than 1001
+    raise ValueError("neither text nor finite number")
+
+
+def column_to_millis(values: list[Any]) -> array[int]:
+    """Return the Unix milliseconds of each value, as to_millis does; ValueError when any is no timestamp."""
+    seconds, rests = _seconds, _rests
+    try:
+        return array(
+            "q",
+            [
+                seconds[value[_SECOND]] + rests[value[_REST]]
+                if type(value) is str
+                else value
+                if type(value) is int and SECONDS_BELOW <= value <= LAST
+                else to_millis(value)
+                for value in values
+            ],
+        )
+    except ValueError:  # a bad value, or a good one that the caches do not take
+        return array("q", list(map(to_millis, values)))
+
+
+def to_iso(millis: int) -> str:
+    """Return Unix milliseconds as `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
+    return (_EPOCH + millis * _MILLISECOND).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def normalize(value: Any) -> str:
+    """Return any accepted form as `YYYY-MM-DDTHH:MM:SS.mmmZ`; ValueError says why it is no timestamp."""
+    return to_iso(to_millis(value))
+
+
+def _text_millis(text: str) -> int:
+    if len(text) < 15 and text.isascii() and text.isdigit():  # the most frequent of _unix, in a third of its time
+        number = int(text)
+        return number * 1000 if number < SECONDS_BELOW else number
+    if text[4:5] == "-":
+        return _second_millis(text[_SECOND]) + _rest_millis(text[_REST])
+    if _unix(text):
+        return _decimal_millis(text)
+    raise ValueError("neither ISO 8601 nor Unix time")
+
+
+def _decimal_millis(text: str) -> int:
+    """Return Unix seconds or milliseconds with a sign, fraction or exponent as milliseconds."""
+    number = Decimal(text)
+    return floor(number * 1000 if -SECONDS_BELOW < number < SECONDS_BELOW else number)
+
+
+def _checked(millis: int) -> int:
+    if FIRST <= millis <= LAST:
+        return millis
+    raise ValueError("out of range")
+
+
+def _second_millis(text: str) -> int:
+    """Return the milliseconds of `YYYY-MM-DDTHH:MM:SS`, which must have that shape, in UTC."""
+    parts = _iso_second(text)
+    if not parts:
+        raise ValueError("not ISO 8601")
+    year, month, day, hour, minute, second = map(int, parts.groups())
+    return (datetime(year, month, day, hour, minute, second, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+
+
+def _rest_millis(text: str) -> int:
+    """Return the milliseconds that fraction and zone, the rest of an ISO text, add to its second."""
+    parts = _iso_rest(text)
+    if not parts:
+        raise ValueError("not a fraction and a zone after the second")
+    fraction, sign, hours, minutes = parts.groups("0")
+    offset = (int(hours) * 60 + int(minutes)) * 60_000
+    return int(fraction[:3].ljust(3, "0")) + (offset if sign == "-" else -offset)
+
+
+class _Seconds(dict[str, int]):
+    """The first 19 characters of a text → milliseconds to which those of any rest can be added.
+
+    A shorter key is the whole text, and its rest is empty. A key of 19 is the second of an ISO text, and never within a
+    day of FIRST or LAST, so that no zone moves the sum out of range. Any other key is a ValueError: to_millis decides.
+    """
+
+    def __missing__(self, key: str) -> int:
+        if len(key) < 19:
+            millis = _checked(_text_millis(key))
+            return millis if len(key) > 10 else _remember(self, key, millis)  # Unix milliseconds hardly repeat
+        millis = _second_millis(key)
+        if not FIRST + _DAY <= millis <= LAST - _DAY:
+            raise ValueError("near the end of the range")
+        return _remember(self, key, millis)
+
+
+class _Rests(dict[str, int]):
+    """The characters after the first 19 → the milliseconds that they add."""
+
+    def __missing__(self, key: str) -> int:
+        return _remember(self, key, _rest_millis(key))
+
+
+def _remember(cache: dict[str, int], key: str, millis: int) -> int:
+    if len(cache) >= _CACHED:
+        cache.clear()
+    cache[key] = millis
+    return millis
+
+
+_seconds = _Seconds()
+_rests = _Rests()
+
+
+def main(path: str) -> int:
+    """Print what check_file finds; return the exit code: 1 if a case failed, 2 if the file cannot be read."""
+    try:
+        failed = check_file(path, sys.stdout)[1]
+    except OSError as error:
+        print(f"{path}: {error.strerror or error}; name a file with lines 'input,expected'", file=sys.stderr)
+        return ExitCode.USAGE
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def check_file(path: str, out: TextIO) -> tuple[int, int]:
+    """Test each `input,expected` line of a file and write failures and a summary; return how many passed and failed.
+
+    A quoted input is text, an unquoted one a number where it is a JSON number, else text. Expected is what normalize
+    gives, or `error` where the input must be refused. Empty lines and lines that begin with `#` are left out.
+    """
+    passed = failed = 0
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        spelling, comma, expected = line.rpartition(",")
+        if not comma:
+            problem = f"{line!r}: no comma; a line is 'input,expected'"
+        else:
+            problem = _check_case(_unquoted(spelling.strip()), expected.strip())
+        if problem:
+            failed += 1
+            out.write(f"line {number}: {problem}\n")
+        else:
+            passed += 1
+    out.write(f"{passed} passed, {failed} failed\n")
+    return passed, failed
+
+
+def _check_case(value: str | int | float, expected: str) -> str:
+    """Return what is wrong with the value's normal form; empty when nothing is."""
+    try:
+        result = normalize(value)
+    except ValueError as error:
+        return "" if expected == "error" else f"{value!r}: expected {expected}, got an error: {error}"
+    return "" if result == expected else f"{value!r}: expected {expected}, got {result}"
+
+
+def _unquoted(spelling: str) -> str | int | float:
+    if len(spelling) > 1 and spelling[0] == spelling[-1] and spelling[0] in "'\"":
+        return spelling[1:-1]
+    try:
+        number = orjson.loads(spelling)
+    except ValueError:
+        return spelling
+    return number if type(number) in (int, float) else spelling
