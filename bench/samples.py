@@ -15,7 +15,7 @@ from redis.connection import Connection
 
 from worker import events
 from worker.events import Field
-from worker.fleet import Fleet
+from worker.produce.fleet import Fleet
 from worker.sinks import columns
 from worker.timestamps import column_to_millis
 

@@ -19,8 +19,8 @@ from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
 
 from bench import machine
-from worker.fleet import Fleet
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
+from worker.produce.fleet import Fleet
 from worker.timestamps import to_millis
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from worker.metrics import METRICS
+from worker.monitor.metrics import METRICS
 from worker.settings import OWNED_PROPERTIES, PREFIX, Settings, default_of, flag_of
 
 HERE = Path(__file__).parent
@@ -47,7 +47,8 @@ def metrics() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written by `make docs` from `worker/metrics.py`. Served at `/metrics` of `--metrics-host`:`--metrics-port`.",
+        "Written by `make docs` from `worker/monitor/metrics.py`. "
+        "Served at `/metrics` of `--metrics-host`:`--metrics-port`.",
         "",
         "| metric | type | labels | meaning |",
         "| --- | --- | --- | --- |",

@@ -62,7 +62,15 @@ def send(bootstrap: str, topic: str, payloads: Sequence[bytes | None], partition
         if error:
             errors.append(str(error))
 
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "message.max.bytes": 100_000_000, **_QUIET})
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 5,
+            "message.max.bytes": 100_000_000,
+            "enable.idempotence": True,  # what is counted afterwards must be there once
+            **_QUIET,
+        }
+    )
     where = PARTITION_UA if partition is None else partition
     for payload in payloads:
         while True:

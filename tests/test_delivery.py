@@ -31,6 +31,7 @@ STATS = Stats()
 SLOTS = 6
 TOPIC_IDS = itertools.count()
 BATCH_ROWS = st.sampled_from([1, 3, 1000])
+LINGERS_MS = st.sampled_from([0, 0, 3_600_000])
 KIND_LISTS = st.lists(st.sampled_from(["good"] * 5 + ["bad", "poison", "tombstone", "gap"]), max_size=12)
 OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost"]), max_size=4)
 
@@ -48,6 +49,7 @@ class World:
         self.rows: dict[int, int] = {}
         self.letters: set[int] = set()
         self.outcomes: list[str] = []
+        self.fetch = 5  # messages that one read brings at most
         self.orphans: list[Callable[[], None]] = []
         self.writers: list[FakeWriter] = []
 
@@ -85,7 +87,8 @@ class FakeSource:
             self.on_lost([KEY])
         if self.position is None:
             return Read([], [], [])
-        there = [(offset, payload) for offset, payload in self.world.log if offset >= self.position][:5]
+        there = [(offset, payload) for offset, payload in self.world.log if offset >= self.position]
+        there = there[: self.world.fetch]
         if not there:
             return Read([], [(TOPIC, 0, self.world.end)], [])
         self.position = there[-1][0] + 1
@@ -210,14 +213,14 @@ class FakeWriter:
 class Member:
     """A consumer process."""
 
-    def __init__(self, world: World, index: int, exactly_once: bool, batch_rows: int) -> None:
+    def __init__(self, world: World, index: int, exactly_once: bool, batch_rows: int, linger_ms: int) -> None:
         self.world = world
         parts: dict[str, Any] = {
             "sink": FakeSink(world, exactly_once),
             "letters": FakeLetters(world),
             "writer": FakeWriter(world),
         }
-        options = Settings(topic=TOPIC, linger_ms=0, batch_rows=batch_rows)
+        options = Settings(topic=TOPIC, linger_ms=linger_ms, batch_rows=batch_rows)
         self.consumer = Consumer(options, STATS, index, **parts)
         factory: Any = lambda _settings, _index, **callbacks: FakeSource(world, **callbacks)  # noqa: E731
         self.consumer.join(factory)
@@ -241,20 +244,20 @@ class Delivery(RuleBasedStateMachine):
         self.world = World()
         self.slots = itertools.count()
 
-    @initialize(target=members, batch_rows=BATCH_ROWS, kinds=KIND_LISTS)
-    def begin(self, batch_rows: int, kinds: list[str]) -> Any:
+    @initialize(target=members, batch_rows=BATCH_ROWS, linger_ms=LINGERS_MS, kinds=KIND_LISTS)
+    def begin(self, batch_rows: int, linger_ms: int, kinds: list[str]) -> Any:
         """Begin with an owner and something to read: most faults need both."""
         self.produce(kinds)
-        member = Member(self.world, next(self.slots), self.exactly_once, batch_rows)
+        member = Member(self.world, next(self.slots), self.exactly_once, batch_rows, linger_ms)
         member.source.assign()
         return member
 
-    @rule(target=members, batch_rows=BATCH_ROWS)
-    def start(self, batch_rows: int) -> Any:
+    @rule(target=members, batch_rows=BATCH_ROWS, linger_ms=LINGERS_MS)
+    def start(self, batch_rows: int, linger_ms: int) -> Any:
         index = next(self.slots)
         if index >= SLOTS - 1:
             return multiple()
-        return Member(self.world, index, self.exactly_once, batch_rows)
+        return Member(self.world, index, self.exactly_once, batch_rows, linger_ms)
 
     @rule(kinds=KIND_LISTS)
     def produce(self, kinds: list[str]) -> None:
@@ -264,21 +267,26 @@ class Delivery(RuleBasedStateMachine):
                 self.world.log.append((self.world.end, payload))
             self.world.end += 1
 
-    @rule(member=members, outcomes=OUTCOMES)
-    def turn(self, member: Member, outcomes: list[str]) -> None:
-        self.world.outcomes = outcomes
+    @rule(member=members, outcomes=OUTCOMES, fetch=st.integers(1, 5))
+    def turn(self, member: Member, outcomes: list[str], fetch: int) -> None:
+        self.world.outcomes, self.world.fetch = outcomes, fetch
         member.turn()
         self.world.outcomes = []
 
-    @rule(member=members, kinds=KIND_LISTS, outcomes=OUTCOMES)
-    def succeed(self, member: Member, kinds: list[str], outcomes: list[str]) -> None:
+    @rule(member=members, kinds=KIND_LISTS, outcomes=OUTCOMES, fetch=st.integers(1, 5), landed=st.booleans())
+    def succeed(self, member: Member, kinds: list[str], outcomes: list[str], fetch: int, landed: bool) -> None:
         """The owner vanishes while it writes, more events come, and another takes over."""
         owner = self.world.owner
         if owner is not None and owner is not member.source and not member.source.expelled:
             self.expel_owner(owner)
             self.produce(kinds)
+            if landed:
+                for writer in self.world.writers:
+                    writer.drop()
+                self.orphan_lands()
             member.source.assign()
-            self.turn(member, outcomes)
+            self.turn(member, outcomes, fetch)
+            self.turn(member, [], fetch)
 
     @rule(member=members)
     def rebalance(self, member: Member) -> None:
@@ -353,7 +361,7 @@ class Delivery(RuleBasedStateMachine):
         world = self.world
         if world.owner is not None:
             world.owner.revoke()
-        member = Member(world, SLOTS - 1, self.exactly_once, 1000)
+        member = Member(world, SLOTS - 1, self.exactly_once, 1000, 0)
         member.source.assign()
         for _ in range(10 * len(world.log) + 20):
             member.turn()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.ends import Ends
+from worker.monitor.ends import Ends
 
 
 def log_of(*samples: tuple[float, int]) -> Ends:

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from worker.local import fetch
-from worker.metrics import METRICS
+from worker.monitor.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "grafana"

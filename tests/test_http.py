@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from tests.kit import wait_until
-from worker import http as served
 from worker.errors import ExitCode, Fatal
-from worker.http import Request, Response, Server
+from worker.monitor import http as served
+from worker.monitor.http import Request, Response, Server
 
 BIG = b"x" * 20_000_000  # more than any socket buffer takes
 

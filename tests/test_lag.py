@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.lag import PartitionLag, Retention, headroom
+from worker.monitor.lag import PartitionLag, Retention, headroom
 
 BEHIND = PartitionLag(0, start=100, end=1100, committed=600, seconds=0, headroom=None)
 

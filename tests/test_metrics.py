@@ -6,11 +6,11 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.accounts import Accounts
-from worker.lag import PartitionLag
 from worker.local import fetch
-from worker.metrics import METRICS, Collector, Exposition
-from worker.observed import Observed
+from worker.monitor.accounts import Accounts
+from worker.monitor.lag import PartitionLag
+from worker.monitor.metrics import METRICS, Collector, Exposition
+from worker.monitor.observed import Observed
 from worker.settings import Settings
 from worker.stats import HISTOGRAMS, STAGES, Slot, Stats
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from worker.lag import PartitionLag
-from worker.observed import Observed
+from worker.monitor.lag import PartitionLag
+from worker.monitor.observed import Observed
 from worker.settings import Settings
 from worker.stats import Slot, Stats
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from worker.errors import ExitCode, Fatal
 from worker.events import Field, decode
-from worker.fleet import BAD_EVENTS, EVENTS_PER_TICK, SEEDED_EPOCH_MS, Fleet, device_ip
 from worker.produce import ProduceOptions, produce
+from worker.produce.fleet import BAD_EVENTS, EVENTS_PER_TICK, SEEDED_EPOCH_MS, Fleet, device_ip
 from worker.timestamps import to_millis
 
 

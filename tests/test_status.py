@@ -6,13 +6,13 @@ from typing import Any
 import orjson
 import pytest
 
-from worker.accounts import Accounts
-from worker.http import Request
-from worker.lag import PartitionLag
-from worker.observed import Observed
+from worker.monitor.accounts import Accounts
+from worker.monitor.http import Request
+from worker.monitor.lag import PartitionLag
+from worker.monitor.observed import Observed
+from worker.monitor.status import HISTORY, Status
 from worker.settings import Settings
 from worker.stats import Slot, Stats
-from worker.status import HISTORY, Status
 
 
 class Shown:
@@ -69,7 +69,7 @@ def test_the_same_error_seen_again_is_no_new_one(shown: Shown) -> None:
 
 
 def test_the_history_goes_on_from_where_a_page_has_it(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.status._EVERY_S", 0.0)
+    monkeypatch.setattr("worker.monitor.status._EVERY_S", 0.0)
     for _ in range(1000):
         shown.sample()
     history = shown.json()["history"]

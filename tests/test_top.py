@@ -12,13 +12,13 @@ import orjson
 import pytest
 
 from worker import top
-from worker.accounts import Accounts
 from worker.errors import Fatal
-from worker.lag import PartitionLag
-from worker.observed import Observed
+from worker.monitor.accounts import Accounts
+from worker.monitor.lag import PartitionLag
+from worker.monitor.observed import Observed
+from worker.monitor.status import Status
 from worker.settings import Settings
 from worker.stats import Stats
-from worker.status import Status
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 

@@ -139,7 +139,7 @@ class Consumer:
 
     def _patience(self) -> float:
         """Return how long a read may wait: not past the moment at which a batch is due."""
-        opened = [one.open.opened for one in self._partitions.values() if one.open]
+        opened = [since for one in self._partitions.values() if (since := one.growing_since) is not None]
         if not opened:  # what arrives meanwhile has waited already when its batch begins
             return min(_POLL_S, max(0.005, self._linger_s / 4))
         return min(_POLL_S, max(0.001, min(opened) + self._linger_s - time.monotonic()))
@@ -219,7 +219,8 @@ class Consumer:
         now = time.monotonic()
         hurry = self._stopping or self._waiting() > _MAX_WAITING_BYTES
         for one in self._partitions.values():
-            if one.open and (hurry or now - one.open.opened >= self._linger_s):
+            since = one.growing_since
+            if since is not None and (hurry or now - since >= self._linger_s):
                 one.seal()
         due = [(one.sealed[0].opened, key) for key, one in self._partitions.items() if one.sealed]
         if not due:
@@ -441,6 +442,9 @@ class Consumer:
         """Write and commit what was read, then leave the group; FAILED when the time was too short for that."""
         deadline = time.monotonic() + self._settings.drain_timeout
         self._set_paused(True)
+        for one in self._partitions.values():
+            if one.open and one.progress.resuming:  # its end will not be read: the next owner finds the same intent
+                one.drop()
         while not self._settled() and time.monotonic() < deadline:
             self._slot.beat()
             self._source.read(0.0)

@@ -41,6 +41,14 @@ class Partition:
         return sum(batch.size for batch in self.sealed) + (self.open.size if self.open else 0)
 
     @property
+    def growing_since(self) -> float | None:
+        """The moment (time.monotonic) at which the open batch began; None where there is none that may be closed early.
+
+        The block of an intent ends where the intent says: a shorter one has another token, and would double its rows.
+        """
+        return self.open.opened if self.open is not None and not self.progress.resuming else None
+
+    @property
     def settled(self) -> bool:
         """Whether everything that was read is accounted for, and the group knows."""
         return not (self.open or self.sealed or self.uncommitted)

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.job import Job, consumers, status
 from tests.faults.oracle import EXACT, DeadLetter, device, event, events
 from tests.kit import PATIENCE_S, clickhouse_client, wait_until
-from worker.fleet import BAD_EVENTS
+from worker.produce.fleet import BAD_EVENTS
 
 pytestmark = pytest.mark.faults
 

@@ -36,6 +36,24 @@ def test_kill_after_the_insert_and_before_its_answer(rows_job: Job, clickhouse_p
     assert rows_job.judge(range(count)) == EXACT
 
 
+def test_the_block_of_a_take_over_is_cut_by_neither_time_nor_size(rows_job: Job, clickhouse_proxy: Proxy) -> None:
+    """It takes many fetches, and a batch of the next owner is full, and old, long before that."""
+    count = 20_000
+    rows_job.create()
+    rows_job.send(events(count))
+    big = ("--batch-rows", str(count), "--linger-ms", "5000")
+    with rows_job.start(*big, *rows_job.via(clickhouse_proxy.port)) as worker:
+        clickhouse_proxy.drop_reply(after_bytes=20 * count, until=END_OF_STREAM)
+        wait_until(rows_job.rows, PATIENCE_S, "the block is in the table")
+        kill(worker.pid, *consumers(worker))
+    clickhouse_proxy.heal()
+    assert rows_job.rows() == count
+    assert rows_job.intent()
+    rows_job.send(events(100, first=count))
+    rows_job.finish("--batch-rows", "700", "--linger-ms", "1")
+    assert rows_job.judge(range(count + 100)) == EXACT
+
+
 def test_kill_after_the_answer_and_before_the_commit(
     rows_job: Job, clickhouse_proxy: Proxy, hurt_kafka: Server
 ) -> None:

@@ -11,13 +11,12 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kit import PATIENCE_S, Service, create_topic, run_worker
-from worker import replay as replay_module
 from worker.batch import Letter
 from worker.deadletter import DeadLetters
-from worker.dlq import count_letters, list_letters, replay
+from worker.dlq import count_letters, list_letters, replay, sender
+from worker.dlq.letters import StoredLetter
+from worker.dlq.sender import Place
 from worker.errors import ExitCode, Retryable
-from worker.letters import StoredLetter
-from worker.replay import Place
 from worker.scan import Scan
 from worker.settings import Settings
 
@@ -121,7 +120,7 @@ def test_the_raw_bytes_go_back_to_their_partition_with_where_they_come_from(sett
 def test_each_event_is_replayed_once_over_all_runs_reasons_and_doubles(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_module, "_CHUNK", 2)
+    monkeypatch.setattr(sender, "_CHUNK", 2)
     create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
     for _ in range(2):  # a batch of letters that was tried again
         write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)

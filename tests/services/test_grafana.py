@@ -25,7 +25,7 @@ from tests.pages import Pages, browse
 from tests.services.load import Load
 from tests.services.picture import Line, page
 from worker.local import start_prometheus
-from worker.metrics import METRICS
+from worker.monitor.metrics import METRICS
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "worker.json").read_text())

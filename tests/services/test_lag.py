@@ -8,8 +8,8 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from tests.kit import Service, create_topic, send, wait_until
 from worker.errors import Retryable
-from worker.lag import GroupLag, PartitionLag, Retention
 from worker.local import Server, start_kafka
+from worker.monitor.lag import GroupLag, PartitionLag, Retention
 from worker.settings import Settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 import pty
 import time
@@ -18,8 +19,8 @@ from confluent_kafka.admin import AdminClient
 from tests.kit import create_topic, host_and_port, wait_until
 from tests.proxy import Proxy
 from worker.errors import ExitCode, Fatal
-from worker.fleet import Fleet
 from worker.produce import ProduceOptions, produce
+from worker.produce.fleet import Fleet
 
 PATIENCE_S = 120
 
@@ -49,7 +50,7 @@ def _end(consumer: Consumer, topic: str, partition: int) -> int:
 
 
 def read(kafka: Any, topic: str) -> list[list[bytes]]:
-    """Return the payloads of each partition, from its start to the end it has now."""
+    """Return the payloads of each partition, from its start to the end it has now; what comes meanwhile is left out."""
     consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": topic, "enable.partition.eof": False})
     with contextlib.closing(consumer):
         partitions = sorted(consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions)
@@ -57,10 +58,11 @@ def read(kafka: Any, topic: str) -> list[list[bytes]]:
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
         payloads: list[list[bytes]] = [[] for _ in partitions]
         deadline = time.monotonic() + PATIENCE_S
-        while [len(part) for part in payloads] != ends and time.monotonic() < deadline:
+        while any(map(operator.lt, map(len, payloads), ends)) and time.monotonic() < deadline:
             for message in consumer.consume(1000, 0.1):
                 assert message.error() is None
                 payloads[message.partition() or 0].append(message.value() or b"")
+        payloads = [part[:end] for part, end in zip(payloads, ends, strict=True)]
         assert [len(part) for part in payloads] == ends
         return payloads
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from tests.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
 from worker import verify as verify_module
 from worker.batch import Letter
-from worker.comparison import Account, Ranges
 from worker.deadletter import DeadLetters
 from worker.delivery import Intent, plain
 from worker.errors import ExitCode, Fatal
 from worker.settings import Settings
 from worker.sinks.clickhouse import ClickHouseSink
 from worker.verify import verify
+from worker.verify.comparison import Account, Ranges
 
 
 class Result(NamedTuple):

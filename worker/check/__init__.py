@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TextIO
 
-from worker.check_clickhouse import look_at_clickhouse
-from worker.check_kafka import look_at_kafka
-from worker.check_redis import look_at_redis
+from worker.check.clickhouse import look_at_clickhouse
+from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.check.kafka import look_at_kafka
+from worker.check.redis import look_at_redis
 from worker.errors import ExitCode, WorkerError
 from worker.events import Field, decode
-from worker.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.scan import Scan
 from worker.settings import Settings
 

@@ -9,8 +9,8 @@ from typing import Any
 import redis
 from redis import exceptions
 
+from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.errors import WorkerError
-from worker.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.settings import Settings
 from worker.sinks.redis import RedisSink
 

@@ -18,12 +18,12 @@ import redis
 from confluent_kafka import Message
 
 from worker.batch import Batch
-from worker.comparison import Ranges
 from worker.errors import ExitCode, Retryable
 from worker.events import decode
 from worker.scan import Scan
 from worker.settings import Settings
 from worker.sinks.redis import RedisSink
+from worker.verify.comparison import Ranges
 
 _TTL_S = 86_400  # should this process die before it deletes its keys
 _BATCH_EVENTS = 100_000

@@ -17,16 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from worker.accounts import Accounts
 from worker.errors import ExitCode, Fatal, Retryable
-from worker.http import Request, Response, Server
-from worker.lag import GroupLag, PartitionLag, Retention
-from worker.metrics import Collector, Exposition
-from worker.observed import Observed
-from worker.report import Report
+from worker.monitor.accounts import Accounts
+from worker.monitor.http import Request, Response, Server
+from worker.monitor.lag import GroupLag, PartitionLag, Retention
+from worker.monitor.metrics import Collector, Exposition
+from worker.monitor.observed import Observed
+from worker.monitor.report import Report
+from worker.monitor.status import Status
 from worker.settings import Settings
 from worker.stats import Stats
-from worker.status import Status
 
 log = logging.getLogger("worker.monitor")
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
+from worker.dlq.letters import StoredLetter, read_letters
+from worker.dlq.sender import replay
 from worker.errors import ExitCode
-from worker.letters import StoredLetter, read_letters
-from worker.replay import replay
 from worker.settings import Settings
 
 __all__ = ["count_letters", "list_letters", "replay"]

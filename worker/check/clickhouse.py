@@ -9,8 +9,8 @@ from typing import Any
 
 from clickhouse_driver import Client, errors
 
+from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.errors import Fatal, WorkerError
-from worker.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.settings import Settings
 from worker.sinks import native
 from worker.sinks.clickhouse import ClickHouseSink

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Self, TextIO
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from worker.dlq.letters import StoredLetter, read_letters
 from worker.errors import ExitCode, Fatal, Retryable
 from worker.kafka import check_rights, client_properties
-from worker.letters import StoredLetter, read_letters
 from worker.scan import Scan
 from worker.settings import Settings
 

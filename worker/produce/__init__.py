@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from worker.errors import ExitCode, Fatal
-from worker.fleet import MAX_DEVICES, Fleet
-from worker.topic import SLICE_S, Topic
+from worker.produce.fleet import MAX_DEVICES, Fleet
+from worker.produce.topic import SLICE_S, Topic
 
 _BATCH = 1000  # events of one partition handed to librdkafka in one call
 _TURNS = 16  # of every partition at least, so that a small run spreads evenly too

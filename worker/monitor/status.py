@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from worker.accounts import Accounts, Sums, alive
 from worker.cli import version_text
-from worker.http import Request, Response
-from worker.observed import Observed
+from worker.monitor.accounts import Accounts, Sums, alive
+from worker.monitor.http import Request, Response
+from worker.monitor.observed import Observed
 from worker.stats import Slot, Stats
 
 _HISTORY_S = 900
@@ -65,7 +65,7 @@ class Status:
 
     def page(self, _request: Request) -> Response:
         """The status page; it fetches `json` by itself."""
-        return Response(files("worker").joinpath("status.html").read_bytes(), "text/html; charset=utf-8")
+        return Response(files("worker.monitor").joinpath("status.html").read_bytes(), "text/html; charset=utf-8")
 
     def json(self, request: Request) -> Response:
         """Return all that the page and `top` show; of the history what is newer than `since` (s since the epoch)."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from worker.ends import Ends
 from worker.errors import Fatal, Retryable
 from worker.kafka import check_rights, client_properties
 from worker.log import LIBRDKAFKA
+from worker.monitor.ends import Ends
 from worker.settings import Settings
 
 log = logging.getLogger("worker.monitor")

@@ -22,9 +22,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from worker.accounts import Accounts, alive
 from worker.cli import version_text
-from worker.observed import Observed
+from worker.monitor.accounts import Accounts, alive
+from worker.monitor.observed import Observed
 from worker.stats import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")

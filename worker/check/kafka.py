@@ -17,11 +17,11 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from worker.check.finding import Finding, fail, ok, trouble, warn
 from worker.deadletter import topic_config
 from worker.errors import Retryable, WorkerError
-from worker.finding import Finding, fail, ok, trouble, warn
 from worker.kafka import client_properties
-from worker.lag import GroupLag
+from worker.monitor.lag import GroupLag
 from worker.settings import Settings
 
 _TIMEOUT_S = 8.0

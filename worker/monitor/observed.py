@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from worker.accounts import alive
-from worker.lag import PartitionLag
+from worker.monitor.accounts import alive
+from worker.monitor.lag import PartitionLag
 from worker.settings import Settings
 from worker.stats import Stats
 

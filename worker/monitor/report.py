@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from worker.errors import Fatal, Retryable
-from worker.observed import Observed
+from worker.monitor.observed import Observed
 from worker.sinks import open_sink
 
 log = logging.getLogger("worker.monitor")

@@ -15,13 +15,13 @@ from typing import TextIO, cast
 
 from confluent_kafka import Message
 
-from worker.comparison import PROBLEMS, Account, Ranges
+from worker.dlq.letters import read_letters
 from worker.errors import ExitCode, Fatal
-from worker.letters import read_letters
-from worker.recount import notes, recount
-from worker.rows import Rows
 from worker.scan import Scan
 from worker.settings import Settings
+from worker.verify.comparison import PROBLEMS, Account, Ranges
+from worker.verify.recount import notes, recount
+from worker.verify.rows import Rows
 
 SLICE = 1_000_000  # offsets that are compared at a time: about 200 MB
 
