@@ -213,6 +213,17 @@ def test_a_column_is_its_values_in_order_or_a_value_error_when_any_is_bad(column
     assert outcome(column_to_millis, column) == (ValueError if ValueError in singles else array("q", singles))
 
 
+@given(
+    st.lists(st.one_of(values, st.booleans(), st.sampled_from([0, 1, 0.0, -0.0, 1.0])), max_size=4), st.integers(3, 5)
+)
+@example([1, True], 3)
+@example([False, 0], 3)
+def test_a_column_of_values_that_come_again_is_no_different(column: list[Any], times: int) -> None:
+    singles = [outcome(to_millis, value) for value in column]
+    expected = ValueError if ValueError in singles else array("q", singles * times)
+    assert outcome(column_to_millis, column * times) == expected
+
+
 @given(st.lists(st.one_of(instants.map(to_iso), instants.map(lambda millis: millis // 1000)), min_size=1))
 def test_good_columns_of_mixed_forms_become_one_array(column: list[Any]) -> None:
     assert column_to_millis(column) == array("q", map(to_millis, column))
