@@ -64,11 +64,13 @@ KINDS = {"good": b'{"v":1', "bad": b"x", "poison": b'{"v":2'}
 class FakeSource:
     """What Source offers, against a World. An expelled member learns it at its next read; its commits are refused."""
 
-    def __init__(self, world: World, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
         self.position: int | None = None
         self.expelled = False
+
+    def subscribe(self, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
 
     def assign(self) -> None:
         self.world.owner = self
@@ -215,16 +217,17 @@ class Member:
 
     def __init__(self, world: World, index: int, exactly_once: bool, batch_rows: int, linger_ms: int) -> None:
         self.world = world
+        self.source = FakeSource(world)
+        self.writer = FakeWriter(world)
         parts: dict[str, Any] = {
+            "source": self.source,
             "sink": FakeSink(world, exactly_once),
             "letters": FakeLetters(world),
-            "writer": FakeWriter(world),
+            "writer": self.writer,
         }
         options = Settings(topic=TOPIC, linger_ms=linger_ms, batch_rows=batch_rows)
         self.consumer = Consumer(options, STATS, index, **parts)
-        factory: Any = lambda _settings, _index, **callbacks: FakeSource(world, **callbacks)  # noqa: E731
-        self.consumer.join(factory)
-        self.source: FakeSource = self.consumer._source  # type: ignore[assignment]
+        self.consumer.join()
         self.consumer._housekeeping_at = math.inf  # a full collection each time would be all that the test does
 
     def turn(self) -> None:
@@ -312,7 +315,7 @@ class Delivery(RuleBasedStateMachine):
         """Kill -9: what was being written may still land."""
         if self.world.owner is member.source:
             self.world.owner = None
-        member.consumer._writer.drop()
+        member.writer.drop()
 
     @rule()
     def orphan_lands(self) -> None:

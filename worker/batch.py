@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from worker.events import Field
 
+Key = tuple[str, int]  # topic, partition
+
 
 class Chunk(NamedTuple):
     """Up to a thousand consecutive messages of one partition, as read."""

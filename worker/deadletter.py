@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from worker.batch import Letter
-from worker.errors import Retryable
+from worker.batch import Batch, Letter
+from worker.errors import ExitCode, Fatal, Retryable
 from worker.kafka import check_rights, other_properties
 from worker.log import LIBRDKAFKA
 from worker.settings import Settings
@@ -21,6 +22,7 @@ log = logging.getLogger("worker.deadletter")
 
 _Header = tuple[str, str | bytes | None]
 
+_RATIO_WINDOW = 10_000
 _FLUSH_S = 30.0
 _HEADERS_BYTES = 64 << 10
 _MAX_BYTES = 1_000_000_000  # librdkafka's own limit: the broker's is the one that counts
@@ -103,6 +105,29 @@ class DeadLetters:
             )
         check_rights(error)
         return Retryable(f"dead letters: {self.topic}: {error.str()}", reason="connection")
+
+
+class BadRatio:
+    """Looks how many of the last events were bad, so that a topic of something else does not drain into the letters."""
+
+    def __init__(self, allowed: float) -> None:
+        self._allowed = allowed
+        self._window: deque[tuple[int, int]] = deque()
+
+    def watch(self, batch: Batch) -> None:
+        """Take a batch that is about to be written into account. Raises Fatal where there are too many bad ones."""
+        window = self._window
+        window.append((batch.consumed, len(batch.letters)))
+        while len(window) > 1 and sum(consumed for consumed, _ in window) - window[0][0] >= _RATIO_WINDOW:
+            window.popleft()
+        consumed, bad = (sum(column) for column in zip(*window, strict=True))
+        if consumed >= _RATIO_WINDOW and bad > self._allowed * consumed:
+            raise Fatal(
+                f"{bad} of the last {consumed} events of {batch.topic} cannot be written, more than --max-bad-ratio "
+                f"{self._allowed:g} allows; nothing from offset {batch.start} of partition {batch.partition} on was "
+                "committed. Is it the right topic?",
+                code=ExitCode.HALT,
+            )
 
 
 def topic_config(admin: AdminClient, origin: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from worker.batch import Chunk
+from worker.batch import Chunk, Key
 from worker.errors import ExitCode, Fatal, Retryable
 from worker.kafka import check_rights, commit_trouble, consumer_properties, no_rights, other_properties, topic_ids
 from worker.log import LIBRDKAFKA
@@ -30,8 +30,6 @@ from worker.settings import Settings
 log = logging.getLogger("worker.source")
 
 READ_MESSAGES = 1000  # more loses to cache misses, fewer to the call's own cost: bench/README.md
-
-_Key = tuple[str, int]
 
 _TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
@@ -63,22 +61,10 @@ class Read(NamedTuple):
 
 
 class Source:
-    """A subscribed consumer. The callbacks run inside `read` and `close`, in the caller's thread.
+    """A consumer of Kafka; a member of the group once it is subscribed."""
 
-    `on_assign` gets the partitions and returns the offset to begin at for each (None: not to be read for now);
-    `on_revoke` gets them while commits are still possible, `on_lost` when they no longer are.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        index: int,
-        *,
-        on_assign: Callable[[list[_Key]], Mapping[_Key, int | None]],
-        on_revoke: Callable[[list[_Key]], None],
-        on_lost: Callable[[list[_Key]], None],
-    ) -> None:
-        self._on_assign = on_assign
+    def __init__(self, settings: Settings, index: int) -> None:
+        self._topic = settings.topic
         # The new group protocol gives and takes partitions one by one; the classic one, with range, all at once.
         self._incremental = settings.kafka.get("group.protocol") == "consumer"
         self._failure: BaseException | None = None
@@ -86,14 +72,27 @@ class Source:
             consumer_properties(settings, index), logger=logging.getLogger(LIBRDKAFKA), error_cb=self._on_error
         )
         self._admin = AdminClient(other_properties(settings), logger=logging.getLogger(LIBRDKAFKA))
+        self._closing = False
+        self._several = True  # whether more than one partition is assigned
+
+    def subscribe(
+        self,
+        *,
+        on_assign: Callable[[list[Key]], Mapping[Key, int | None]],
+        on_revoke: Callable[[list[Key]], None],
+        on_lost: Callable[[list[Key]], None],
+    ) -> None:
+        """Join the group. The callbacks run inside `read` and `close`, in the caller's thread.
+
+        `on_assign` gets the partitions and returns the offset to begin at for each (None: not to be read for now);
+        `on_revoke` gets them while commits are still possible, `on_lost` when they no longer are.
+        """
         self._consumer.subscribe(
-            [settings.topic],
-            on_assign=self._guarded(self._assign),
+            [self._topic],
+            on_assign=self._guarded(lambda partitions: self._assign(partitions, on_assign)),
             on_revoke=self._guarded(lambda partitions: on_revoke(_keys(partitions))),
             on_lost=self._guarded(lambda partitions: on_lost(_keys(partitions))),
         )
-        self._closing = False
-        self._several = True  # whether more than one partition is assigned
 
     def read(self, timeout: float) -> Read:
         """Read up to READ_MESSAGES messages, waiting up to `timeout` seconds (below 0.2: one call) for that many.
@@ -116,7 +115,7 @@ class Source:
             return Read([_chunk(messages)], ends, errors)
         return Read([_chunk(list(run)) for _, run in groupby(messages, Message.partition)], ends, errors)
 
-    def committed(self, partitions: Sequence[_Key], timeout: float = 60.0) -> dict[_Key, Committed]:
+    def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
         """Ask for the group's commits, the topic ids and the logs' starts; retries until `timeout`."""
         deadline = time.monotonic() + timeout
         while True:
@@ -129,10 +128,10 @@ class Source:
                 log.warning("cannot read committed offsets yet, trying again: %s", error.args[0].str())
                 time.sleep(0.5)
 
-    def _committed(self, partitions: Sequence[_Key]) -> dict[_Key, Committed]:
+    def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
         asked = [TopicPartition(topic, partition) for topic, partition in partitions]
         ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
-        found: dict[_Key, Committed] = {}
+        found: dict[Key, Committed] = {}
         for item in self._consumer.committed(asked, timeout=10):
             if item.error:
                 raise KafkaException(item.error)
@@ -170,11 +169,11 @@ class Source:
         """Go on reading at an offset."""
         self._consumer.seek(TopicPartition(topic, partition, offset))
 
-    def pause(self, partitions: Sequence[_Key]) -> None:
+    def pause(self, partitions: Sequence[Key]) -> None:
         """Stop fetching; what was prefetched is dropped, so do not flap."""
         self._consumer.pause([TopicPartition(*key) for key in partitions])
 
-    def resume(self, partitions: Sequence[_Key]) -> None:
+    def resume(self, partitions: Sequence[Key]) -> None:
         """Fetch again."""
         self._consumer.resume([TopicPartition(*key) for key in partitions])
 
@@ -183,10 +182,12 @@ class Source:
         self._closing = True
         self._consumer.close()
 
-    def _assign(self, partitions: list[TopicPartition]) -> None:
+    def _assign(
+        self, partitions: list[TopicPartition], on_assign: Callable[[list[Key]], Mapping[Key, int | None]]
+    ) -> None:
         if self._closing:  # librdkafka hands out partitions even while it leaves the group
             return
-        starts = self._on_assign(_keys(partitions))
+        starts = on_assign(_keys(partitions))
         idle: list[TopicPartition] = []
         active: list[TopicPartition] = []
         for item in partitions:
@@ -232,7 +233,7 @@ class Source:
         errors.append(ReadError(topic, partition, out_of_range, error.str()))
 
 
-def _keys(partitions: list[TopicPartition]) -> list[_Key]:
+def _keys(partitions: list[TopicPartition]) -> list[Key]:
     return [(item.topic, item.partition) for item in partitions]
 
 
