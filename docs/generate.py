@@ -1,12 +1,14 @@
-"""Write docs/options.md and docs/metrics.md from the code that they describe (`make docs`)."""
+"""Write docs/options.md, its JSON Schema and docs/metrics.md from the code that they describe (`make docs`)."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
+from worker.configuration import json_schema
 from worker.monitor.metrics import METRICS
-from worker.settings import OWNED_PROPERTIES, PREFIX, Settings, default_of, flag_of
+from worker.settings import OWNED_PROPERTIES, PREFIX, Settings, default_of, flag_of, written
 
 HERE = Path(__file__).parent
 
@@ -18,17 +20,19 @@ def options() -> str:
         "",
         "Written by `make docs` from `worker/settings.py`. A flag wins over the environment variable, the variable",
         "over the key in the file that `--config` names (TOML, the same words with `_`), the file over the default.",
-        "Each variable may also be given as `…_FILE`, the name of a file that holds the value.",
+        "Each variable may also be given as `…_FILE`, the name of a file that holds the value. `WORKER_CONFIG` is",
+        "`--config`. `--print-config` shows the value of each and where it came from;",
+        "[options.schema.json](options.schema.json) is the file's JSON Schema, as `python -m worker schema` prints it.",
         "",
         "| flag | variable | default | meaning |",
         "| --- | --- | --- | --- |",
     ]
     for item in fields(Settings):
         meta, default = item.metadata, default_of(item)
-        shown = "auto" if default is None else "" if default in ("", {}) else f"{default}".lower()
+        shown = "" if default in ("", {}) else f"{written(default)}".lower()
         text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
         flag = "–" if meta["secret"] else f"`{flag_of(item.name)}`"
-        variable = "" if item.name == "kafka" else f"`{PREFIX}{item.name.upper()}`"
+        variable = f"`{PREFIX}{item.name.upper()}`"
         shown = f"`{shown}`{' ' + meta['unit'] if meta['unit'] else ''}" if shown else ""
         lines.append(f"| {flag} | {variable} | {shown} | {text.replace('|', chr(92) + '|')} |")
     lines += [
@@ -58,7 +62,12 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"options.md": options, "metrics.md": metrics}
+def schema() -> str:
+    """Return the JSON Schema of the file of options."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+PAGES = {"options.md": options, "metrics.md": metrics, "options.schema.json": schema}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -164,11 +164,11 @@ def test_a_value_out_of_range_is_a_usage_error_that_names_the_flag(option: str, 
     assert caught.value.code == ExitCode.USAGE
 
 
-def test_an_unknown_librdkafka_property_is_a_usage_error() -> None:
+def test_an_unknown_librdkafka_property_names_the_nearest() -> None:
     options = ProduceOptions("127.0.0.1:9092", "events", properties={"linger.mss": "1"})
-    with pytest.raises(Fatal, match=r"linger\.mss") as caught:
+    with pytest.raises(Fatal, match=r"linger\.mss.*did you mean linger\.ms\?") as caught:
         produce(options, stop=lambda: False, progress=None)
-    assert caught.value.code == ExitCode.USAGE
+    assert caught.value.code == ExitCode.CONFIG
 
 
 def test_brokers_that_do_not_answer_are_named_and_waited_for_until_stopped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import signal
 import sys
@@ -10,13 +11,15 @@ from collections.abc import Callable, Sequence
 
 from worker import cli, log
 from worker.errors import ExitCode, Fatal, WorkerError
-from worker.settings import Settings, UsageError
+from worker.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. Every expected failure is one line on stderr."""
     try:
         command, arguments = cli.parse(sys.argv[1:] if argv is None else argv)
+        if getattr(arguments, "print_config", False):
+            return _print_config(arguments)
         return _COMMANDS[command](arguments)
     except Fatal as error:
         print(f"worker: {error}", file=sys.stderr)
@@ -26,6 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _print_config(arguments: argparse.Namespace) -> int:
+    from worker.configuration import as_toml
+
+    print(as_toml(*cli.loaded(arguments)), end="")
+    return ExitCode.OK
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from worker.configuration import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return ExitCode.OK
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -51,7 +68,7 @@ def _settings(arguments: argparse.Namespace, process: str) -> Settings:
         "worker %s, Python %s",
         cli.version_text(),
         sys.version.split()[0],
-        extra=log.fields(**{k: shown[k] for k in origins}),
+        extra=log.fields(**{k: v for k, v in shown.items() if k in origins}),
     )
     return settings
 
@@ -66,20 +83,20 @@ def _count(arguments: argparse.Namespace) -> int:
 
 
 def _produce(arguments: argparse.Namespace) -> int:
+    from worker.kafka import produce_properties
     from worker.produce import ProduceOptions, produce
 
-    if not arguments.topic:
-        raise UsageError("which topic? write --topic NAME (or set WORKER_TOPIC)")
+    settings, _ = cli.settings_of(arguments)
     options = ProduceOptions(
-        arguments.bootstrap_servers,
-        arguments.topic,
+        settings.bootstrap_servers,
+        settings.topic,
         num_devices=arguments.num_devices,
         pause_ms=arguments.pause_ms,
         num_messages=arguments.num_messages,
         seed=arguments.seed,
         partitions=arguments.partitions,
         bad_ratio=arguments.bad_ratio,
-        properties=cli.properties_of(arguments),
+        properties=produce_properties(settings),
     )
     return produce(options, stop=_on_signals(), progress=sys.stderr)
 
@@ -157,6 +174,7 @@ _COMMANDS = {
     "dlq": _dlq,
     "top": _top,
     "demo": _demo,
+    "schema": _schema,
 }
 
 if __name__ == "__main__":

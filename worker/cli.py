@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worker.settings import Settings, UsageError, default_of, flag_of, from_environment, load, nearest, number
+from worker.settings import (
+    CONFIG_VARIABLE,
+    Settings,
+    UsageError,
+    default_of,
+    flag_of,
+    from_environment,
+    load,
+    nearest,
+    number,
+    written,
+)
 from worker.stats import REJECT_REASONS
 
 COMMANDS = {
@@ -23,7 +34,10 @@ COMMANDS = {
     "dlq": "list, count or replay dead letters",
     "top": "show a running worker live",
     "demo": "see it run: an embedded broker and store, a producer, a live table",
+    "schema": "print the JSON Schema of the file that --config names",
 }
+
+_ALL = tuple(item.name for item in fields(Settings))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,23 +64,25 @@ def parse(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
     return command, parser.parse_args(words)
 
 
-def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """Build the settings from parsed arguments, environment and file; a topic is required."""
+def loaded(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
+    """Build the settings from parsed arguments, environment and file; also return where each one came from."""
     given = vars(arguments)
     flags: dict[str, Any] = {
         item.name: given[item.name] for item in fields(Settings) if given.get(item.name) is not None
     }
     if "kafka" in flags:
         flags["kafka"] = dict(_property(text) for text in flags["kafka"])
-    settings, origins = load(flags, from_environment(), given.get("config"))
+    environ = from_environment()
+    named = given.get("config") or environ.get(CONFIG_VARIABLE)
+    return load(flags, environ, Path(named) if named else None)
+
+
+def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
+    """Return what `loaded` does; a topic is required."""
+    settings, origins = loaded(arguments)
     if not settings.topic:
         raise UsageError("which topic? write --topic NAME (or set WORKER_TOPIC)")
     return settings, origins
-
-
-def properties_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the -X properties of a command that has no other settings."""
-    return dict(_property(text) for text in arguments.kafka or ())
 
 
 def version_text() -> str:
@@ -98,7 +114,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "timestamps": _timestamps_arguments,
         "top": _top_arguments,
         "demo": _demo_arguments,
-    }[command](parser)
+    }.get(command, _no_arguments)(parser)
     return parser
 
 
@@ -108,14 +124,18 @@ def _overview() -> str:
     return "\n".join(["commands (python -m worker COMMAND --help):", *lines])
 
 
-def _settings_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of options")
+def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = _ALL) -> None:
+    """Add the flags of the settings, or of some of them."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file of options [{CONFIG_VARIABLE}]")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every option and where its value comes from, as TOML; exit"
+    )
     for item in fields(Settings):
         meta = item.metadata
-        if meta["secret"]:
-            continue  # from the environment or a file only
+        if meta["secret"] or item.name not in only:
+            continue  # secrets come from the environment or a file
         default = default_of(item)
-        shown = "auto" if default is None else default
+        shown = written(default)
         text = meta["help"] + (
             f" [{shown}{' ' + meta['unit'] if meta['unit'] else ''}]" if shown not in ("", {}) else ""
         )
@@ -132,10 +152,6 @@ def _settings_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _produce_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--bootstrap-servers", default=from_environment().get("WORKER_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    )
-    parser.add_argument("--topic", default=from_environment().get("WORKER_TOPIC"), help="topic to write to")
     for flag, default, parse, text in (
         ("num-devices", 10_000, number(1, 2**24 - 1), "distinct devices"),
         ("pause-ms", 0, number(0, 10**9, float), "pause after each event"),
@@ -150,7 +166,7 @@ def _produce_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-ratio", type=_checked(number(0, 1, float)), default=0.0, help="part of the events that is broken"
     )
-    parser.add_argument("-X", dest="kafka", action="append", metavar="KEY=VALUE", help="any librdkafka property")
+    _settings_arguments(parser, only=("topic", "bootstrap_servers", "kafka"))
 
 
 def _timestamps_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +205,10 @@ def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only these letters")
     parser.add_argument("--yes", action="store_true", help="replay, and not only say what would be")
     _settings_arguments(parser)
+
+
+def _no_arguments(_: argparse.ArgumentParser) -> None:
+    """`schema` has none."""
 
 
 def _checked(parse: Any) -> Any:

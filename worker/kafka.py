@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from worker.errors import Fatal, Retryable
-from worker.settings import Settings
+from worker.settings import Settings, nearest
 
 # A commit from a member that the group no longer has, or from before its newest generation.
 _EXPELLED = {
@@ -40,16 +42,28 @@ def client_properties(settings: Settings) -> dict[str, Any]:
         "client.id": "worker",
         "reconnect.backoff.max.ms": 2000,
         "log_level": 4,
-        **settings.kafka,
+        **_given(settings),
     }
-    if settings.kafka_password:
-        properties["sasl.password"] = settings.kafka_password
     return _fit_protocol(properties)
 
 
 def other_properties(settings: Settings) -> dict[str, Any]:
     """Return `client_properties` without what only consumers know, of which other clients would complain."""
-    return {name: value for name, value in client_properties(settings).items() if not name.startswith(_CONSUMERS_ONLY)}
+    return _without_consumers_own(client_properties(settings))
+
+
+def produce_properties(settings: Settings) -> dict[str, Any]:
+    """Return the user's own properties that a producer of events takes."""
+    return _without_consumers_own(_given(settings))
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    password = {"sasl.password": settings.kafka_password} if settings.kafka_password else {}
+    return {**settings.kafka, **password}
+
+
+def _without_consumers_own(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in properties.items() if not name.startswith(_CONSUMERS_ONLY)}
 
 
 def _fit_protocol(properties: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +110,19 @@ def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
                 raise
             ids[name] = "-"
     return ids
+
+
+def unusable(error: KafkaException) -> Fatal:
+    """Return what it means that librdkafka does not make a client with these properties."""
+    text = error.args[0].str()
+    unknown = re.search(r'No such configuration property: "(.+)"', text)
+    hint = nearest(unknown[1], property_names()) if unknown else ""
+    return Fatal(f"Kafka client: {text}{hint}; check -X")
+
+
+def property_names() -> list[str]:
+    """Return the properties that librdkafka has, for hints; it judges itself what it takes."""
+    return files("worker").joinpath("librdkafka.txt").read_text().split()
 
 
 def no_rights(error: KafkaError) -> bool:

@@ -10,8 +10,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient
 
 from worker.delivery import of_another_topic
-from worker.errors import Fatal, Retryable
-from worker.kafka import check_rights, client_properties, topic_ids
+from worker.errors import Retryable
+from worker.kafka import check_rights, client_properties, topic_ids, unusable
 from worker.settings import Settings
 from worker.source import READ_MESSAGES
 
@@ -45,7 +45,7 @@ class Scan:
         try:
             self._consumer = Consumer(properties, error_cb=self._on_error)
         except KafkaException as error:
-            raise Fatal(f"Kafka client: {error.args[0].str()}; check -X") from None
+            raise unusable(error) from None
 
     def partitions(self) -> int:
         """Return how many partitions the topic has; 0 where there is no such topic. Never makes one."""

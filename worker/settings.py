@@ -1,8 +1,8 @@
 """Every option once: name, type, default, unit, help and secrecy in one frozen dataclass.
 
 Flag (`--batch-rows`), environment variable (`WORKER_BATCH_ROWS`), key of the TOML file (`batch_rows`), `--help` and the
-README's table all come from these fields. A flag wins over a variable, a variable over the file, the file over the
-default.
+table in docs/options.md, `--print-config` and the JSON Schema all come from these fields. A flag wins over a variable,
+a variable over the file, the file over the default.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from urllib.parse import urlsplit
 from worker.errors import ExitCode, Fatal
 
 PREFIX = "WORKER_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # what --config names, where no argument can be given
 _MASK = "***"
-_SECRET_PROPERTY = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.config$")
+_SECRET_PROPERTY = re.compile(r"password|passphrase|secret|\.pem$|jaas|oauthbearer\.config$")
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+_NEARLY = 0.8  # how like an option's variable one has to be to be taken for a slip: others may begin with WORKER_, too
 
 
 class UsageError(Fatal):
@@ -57,7 +60,18 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def number(low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
+@dataclass(frozen=True)
+class Form:
+    """A parser of an option's text, and what it takes as JSON Schema."""
+
+    parse: Callable[[str], Any]
+    schema: Mapping[str, Any]
+
+    def __call__(self, text: str) -> Any:
+        return self.parse(text)
+
+
+def number(low: float, high: float, kind: type[int] | type[float] = int) -> Form:
     """Return a parser of a number in [low, high]."""
     noun = "a whole number" if kind is int else "a number"
 
@@ -70,10 +84,10 @@ def number(low: float, high: float, kind: type[int] | type[float] = int) -> Call
             raise ValueError(f"write {noun} from {low:g} to {high:g}")
         return value
 
-    return parse
+    return Form(parse, {"type": "integer" if kind is int else "number", "minimum": low, "maximum": high})
 
 
-def processes(text: str) -> int | None:
+def _processes(text: str) -> int | None:
     """Parse `auto` (None) or a number of consumer processes."""
     if text == "auto":
         return None
@@ -86,7 +100,7 @@ def processes(text: str) -> int | None:
     return value
 
 
-def switch(text: str) -> bool:
+def _switch(text: str) -> bool:
     """Parse a yes/no text."""
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.lower() not in words:
@@ -94,14 +108,26 @@ def switch(text: str) -> bool:
     return words[text.lower()]
 
 
-def topic(text: str) -> str:
+def _properties(text: str) -> dict[str, str]:
+    """Parse `KEY=VALUE`, one a line, as in Kafka's own client.properties; blank lines and comments (#) are skipped."""
+    found: dict[str, str] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        key, separator, value = line.partition("=")
+        if not line.startswith("#"):
+            if not separator or not key.strip():
+                raise ValueError("write one KEY=VALUE a line, for example security.protocol=SASL_SSL")
+            found[key.strip()] = value.strip()
+    return found
+
+
+def _topic(text: str) -> str:
     """Parse the name of a topic."""
     if not _TOPIC.fullmatch(text) or text in {".", ".."}:
         raise ValueError("write a topic name: letters, digits, '.', '_' and '-', 249 at most")
     return text
 
 
-def url(*schemes: str) -> Callable[[str], str]:
+def url(*schemes: str) -> Form:
     """Return a parser of a URL with one of these schemes."""
 
     def parse(text: str) -> str:
@@ -114,14 +140,21 @@ def url(*schemes: str) -> Callable[[str], str]:
             raise ValueError(f"write a URL such as {schemes[0]}://127.0.0.1:… ({' or '.join(schemes)})")
         return text
 
-    return parse
+    return Form(parse, {"type": "string", "pattern": f"^({'|'.join(schemes)}):"})
 
 
-def table(text: str) -> str:
+def _table(text: str) -> str:
     """Parse the name of a table, with or without its database."""
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", text, re.ASCII):
+    if not _TABLE.fullmatch(text):
         raise ValueError("write a table name: letters, digits and '_', with its database before a '.' if needed")
     return text
+
+
+processes = Form(_processes, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
+switch = Form(_switch, {"type": "boolean"})
+properties = Form(_properties, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
+topic = Form(_topic, {"type": "string", "pattern": f"^{_TOPIC.pattern}$"})
+table = Form(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +204,9 @@ class Settings:
     drain_timeout: float = option(30.0, "for the last writes at a stop", parse=number(0.1, 3600, float), unit="s")
     until_end: bool = option(False, "stop when all that was in the topic at start is written", parse=switch)
     kafka_password: str = option("", "sasl.password for Kafka", secret=True)
-    kafka: Mapping[str, str] = option({}, "any librdkafka property (repeatable)", metavar="KEY=VALUE")
+    kafka: Mapping[str, str] = option(
+        {}, "any librdkafka property (repeatable; as a variable one a line)", parse=properties, metavar="KEY=VALUE"
+    )
     log_format: str = option("text", "one line an event", choices=("text", "json"))
     log_level: str = option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
 
@@ -196,15 +231,21 @@ class Settings:
 # Properties that the delivery protocol depends on, and what to use instead.
 OWNED_PROPERTIES = {
     "bootstrap.servers": "use --bootstrap-servers",
+    "metadata.broker.list": "use --bootstrap-servers",
     "group.id": "use --group-id",
     "enable.auto.commit": "offsets are committed only after the store has acknowledged",
+    "auto.commit.enable": "offsets are committed only after the store has acknowledged",
     "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
     "enable.partition.eof": "the worker needs it to step over transaction markers",
     "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
     "partition.assignment.strategy": "cooperative assignors and manual commits do not go together; range is used",
     "isolation.level": "aborted transactions must not be stored",
+    "acks": "a dead letter counts only once all in-sync replicas have it",
+    "request.required.acks": "a dead letter counts only once all in-sync replicas have it",
+    "enable.idempotence": "a dead letter must not be doubled by its producer",
+    "transactional.id": "`dlq replay` has its own, so that two at a time fence each other",
+    "statistics.interval.ms": "nothing reads librdkafka's statistics; /metrics has the worker's own",
     "sasl.password": "use the environment variable WORKER_KAFKA_PASSWORD or WORKER_KAFKA_PASSWORD_FILE",
-    "ssl.key.password": "name an unencrypted key file that only the worker can read",
 }
 
 
@@ -213,13 +254,15 @@ def load(
 ) -> tuple[Settings, dict[str, str]]:
     """Build the settings from texts; also return where each value that is not a default came from.
 
-    `flags` maps field names to the texts given on the command line. Raises UsageError.
+    The origin of a property is under `kafka.<property>`. `flags` maps field names to the texts given on the command
+    line. Raises UsageError.
     """
     texts: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, text, origin in [*_from_file(config), *_from_environment(environ), *_from_flags(flags)]:
-        if name == "kafka":
-            texts.setdefault("kafka", {}).update(text)
+        if isinstance(text, Mapping):
+            texts.setdefault(name, {}).update(text)
+            origins.update({f"{name}.{key}": origin for key in text})
         else:
             texts[name] = text
         origins[name] = origin
@@ -229,13 +272,18 @@ def load(
             values[item.name] = _parse(item, texts[item.name], origins[item.name])
     for key in values.get("kafka", {}):
         if key in OWNED_PROPERTIES:
-            raise UsageError(f"-X {key} cannot be set: {OWNED_PROPERTIES[key]}")
+            raise UsageError(f"{origins[f'kafka.{key}']} {key} cannot be set: {OWNED_PROPERTIES[key]}")
     return Settings(**values), origins
 
 
 def flag_of(name: str) -> str:
     """Return the flag of a field."""
     return "-X" if name == "kafka" else "--" + name.replace("_", "-")
+
+
+def written(value: Any) -> Any:
+    """Return a value as it is written in a file: None is `auto`."""
+    return "auto" if value is None else value
 
 
 def default_of(item: Field[Any]) -> Any:
@@ -250,7 +298,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def _parse(item: Field[Any], text: Any, origin: str) -> Any:
-    if item.name == "kafka":
+    if isinstance(text, Mapping):
         return {str(key): str(value) for key, value in text.items()}
     choices = item.metadata["choices"]
     if choices and text not in choices:
@@ -264,10 +312,10 @@ def _parse(item: Field[Any], text: Any, origin: str) -> Any:
 
 def _from_flags(flags: Mapping[str, str | dict[str, str]]) -> list[tuple[str, Any, str]]:
     for key in flags.get("kafka", ()):
-        if _SECRET_PROPERTY.search(key) and key not in OWNED_PROPERTIES:
+        if secret_property(key) and key not in OWNED_PROPERTIES:
             raise UsageError(
                 f"-X {key}: a secret in an argument is seen by every user of this machine; put it into the table "
-                "[kafka] of the file that --config names"
+                f"[kafka] of the file that --config names, or into {PREFIX}KAFKA or {PREFIX}KAFKA_FILE"
             )
     for name, text in flags.items():
         if name.endswith("_url") and _without_password(str(text)) != text:
@@ -281,19 +329,34 @@ def _from_flags(flags: Mapping[str, str | dict[str, str]]) -> list[tuple[str, An
 
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     found: list[tuple[str, Any, str]] = []
-    for item in fields(Settings):
-        variable = PREFIX + item.name.upper()
-        if item.name == "kafka":
-            continue
+    known = {PREFIX + item.name.upper(): item for item in fields(Settings)}
+    _refuse_slips(environ, [*known, *(f"{variable}_FILE" for variable in known), CONFIG_VARIABLE])
+    for variable, item in known.items():
+        origin = variable
         if f"{variable}_FILE" in environ:
+            origin = f"{variable}_FILE"
             try:
-                text = Path(environ[f"{variable}_FILE"]).read_text().strip()
-            except OSError as error:
-                raise UsageError(f"{variable}_FILE: {error.strerror}: {environ[f'{variable}_FILE']}") from None
-            found.append((item.name, text, f"{variable}_FILE"))
+                text = Path(environ[origin]).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "it is no text"
+                raise UsageError(f"{origin}: {reason}: {environ[origin]}") from None
         elif variable in environ:
-            found.append((item.name, environ[variable], variable))
+            text = environ[variable]
+        else:
+            continue
+        # A text of several values is taken apart here, so that each of them can win or lose by itself.
+        found.append((item.name, _parse(item, text, origin) if default_of(item) == {} else text, origin))
     return found
+
+
+def _refuse_slips(environ: Mapping[str, str], known: list[str]) -> None:
+    """Refuse a variable that is nearly an option's. One that is like none of them is somebody else's."""
+    short = {variable.removeprefix(PREFIX): variable for variable in known}
+    for variable in sorted(environ.keys() - set(known)):
+        if variable.startswith(PREFIX) and (
+            like := difflib.get_close_matches(variable.removeprefix(PREFIX), short, n=1, cutoff=_NEARLY)
+        ):
+            raise UsageError(f"{variable}: there is no such option (did you mean {short[like[0]]}?)")
 
 
 def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
@@ -336,11 +399,16 @@ def _without_password(url: str) -> str:
     return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", rf"\1{_MASK}", url)
 
 
+def secret_property(key: str) -> bool:
+    """Whether a property of librdkafka is a secret, or may have one in it."""
+    return bool(_SECRET_PROPERTY.search(key))
+
+
 def _masked(item: Field[Any], value: Any) -> Any:
     if item.metadata["secret"]:
         return _MASK if value else ""
     if isinstance(value, Mapping):
-        return {key: _MASK if _SECRET_PROPERTY.search(key) else text for key, text in value.items()}
+        return {key: _MASK if secret_property(key) else text for key, text in value.items()}
     return _without_password(value) if item.name.endswith("_url") else value
 
 

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from worker.errors import Fatal, Retryable
-from worker.kafka import check_rights, client_properties
+from worker.kafka import check_rights, client_properties, unusable
 from worker.log import LIBRDKAFKA
 from worker.monitor.ends import Ends
 from worker.settings import Settings
@@ -74,7 +74,7 @@ class GroupLag:
         try:
             self._consumer = Consumer(properties, error_cb=self._on_error, logger=logging.getLogger(LIBRDKAFKA))
         except KafkaException as error:
-            raise Fatal(f"Kafka client: {error.args[0].str()}; check -X") from None
+            raise unusable(error) from None
         self._ends: dict[int, Ends] = {}
         self._starts: dict[int, int] = {}
         self._starts_taken = -_STARTS_EVERY

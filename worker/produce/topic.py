@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from worker.errors import ExitCode, Fatal
-from worker.kafka import check_rights
+from worker.kafka import check_rights, unusable
 
 log = logging.getLogger("worker.produce")
 
@@ -68,7 +68,7 @@ class Topic:
                 logger=logger,
             )
         except KafkaException as error:
-            raise Fatal(f"Kafka client: {error.args[0].str()}; check -X", code=ExitCode.USAGE) from None
+            raise unusable(error) from None
 
     @property
     def delivered(self) -> int:
