@@ -27,6 +27,10 @@ def consume(index: int) -> int:
     if KIND == "config":
         raise Fatal("the table is no table")
     if KIND == "halt":
+        for cell in ("consumed", "in_flight"):
+            slot.ledger("t", "id", index).add(cell, 3)
+        if not index:
+            signal.pause()
         raise Fatal("too many bad events", code=ExitCode.HALT)
     if KIND == "crash":
         raise RuntimeError("defect")
@@ -36,7 +40,9 @@ def consume(index: int) -> int:
     while not stopped:
         if KIND != "hung" or index:  # the first one's loop goes round no more
             slot.beat()
-        slot.ledger("t", "id", index).add("written", 1)  # it gets somewhere
+        ledger = slot.ledger("t", "id", index)
+        ledger.add("consumed", 1)
+        ledger.add("written", 1)  # it gets somewhere
         time.sleep(0.01)
         if KIND == "deaf":
             stopped.clear()
@@ -45,7 +51,7 @@ def consume(index: int) -> int:
 
 def monitor(report: int) -> int:
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    signal.signal(signal.SIGUSR2, lambda number, _: stopped.append(number))
     os.write(report, b"partitions 4\n")
     if KIND == "finished":
         time.sleep(0.3)

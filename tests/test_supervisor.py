@@ -68,6 +68,34 @@ def test_a_signal_drains_and_the_monitor_stops_last(number: signal.Signals, tmp_
         assert not any(map(alive, pids))
 
 
+def test_a_signal_to_the_whole_group_does_not_end_the_monitor_early(tmp_path: Path) -> None:
+    """As systemd's KillMode=control-group sends it, and a shell's `kill -- -PGID`."""
+    with supervised("well", tmp_path) as run:
+        pids = run.began(2)
+        os.killpg(run.process.pid, signal.SIGTERM)
+        assert run.end() == 0
+        assert run.out.endswith("monitor stops last\n")
+        assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("kind", ["well", "halt"])
+def test_the_ledger_is_told_at_the_end_whatever_ended_it(kind: str, tmp_path: Path) -> None:
+    with supervised(kind, tmp_path) as run:
+        run.began(2)
+        if kind == "well":
+            run.process.terminate()
+        assert run.end() == int(kind == "halt")
+        lines = [line for line in run.err.splitlines() if " ledger" in line]
+    accounts = r"consumed=(\d+) written=(\d+) dead_lettered=0 skipped=0 replayed=0 in_flight=(\d+)$"
+    found = [re.search(rf" ledger topic=t partition={i} {accounts}", line) for i, line in enumerate(lines[:2])]
+    total = re.search(rf" ledger of all partitions {accounts}", lines[2])
+    assert all(found)
+    assert total
+    each = [[int(number) for number in match.groups()] for match in found if match]
+    assert [int(number) for number in total.groups()] == [sum(column) for column in zip(*each, strict=True)]
+    assert all(consumed == written + in_flight > 0 for consumed, written, in_flight in each)
+
+
 def test_a_killed_consumer_is_replaced_in_its_slot(tmp_path: Path) -> None:
     with supervised("well", tmp_path) as run:
         victim = run.began(2)[0]

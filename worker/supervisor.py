@@ -15,13 +15,15 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
 from worker import log as logs
 from worker.errors import ExitCode, Fatal
 from worker.log import fields
+from worker.monitor.accounts import ACCOUNTS, by_partition
 from worker.settings import Settings
 from worker.stats import MAX_SLOTS, Slot, Stats
 
@@ -47,6 +49,7 @@ class Child:
     name: str
     target: Target
     slot: Slot | None = None
+    stop: signal.Signals = signal.SIGTERM  # what asks it to finish
     pid: int = 0
     due: float = 0.0  # time.monotonic() of the next start
     started: float = 0.0  # time.monotonic() of the last one
@@ -74,7 +77,8 @@ class Supervisor:
         self._consume = consume
         self._report, report_out = os.pipe()
         os.set_blocking(self._report, False)
-        self._monitor = Child("monitor", lambda: monitor(report_out))
+        # SIGTERM is not for the monitor: a service manager sends it to the whole group, and the monitor ends last.
+        self._monitor = Child("monitor", lambda: monitor(report_out), stop=signal.SIGUSR2)
         self._consumers: list[Child] = []
         self._wakeup, self._wakeup_out = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -99,6 +103,7 @@ class Supervisor:
                 self._keep_alive()
             else:
                 self._finish()
+        self._say_ledger()
         return int(self._code)
 
     # the three verbs
@@ -120,7 +125,7 @@ class Supervisor:
         self._code = code
         self._deadline = time.monotonic() + self._settings.drain_timeout + 5
         for child in self._consumers:
-            self._kill(child, signal.SIGTERM)
+            self._kill(child, child.stop)
 
     def _finish(self) -> None:
         """End the monitor once the consumers have ended; kill what is late."""
@@ -136,9 +141,18 @@ class Supervisor:
             if self._monitor.due != -1:
                 self._monitor.due = -1  # told once
                 self._deadline = time.monotonic() + _MONITOR_STOP_S
-                self._kill(self._monitor, signal.SIGTERM)
+                self._kill(self._monitor, self._monitor.stop)
             elif late:
                 self._kill(self._monitor, signal.SIGKILL)
+
+    def _say_ledger(self) -> None:
+        """Log each partition's accounts and their sum; what is in flight now is read again at the next start."""
+        total: Counter[str] = Counter()
+        for (topic, partition), accounts in sorted(by_partition(self._stats).items()):
+            total += accounts
+            _say("ledger", accounts, topic=topic, partition=partition)
+        if total:
+            _say("ledger of all partitions", total)
 
     # events
 
@@ -249,8 +263,8 @@ class Supervisor:
         code: int = ExitCode.FAILED
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if child.stop == signal.SIGTERM else signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             faulthandler.register(signal.SIGUSR1, all_threads=True)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
@@ -278,6 +292,15 @@ class Supervisor:
 
     def _children_alive(self) -> bool:
         return any(child.pid for child in (self._monitor, *self._consumers))
+
+
+def _say(event: str, accounts: Mapping[str, int], **place: object) -> None:
+    values = {account: accounts[account] for account in ACCOUNTS}
+    unaccounted = values["consumed"] - sum(values[account] for account in ACCOUNTS[1:])
+    if unaccounted:
+        log.error("%s", event, extra=fields(**place, **values, unaccounted=unaccounted))
+    else:
+        log.info("%s", event, extra=fields(**place, **values))
 
 
 def _describe(code: int) -> str:

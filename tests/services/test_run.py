@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 
@@ -92,6 +93,22 @@ def test_stop_under_load_commits_exactly_what_the_store_holds(rows_job: Job, num
     assert known == stored
     assert sum(known.values()) == rows
     assert not rows_job.intent()
+
+
+def test_sigterm_to_the_whole_process_group_is_a_clean_stop_with_report_and_ledger(rows_job: Job) -> None:
+    """As a service manager sends it: to the supervisor and to each of its children."""
+    rows_job.create(2)
+    rows_job.send(events(20_000))
+    with rows_job.start("--processes", "2") as worker:
+        wait_until(lambda: rows_job.rows() > 1000, PATIENCE_S, "it is under way")
+        os.killpg(worker.pid, signal.SIGTERM)
+        assert worker.wait() == 0, worker.tail()
+    rows = rows_job.rows()
+    assert worker.stdout[-1] == f"Total devices: {rows}"
+    ledgers = [line for line in worker.stderr if " ledger " in line]
+    assert len(ledgers) == 3, worker.tail()
+    assert f"written={rows} " in ledgers[-1]
+    assert not any("unaccounted" in line for line in ledgers)
 
 
 def test_existing_table_of_three_columns_is_served_at_least_once(rows_job: Job) -> None:

@@ -72,9 +72,9 @@ class Monitor:
         )
 
     async def run(self) -> int:
-        """Watch until SIGTERM; return the exit code."""
+        """Watch until SIGUSR2, the supervisor's; return the exit code."""
         stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, stop.set)
         address = await self._server.start(self._settings.metrics_host, self._settings.metrics_port)
         log.info("status page, /metrics, /livez and /readyz are at %s/", address)
         work = asyncio.create_task(self._work())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from worker.stats import Ledger, Slot, Stats
 
-ACCOUNTS = ("consumed", "written", "dead_lettered", "skipped", "replayed", "in_flight", "bytes")
+ACCOUNTS = ("consumed", "written", "dead_lettered", "skipped", "replayed", "in_flight")  # the first is all the others
+_READ = (*ACCOUNTS, "bytes")
 _REREADS = 5
 _STANDS_S = 1.0
 
@@ -18,7 +20,7 @@ _Place = tuple[str, int]  # topic, partition
 class Sums:
     """One look at all ledgers. Places are those that a running consumer owns, or that do not add up."""
 
-    total: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ACCOUNTS, 0))
+    total: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_READ, 0))
     in_flight: dict[_Place, int] = field(default_factory=dict)
     unaccounted: dict[_Place, int] = field(default_factory=dict)
     owner: dict[_Place, int] = field(default_factory=dict)  # the slot
@@ -44,11 +46,11 @@ class Accounts:
     def read(self) -> Sums:
         """Add up all ledgers in one pass."""
         sums = Sums()
-        written = [0] * len(ACCOUNTS)
+        written = [0] * len(_READ)
         for slot in self._stats.used():
             running = slot.get("pid") != 0
             for i, ledger in enumerate(self._of(slot)):
-                values = list(map(ledger.get, ACCOUNTS))
+                values = list(map(ledger.get, _READ))
                 written = list(map(int.__add__, written, values))
                 missing = values[0] - sum(values[1:6])
                 if missing or (slot.index, i) in self._since:
@@ -60,7 +62,7 @@ class Accounts:
                     if owned:
                         sums.in_flight[place] = sums.in_flight.get(place, 0) + values[5]
                         sums.owner[place] = slot.index
-        sums.total = dict(zip(ACCOUNTS, written, strict=True))
+        sums.total = dict(zip(_READ, written, strict=True))
         return sums
 
     def _standing(self, key: tuple[int, int], ledger: Ledger, missing: int) -> int:
@@ -82,6 +84,16 @@ class Accounts:
         if len(known) != slot.get("ledgers"):
             known = self._ledgers[slot.index] = slot.ledgers()
         return known
+
+
+def by_partition(stats: Stats) -> dict[_Place, Counter[str]]:
+    """Return each partition's ACCOUNTS over all slots, of all topics that had its name."""
+    found: dict[_Place, Counter[str]] = {}
+    for slot in stats.used():
+        for ledger in slot.ledgers():
+            counts = found.setdefault((ledger.topic, ledger.partition), Counter())
+            counts.update({account: ledger.get(account) for account in ACCOUNTS})
+    return found
 
 
 def alive(stats: Stats) -> list[Slot]:
