@@ -37,7 +37,7 @@ def look_at_clickhouse(settings: Settings, create: bool, fields: list[Stored]) -
         except (errors.Error, OSError, EOFError) as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             fix = "--clickhouse-url clickhouse://USER@HOST:9000/DATABASE (the native port; is it running?)"
-            yield fail("ClickHouse", f"{where} does not answer: {text}", fix)
+            yield fail("ClickHouse", f"{where} does not answer: {text}", native.certificate_advice(error) or fix)
 
 
 class _Client:

@@ -16,7 +16,6 @@ from worker.local.process import Server, exchange, free_port
 _PROPERTIES: dict[str, str | int] = {
     "process.roles": "broker,controller",
     "node.id": 1,
-    "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "BROKER",
     "controller.listener.names": "CONTROLLER",
     "auto.create.topics.enable": "false",
@@ -39,17 +38,22 @@ _PROPERTIES: dict[str, str | int] = {
 
 
 def start_kafka(
-    properties: Mapping[str, str | int] | None = None, *, heap: str = "768m", jvm: Sequence[str] = ()
+    properties: Mapping[str, str | int] | None = None,
+    *,
+    heap: str = "768m",
+    jvm: Sequence[str] = (),
+    listeners: Mapping[str, tuple[str, int]] | None = None,
 ) -> Server:
     """Return a Kafka for `with`; `address` is the bootstrap server. Classic and KIP-848 groups, no topics made by use.
 
-    `properties` override those of the server, `heap` is the JVM's -Xmx, `jvm` are further arguments of it.
+    `properties` override those of the server, `heap` is the JVM's -Xmx, `jvm` are further arguments of it. `listeners`
+    are further ones of 127.0.0.1: name → (security protocol, port).
     """
     fetch.kafka_libs()
     prepared = fetch.once(f"kafka-{fetch.KAFKA_VERSION}-prepared", "preparing a quick start of Kafka (15 s)", _prepare)
     archive = prepared / "classes.jsa"  # halves the start; a JVM that cannot use it says nothing and goes on
     shared = [f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off"] if archive.exists() else []
-    return _server(prepared, properties or {}, [f"-Xmx{heap}", *shared, *jvm])
+    return _server(prepared, properties or {}, [f"-Xmx{heap}", *shared, *jvm], listeners or {})
 
 
 def metadata_brokers(port: int) -> int:
@@ -59,7 +63,12 @@ def metadata_brokers(port: int) -> int:
     return int(struct.unpack_from(">i", answer, 8)[0]) if len(answer) >= 12 else 0
 
 
-def _server(formatted: Path, properties: Mapping[str, str | int], jvm: Sequence[str]) -> Server:
+def _server(
+    formatted: Path,
+    properties: Mapping[str, str | int],
+    jvm: Sequence[str],
+    listeners: Mapping[str, tuple[str, int]],
+) -> Server:
     java, libs = fetch.java(), fetch.kafka_libs()
     directory = Directory("kafka")
     data = directory.path / "data"
@@ -70,7 +79,8 @@ def _server(formatted: Path, properties: Mapping[str, str | int], jvm: Sequence[
     )
     port, controller = free_port(), free_port()
     config = directory.path / "server.properties"
-    _write_properties(config, data, port, controller, properties)
+    own = {"BROKER": ("PLAINTEXT", port), "CONTROLLER": ("PLAINTEXT", controller)}
+    _write_properties(config, data, {**own, **listeners}, properties)
     command = [java, "-XX:+UseSerialGC", *jvm, "-cp", f"{libs}/*", "kafka.Kafka", str(config)]
     return Server(directory, command, lambda: metadata_brokers(port) > 0, address=f"127.0.0.1:{port}", port=port)
 
@@ -78,18 +88,21 @@ def _server(formatted: Path, properties: Mapping[str, str | int], jvm: Sequence[
 def _prepare(target: Path) -> None:
     """Format an empty log directory once, to copy, and let one broker's run leave the archive of its classes."""
     config = target / "server.properties"
-    _write_properties(config, target / "data", 9092, 9093, {})
+    _write_properties(config, target / "data", {"BROKER": ("PLAINTEXT", 9092), "CONTROLLER": ("PLAINTEXT", 9093)}, {})
     format_storage = ["kafka.tools.StorageTool", "format", "-t", _random_id(), "-c", str(config)]
     fetch.run([fetch.java(), "-cp", f"{fetch.kafka_libs()}/*", *format_storage], target)
     (target / "data" / "bootstrap.checkpoint").rename(target / "bootstrap.checkpoint")
-    with _server(target, {}, [f"-XX:ArchiveClassesAtExit={target / 'classes.jsa'}"]) as broker:
+    with _server(target, {}, [f"-XX:ArchiveClassesAtExit={target / 'classes.jsa'}"], {}) as broker:
         broker.stop()
 
 
-def _write_properties(file: Path, data: Path, port: int, controller: int, properties: Mapping[str, str | int]) -> None:
+def _write_properties(
+    file: Path, data: Path, listeners: Mapping[str, tuple[str, int]], properties: Mapping[str, str | int]
+) -> None:
     own = {
-        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "listeners": f"BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "controller.quorum.voters": f"1@127.0.0.1:{listeners['CONTROLLER'][1]}",
+        "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, (_, port) in listeners.items()),
+        "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, (kind, _) in listeners.items()),
         "log.dirs": str(data),
     }
     file.write_text("".join(f"{key}={value}\n" for key, value in {**_PROPERTIES, **own, **properties}.items()))

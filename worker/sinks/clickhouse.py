@@ -94,6 +94,10 @@ class ClickHouseSink:
             if error.code in _CONFIGURATION:
                 raise Fatal(f"{self._where}: {_first_line(error)}{_advice(error.code)}") from None
             raise self._trouble(error) from None
+        except Retryable as error:
+            if error.reason == "credentials":
+                raise Fatal(str(error)) from None
+            raise
 
     def write(self, batch: Batch) -> None:
         """Insert the batch as one block; the token makes the server drop it when it has landed before."""
@@ -248,6 +252,8 @@ class ClickHouseSink:
         if isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
             return Retryable(f"{self._where}: no answer in time", reason="timeout")
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if advice := native.certificate_advice(error):
+            return Retryable(f"{self._where}: {text}; {advice}", reason="credentials")
         return Retryable(f"{self._where}: {text}", reason="connection")
 
 

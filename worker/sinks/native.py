@@ -46,6 +46,13 @@ def address(url: str) -> str:
     return f"{parts.hostname}:{parts.port or port}"
 
 
+def certificate_advice(error: Exception) -> str:
+    """Return what to do where this client does not trust the server's certificate; nothing for another error."""
+    if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+        return ""
+    return "name the authority that signed the server's certificate: --clickhouse-url clickhouses://…?ca_certs=FILE"
+
+
 def insert(
     client: Client, query: str, settings: dict[str, Any], header: Header, rows: int, data: Sequence[bytes]
 ) -> None:
