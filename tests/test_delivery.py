@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -19,7 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from worker.batch import Batch, Chunk, Letter
 from worker.consumer import Consumer
 from worker.delivery import Intent, parse_intent, token
-from worker.errors import Rejected, Retryable
+from worker.errors import Rejected, Reshaped, Retryable
 from worker.events import Field
 from worker.settings import Settings
 from worker.source import Committed, Read
@@ -32,7 +33,7 @@ SLOTS = 6
 TOPIC_IDS = itertools.count()
 BATCH_ROWS = st.sampled_from([1, 3, 1000])
 LINGERS_MS = st.sampled_from([0, 0, 3_600_000])
-KIND_LISTS = st.lists(st.sampled_from(["good"] * 5 + ["bad", "poison", "tombstone", "gap"]), max_size=12)
+KIND_LISTS = st.lists(st.sampled_from(["good"] * 5 + ["bad", "poison", "suspect", "tombstone", "gap"]), max_size=12)
 OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost"]), max_size=4)
 
 
@@ -49,16 +50,18 @@ class World:
         self.rows: dict[int, int] = {}
         self.letters: set[int] = set()
         self.outcomes: list[str] = []
+        self.constrained = False
+        self.fields = (Field("v", ("v",), list),)
         self.fetch = 5  # messages that one read brings at most
         self.orphans: list[Callable[[], None]] = []
         self.writers: list[FakeWriter] = []
 
     def expected(self, kind: str) -> set[int]:
-        """Return the offsets of one kind of event: good, bad, or poison (refused by the store)."""
+        """Return the offsets of one kind of event: good, bad, poison or suspect (see FakeSink)."""
         return {offset for offset, payload in self.log if payload is not None and payload.startswith(KINDS[kind])}
 
 
-KINDS = {"good": b'{"v":1', "bad": b"x", "poison": b'{"v":2'}
+KINDS = {"good": b'{"v":1', "bad": b"x", "poison": b'{"v":2', "suspect": b'{"v":3'}
 
 
 class FakeSource:
@@ -124,25 +127,31 @@ class FakeSource:
 
 
 class FakeSink:
-    """A table with a deduplication window and a constraint; the drawn outcomes come first, then all goes well."""
+    """A table with a deduplication window, a constraint against poison, and maybe a second one, against suspects.
 
-    fields = (Field("v", ("v",), list),)
+    It may be altered, too. The drawn outcomes come first, then all goes well.
+    """
+
     remembers_ms = 3_600_000.0  # all that an example takes; `window_expires` makes intents older
 
     def __init__(self, world: World, exactly_once: bool) -> None:
         self.world = world
         self.exactly_once = exactly_once
+        self.open()
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        self.fields = self.world.fields
 
     def close(self) -> None: ...
 
     def write(self, batch: Batch) -> None:
+        if not batch.fields is self.fields is self.world.fields:
+            raise Reshaped("altered")
         outcome = self.world.outcomes.pop() if self.world.outcomes else "ok"
         if outcome == "refused":
             raise Retryable("no", reason="other")
         values = [value for part in batch.columns[0] for value in part]
-        if 2 in values:
+        if 2 in values or (3 in values and self.world.constrained):
             raise Rejected("constraint")
         offsets = [offset for part in batch.offsets for offset in part]
         assert len(values) == len(offsets) == batch.rows
@@ -321,7 +330,7 @@ class Delivery(RuleBasedStateMachine):
     def orphan_lands(self) -> None:
         """A job that nobody waits for any longer does its work."""
         if self.world.orphans:
-            with suppress(Retryable, Rejected):
+            with suppress(Retryable, Rejected, Reshaped):
                 self.world.orphans.pop()()
 
     @rule()
@@ -333,6 +342,16 @@ class Delivery(RuleBasedStateMachine):
             offset, metadata = self.world.committed or (0, "")
             if intent := parse_intent(metadata):
                 self.world.committed = (offset, intent._replace(time_ms=1).encode())
+
+    @rule()
+    def constrain(self) -> None:
+        """ALTER TABLE … ADD CONSTRAINT: what is stored stays, what comes is refused."""
+        self.world.constrained = True
+
+    @rule()
+    def alter(self) -> None:
+        """ALTER TABLE … MODIFY COLUMN."""
+        self.world.fields = (Field("v", ("v",), list),)
 
     @rule(member=consumes(members))
     def stop(self, member: Member) -> None:
@@ -351,6 +370,9 @@ class Delivery(RuleBasedStateMachine):
             assert offset >= committed or offset in world.rows
         for offset in world.expected("bad") | world.expected("poison"):
             assert offset >= committed or offset in world.letters
+        for offset in world.expected("suspect"):
+            places = (offset in world.rows) + (offset in world.letters)
+            assert places == 1 or (places > 1 and not self.exactly_once) or offset >= committed
 
     @invariant()
     def every_ledger_balances(self) -> None:
@@ -368,8 +390,9 @@ class Delivery(RuleBasedStateMachine):
         member.source.assign()
         for _ in range(10 * len(world.log) + 20):
             member.turn()
-        assert set(world.rows) == world.expected("good")
-        assert world.letters == world.expected("bad") | world.expected("poison")
+        suspects = world.expected("suspect")
+        assert set(world.rows) - suspects == world.expected("good")
+        assert world.letters - suspects == world.expected("bad") | world.expected("poison")
         assert (world.committed[0] if world.committed else 0) == world.end
         self.nothing_is_doubled_or_passed_over()
 
@@ -406,3 +429,32 @@ def test_metadata_of_other_tools_is_no_intent() -> None:
         orjson.dumps({}).decode(),
     ):
         assert parse_intent(metadata) is None
+
+
+@pytest.mark.parametrize("change", ["constrained", "altered"])
+def test_a_block_that_landed_before_its_table_changed_is_not_written_again(change: str) -> None:
+    """Its answer was lost; the store refuses the second try, or has to be given the rows in another form."""
+    STATS.slot(0).set("ledgers", 0)
+    world = World()
+    world.log = [(offset, KINDS["suspect"] + b"}") for offset in range(3)]
+    world.end = 3
+    member = Member(world, 0, True, 1000, 0)
+    member.source.assign()
+    world.outcomes = ["answer lost"]
+    for _ in range(10):
+        member.turn()
+        if world.rows:
+            break
+    assert world.rows == {0: 1, 1: 1, 2: 1}
+    if change == "constrained":
+        world.constrained = True
+    else:
+        world.fields = (Field("v", ("v",), list),)
+        world.log += [(offset, KINDS["good"] + b"}") for offset in range(3, 6)]
+        world.end = 6
+    for _ in range(50):
+        member.turn()
+    assert world.rows == dict.fromkeys(range(world.end), 1)
+    assert not world.letters
+    assert world.committed is not None
+    assert world.committed[0] == world.end

@@ -152,6 +152,10 @@ class Progress:
         self.announced_ms = 0
         return False
 
+    def in_doubt(self, batch: Batch) -> None:
+        """Have the same block formed again: a try to write it may have landed."""
+        self.until, self.announced_ms = batch.end, batch.announced_ms
+
     def rewind(self) -> None:
         """Read everything that is not accounted for again."""
         self.position = self.acked

@@ -87,6 +87,8 @@ class Outbox:
             self._writing = None
             for key, one in self._partitions.items():
                 one.fields = self._sink.fields
+                if one.sealed and one.sealed[0].uncertain:
+                    one.progress.in_doubt(one.sealed[0])
                 self._assignment.reread(key)
 
     @property

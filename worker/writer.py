@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from worker.batch import Batch
 from worker.deadletter import DeadLetters
-from worker.errors import ExitCode, Fatal, Reshaped, Retryable
+from worker.errors import ExitCode, Fatal, Rejected, Reshaped, Retryable
 from worker.sinks import Sink
 from worker.stats import Slot
 
@@ -33,13 +33,7 @@ def store(batch: Batch, sink: Sink, letters: DeadLetters, slot: Slot, topic_id: 
         raise Recreated(batch.topic)
     if batch.rows and not batch.written:
         began = time.perf_counter_ns()
-        if not (batch.uncertain and _landed(batch, sink)):
-            batch.uncertain = True  # until the store answers
-            try:
-                sink.write(batch)
-            except Reshaped:
-                sink.open()
-                raise
+        _insert(batch, sink)
         slot.observe("stage_write", time.perf_counter_ns() - began)
     batch.written = True
     if batch.letters and not batch.lettered:
@@ -55,14 +49,30 @@ def identify(known: set[tuple[str, str]], topic_id: Callable[[str], str]) -> Non
                 raise Recreated(topic)
 
 
-def _landed(batch: Batch, sink: Sink) -> bool:
-    """Whether the rows are in the store already, as far as they have to be looked up.
+def _insert(batch: Batch, sink: Sink) -> None:
+    """Write the rows, unless an earlier try may have landed, has, and the store would not tell by the token.
 
     While the store surely remembers the token it decides alone, for only the token tells a topic from an earlier one of
-    the same name, whose rows may have the same offsets.
+    the same name, whose rows may have the same offsets. But a store refuses rows before it looks at tokens: a batch in
+    doubt that is refused now, by a constraint that is new, may be there whole.
     """
-    if time.time() * 1000 - batch.announced_ms < sink.remembers_ms:
-        return False
+    in_doubt = batch.uncertain
+    forgotten = time.time() * 1000 - batch.announced_ms >= sink.remembers_ms
+    if in_doubt and forgotten and _landed(batch, sink):
+        return
+    batch.uncertain = True  # until the store answers
+    try:
+        sink.write(batch)
+    except Reshaped:
+        sink.open()
+        raise
+    except Rejected:
+        if not (in_doubt and _landed(batch, sink)):
+            raise
+
+
+def _landed(batch: Batch, sink: Sink) -> bool:
+    """Whether the rows are in the store already; False where it cannot tell. Fatal where only some are."""
     count = sink.landed(batch.topic, batch.partition, batch.start, batch.end)
     if not count:
         return False
@@ -70,7 +80,7 @@ def _landed(batch: Batch, sink: Sink) -> bool:
         return True
     raise Fatal(
         f"{batch.topic}[{batch.partition}]: the table has {count} of the {batch.rows} rows of offsets {batch.start} to "
-        f"{batch.end - 1}, and their insert is too old for the server to tell which; remove them (ALTER TABLE … DELETE "
+        f"{batch.end - 1}, and the server cannot tell which any more; remove them (ALTER TABLE … DELETE "
         f"WHERE _partition = {batch.partition} AND _offset >= {batch.start} AND _offset < {batch.end}) and start again",
         code=ExitCode.HALT,
     )
