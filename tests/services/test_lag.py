@@ -7,7 +7,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from tests.kit import Service, create_topic, send, wait_until
+from worker.delivery import plain
 from worker.errors import Retryable
+from worker.kafka import topic_ids
 from worker.local import Server, start_kafka
 from worker.monitor.lag import GroupLag, PartitionLag, Retention
 from worker.settings import Settings
@@ -18,10 +20,10 @@ def settings(kafka: Service, topic_name: str, group_id: str) -> Settings:
     return Settings(topic=topic_name, group_id=group_id, bootstrap_servers=kafka.address)
 
 
-def commit(settings: Settings, offsets: dict[int, int]) -> None:
+def commit(settings: Settings, offsets: dict[int, int], metadata: str = "") -> None:
     consumer = Consumer({"bootstrap.servers": settings.bootstrap_servers, "group.id": settings.group_id})
     consumer.commit(
-        offsets=[TopicPartition(settings.topic, partition, offset) for partition, offset in offsets.items()],
+        offsets=[TopicPartition(settings.topic, partition, offset, metadata) for partition, offset in offsets.items()],
         asynchronous=False,
     )
     consumer.close()
@@ -64,6 +66,16 @@ def test_lag_counts_from_the_commit_and_from_the_start_where_there_is_none(setti
         (None, 0, 0, 0),
     ]
     assert lags[2].seconds == 0
+
+
+def test_commits_for_a_deleted_topic_of_the_name_are_none(settings: Settings) -> None:
+    create_topic(settings.bootstrap_servers, settings.topic, 2)
+    for partition in (0, 1):
+        send(settings.bootstrap_servers, settings.topic, [b"{}"] * 10, partition)
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    commit(settings, {0: 4}, plain(topic_ids(admin, [settings.topic])[settings.topic]))
+    commit(settings, {1: 10}, plain("of-the-topic-before"))
+    assert [(lag.committed, lag.messages) for lag in refreshed(settings, 2)] == [(4, 6), (None, 10)]
 
 
 def test_the_age_of_a_backlog_is_known_at_once(settings: Settings) -> None:

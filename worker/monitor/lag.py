@@ -1,8 +1,9 @@
 """How far the whole group is behind: its committed offsets against the log's ends, whoever owns the partitions.
 
 Asked through a consumer that never subscribes, so that it neither joins the group nor makes it. (An AdminClient would
-have no group of its own, and librdkafka crashes there when the coordinator moves: librdkafka #5040.) Ends are those of
-`read_committed`: what an open transaction holds back cannot be read, so it is no lag of ours.
+have no group of its own, and librdkafka crashes there when the coordinator moves: librdkafka #5040. It is asked for the
+topic alone.) Ends are those of `read_committed`: what an open transaction holds back cannot be read, so it is no lag of
+ours. A commit that was made for a deleted topic of the same name is none: as the consumers judge it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from worker.delivery import of_another_topic
 from worker.errors import Fatal, Retryable
-from worker.kafka import check_rights, client_properties, unusable
+from worker.kafka import check_rights, client_properties, other_properties, topic_ids, unusable
 from worker.log import LIBRDKAFKA
 from worker.monitor.ends import Ends
 from worker.settings import Settings
@@ -24,7 +26,7 @@ from worker.settings import Settings
 log = logging.getLogger("worker.monitor")
 
 _TIMEOUT = 5.0  # s, of one question
-_STARTS_EVERY = 10.0  # s: retention moves a log's start in steps of minutes
+_LOGS_EVERY = 10.0  # s: retention moves a log's start in steps of minutes, and a topic is seldom made again
 _LATEST, _EARLIEST = -1, -2  # ListOffsets' special times
 _QUESTIONS = 12  # a refresh; enough to date a backlog of weeks at once
 
@@ -60,7 +62,7 @@ class PartitionLag(NamedTuple):
 
 
 class GroupLag:
-    """The client, and what it has learnt of each partition. Blocking: every call is made in one and the same thread.
+    """The clients, and what they have learnt of each partition. Blocking: all calls come from one and the same thread.
 
     Calls raise Retryable while Kafka does not answer, and Fatal where it refuses this client.
     """
@@ -69,15 +71,18 @@ class GroupLag:
         self._topic = settings.topic
         self._said = ""  # Kafka's newest complaint
         self._refused: KafkaError | None = None
-        self._properties = {**client_properties(settings), "log_level": 0}
-        properties = {"group.id": settings.group_id, **self._properties, "enable.auto.commit": False}
+        quiet = {"log_level": 0}
+        properties = {"group.id": settings.group_id, **client_properties(settings), **quiet}
+        properties["enable.auto.commit"] = False
         try:
             self._consumer = Consumer(properties, error_cb=self._on_error, logger=logging.getLogger(LIBRDKAFKA))
+            self._admin = AdminClient({**other_properties(settings), **quiet})
         except KafkaException as error:
             raise unusable(error) from None
         self._ends: dict[int, Ends] = {}
+        self._topic_id = ""
         self._starts: dict[int, int] = {}
-        self._starts_taken = -_STARTS_EVERY
+        self._logs_seen = -_LOGS_EVERY
 
     def partitions(self) -> int:
         """Return how many partitions the topic has; 0 where there is no such topic. Never makes one."""
@@ -99,13 +104,17 @@ class GroupLag:
         """
         asked = [TopicPartition(self._topic, partition) for partition in range(count)]
         answers = self._ask(lambda: self._consumer.committed(asked, timeout=_TIMEOUT))
-        committed = {item.partition: item.offset for item in self._good(answers)}
         ends, now = self.ends(count), time.time()
-        if time.monotonic() - self._starts_taken > _STARTS_EVERY or ends.keys() - self._starts.keys():
+        if time.monotonic() - self._logs_seen > _LOGS_EVERY or ends.keys() - self._starts.keys():
+            self._topic_id = self._ask(lambda: topic_ids(self._admin, [self._topic]))[self._topic]
             self._starts = self._offsets(dict.fromkeys(range(count), _EARLIEST))
-            self._starts_taken = time.monotonic()
+            self._logs_seen = time.monotonic()
+        committed = {
+            item.partition: None if item.offset < 0 or of_another_topic(item.metadata, self._topic_id) else item.offset
+            for item in self._good(answers)
+        }
         lags = [
-            PartitionLag(partition, self._starts[partition], ends[partition], offset if offset >= 0 else None, 0, None)
+            PartitionLag(partition, self._starts[partition], ends[partition], offset, 0, None)
             for partition, offset in sorted(committed.items())
             if partition in ends and partition in self._starts
         ]
@@ -116,10 +125,9 @@ class GroupLag:
 
     def retention(self) -> Retention:
         """Return what the topic's configuration says; nothing where this user may not read it."""
-        admin = AdminClient(self._properties)  # rarely asked for: not worth a client's threads for good
         resource = ConfigResource(ResourceType.TOPIC, self._topic)
         try:
-            answer = admin.describe_configs([resource], request_timeout=_TIMEOUT)[resource].result()
+            answer = self._admin.describe_configs([resource], request_timeout=_TIMEOUT)[resource].result()
         except KafkaException as error:
             log.info("no retention headroom: cannot read the topic's configuration: %s", error.args[0].str())
             return Retention()
