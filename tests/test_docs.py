@@ -1,0 +1,50 @@
+"""README.md and docs/ as texts: their links lead somewhere, and the tests and reasons that they name exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.stats import REJECT_REASONS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.parts))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a page's headings make, as GitHub does."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def names_of_tests() -> Iterator[str]:
+    for path in (ROOT / "tests").rglob("*.py"):
+        yield path.stem
+        yield from re.findall(r"^ *(?:def|class) (\w+)", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        place = (page.parent / name).resolve() if name else page
+        assert place.exists(), target
+        if anchor:
+            assert anchor in anchors(place), target
+
+
+def test_the_tests_that_the_guarantees_name_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 30
+    assert named <= set(names_of_tests())
+
+
+def test_every_reason_of_a_dead_letter_is_explained() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    (table,) = re.findall(r"^\| reason \| means \|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    rows = [line.split("|")[1] for line in table.splitlines()[1:]]
+    assert sorted(word for row in rows for word in re.findall(r"`(\w+)`", row)) == sorted(REJECT_REASONS)
