@@ -21,12 +21,15 @@ endif
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --group build pyproject.toml
 
 ##@ Try it
-.PHONY: demo chaos
+.PHONY: demo chaos soak
 demo: $(VENV)/.demo  ## the real worker on an embedded broker and store, with a live table (^C ends it)
 	$(BIN)/python -m worker demo $(ARGS)
 
 chaos: $(VENV)/.dev  ## ten minutes of random faults on real servers; ends by counting what is missing or doubled
 	$(BIN)/python -m tests.faults.chaos $(ARGS)
+
+soak: $(VENV)/.dev  ## ten minutes of steady load with kills and an outage; compares counters, rows, alerts, memory
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 ##@ Work on it
 .PHONY: venv test check docs format bench bench-check

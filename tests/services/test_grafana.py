@@ -15,19 +15,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
 
+from tests import prometheus
 from tests.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, wait_until
 from tests.pages import Pages, browse
+from tests.prometheus import GRAFANA
 from tests.services.load import Load
 from tests.services.picture import Line, page
 from worker.local import start_prometheus
 from worker.monitor.metrics import METRICS
 
-GRAFANA = Path(__file__).parents[2] / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "worker.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 PICTURES = os.environ.get("WORKER_PICTURES")
@@ -47,8 +46,7 @@ class Watched(NamedTuple):
     rows: int = 0  # in the table
 
     def ask(self, path: str, **words: str) -> Any:
-        with urlopen(f"{self.address}/api/v1/{path}?{urlencode(words)}", timeout=PATIENCE_S) as answer:
-            return json.load(answer)["data"]
+        return prometheus.ask(self.address, path, **words)
 
     def lines(self, target: dict[str, Any]) -> list[Line]:
         """Run a panel's query over the whole time, as Grafana would."""
@@ -86,12 +84,7 @@ def watched(kafka: Service, clickhouse: Service) -> Iterator[Watched]:
     began = time.time()
     with run_worker(*words) as worker:
         pages = Pages(worker)
-        config = (GRAFANA / "prometheus.yml").read_text()
-        config = re.sub(r"(scrape|evaluation)_interval: \d+s", r"\1_interval: 1s", config)
-        config = config.replace("worker:9108", f"127.0.0.1:{pages.port}").replace(
-            "alerts.yml]", f"{GRAFANA}/alerts.yml]"
-        )
-        with start_prometheus(config) as prometheus:
+        with start_prometheus(prometheus.scraping(pages.port)) as server:
             load = Load(kafka.address, topic)
             try:
                 wait_until(lambda: (pages.metric("messages_total", "written") or 0) > 0, PATIENCE_S)
@@ -104,7 +97,7 @@ def watched(kafka: Service, clickhouse: Service) -> Iterator[Watched]:
             wait_until(lambda: sum(pages.metrics("lag_messages").values()) == 0, PATIENCE_S)
             written = pages.metric("messages_total", "written")
             assert written
-            watched = Watched(prometheus.address, began, time.time(), int(written))
+            watched = Watched(server.address, began, time.time(), int(written))
             total = 'sum(worker_messages_total{outcome="written"})'
             wait_until(lambda: watched.ask("query", query=total)["result"][0]["value"][1] == str(int(written)))
             client = clickhouse_client(clickhouse.address)
@@ -142,12 +135,8 @@ def test_the_counters_match_what_was_really_written(watched: Watched) -> None:
 
 def test_no_counter_ever_runs_backwards(watched: Watched) -> None:
     """A consumer was killed meanwhile; resets() counts every step back."""
-    span = f"{int(watched.ended - watched.began) + 1}s"
-    for name, kind in METRICS.items():
-        suffixes = {"counter": ("",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ()}[kind.type]
-        for suffix in suffixes:
-            found = watched.ask("query", query=f"sum(resets({name}{suffix}[{span}]))", time=str(watched.ended))
-            assert float(found["result"][0]["value"][1]) == 0, name + suffix
+    found = prometheus.resets(watched.address, watched.began, watched.ended)
+    assert {name: count for name, count in found.items() if count} == {}
 
 
 def test_the_alert_rules_are_evaluated_and_silent(watched: Watched) -> None:
