@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -28,14 +29,23 @@ _CHROMIUM = [
     "--hide-scrollbars",
     "--enable-logging=stderr",
 ]
+_ADDRESS = r"readyz are at (http://127\.0\.0\.1:\d+)/"
 
 
 class Pages:
-    """The pages of a worker that was started with `--metrics-port 0`."""
+    """The pages of a worker that was started with `--metrics-port 0`; a monitor started again has another port."""
 
     def __init__(self, worker: Worker) -> None:
-        self.url = worker.wait_for(r"readyz are at (http://127\.0\.0\.1:\d+)/").group(1)
-        self.port = int(self.url.rpartition(":")[2])
+        worker.wait_for(_ADDRESS)
+        self._worker = worker
+
+    @property
+    def url(self) -> str:
+        return [found[1] for line in list(self._worker.stderr) if (found := re.search(_ADDRESS, line))][-1]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def get(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -57,6 +67,15 @@ class Pages:
             for family in text_string_to_metric_families(self.get("/metrics")[1].decode())
             for sample in family.samples
             if sample.name == f"worker_{name}"
+        }
+
+    def counters(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Return all samples that must never run backwards, by name and labels."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.get("/metrics")[1].decode())
+            for sample in family.samples
+            if family.type in ("counter", "histogram")
         }
 
     def metric(self, name: str, *labels: str) -> float | None:

@@ -126,7 +126,7 @@ def test_counters_add_up_over_slots_and_survive_a_restart(scraped: Scraped) -> N
     one.set("cpu_ns", 5_000_000_000)
     before = scraped.series()
     one.set("pid", 0)
-    one.set("cpu_ns", 1_000_000_000)  # the next process tells its own
+    one.add("cpu_ns", 1_000_000_000)  # the next process adds its own
     one.add("restarts")
     after = scraped.series()
     totals = {

@@ -99,7 +99,6 @@ def test_cpu_is_a_share_of_one_core_of_the_same_process(shown: Shown) -> None:
     cpu = shown.json()["processes"][0]["cpu"]
     assert 0 < cpu <= 0.5
     slot.set("pid", 4711)
-    slot.set("cpu_ns", 1)
     shown.sample()
     assert shown.json()["processes"][0]["cpu"] is None
 

@@ -54,6 +54,7 @@ class Consumer:
         self._membership = Membership(settings, stats, slot, source, sink, self._assignment, self._outbox)
         self._stopping = False
         self._housekeeping_at = 0.0
+        self._cpu_ns = 0  # of this process, as far as it is in the slot's
 
     def stop(self, *_: Any) -> None:
         """Drain at the next turn. A service manager may say so twice: to the group, and through the supervisor."""
@@ -130,11 +131,13 @@ class Consumer:
             assignment.pause(not assignment.paused)
 
     def _housekeep(self) -> None:
-        """Refresh the process' gauges, and collect what error paths may have left."""
+        """Tell the process' memory and CPU time, and collect what error paths may have left."""
         self._housekeeping_at = time.monotonic() + _HOUSEKEEPING_S
         with open("/proc/self/statm") as statm:
             self._slot.set("rss_bytes", int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-        self._slot.set("cpu_ns", time.process_time_ns())
+        cpu_ns = time.process_time_ns()
+        self._slot.add("cpu_ns", cpu_ns - self._cpu_ns)  # to what earlier processes have spent
+        self._cpu_ns = cpu_ns
         gc.collect()
 
     def drain(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
@@ -74,6 +75,42 @@ def test_counters_go_on_after_a_consumer_is_killed(kafka: Service, worker: Worke
     assert set(pages.metrics("unaccounted_messages").values()) == {0}
     wait_until(lambda: sum(pages.metrics("lag_messages").values()) == 0, PATIENCE_S)
     assert pages.metric("slot_restarts_total", "0") == 1
+
+
+def test_no_counter_runs_backwards_whoever_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
+    pages = Pages(worker)
+    seen: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    scrapes = 0
+
+    def scraped() -> bool:
+        """Look at every counter; False while the monitor is away."""
+        nonlocal seen, scrapes
+        try:
+            now = pages.counters()
+        except (OSError, http.client.HTTPException):
+            return False
+        assert {sample: value for sample, value in seen.items() if now.get(sample, -1) < value} == {}
+        seen, scrapes = now, scrapes + 1
+        return True
+
+    def of(name: str, **labels: str) -> float:
+        return seen.get((f"worker_{name}", frozenset(labels.items())), 0)
+
+    def written(events: int) -> None:
+        wait_until(lambda: scraped() and of("messages_total", outcome="written") >= events, PATIENCE_S)
+
+    written(len(EVENTS))
+    for number, (consumers, monitor) in enumerate(((True, False), (False, True), (True, True), (False, True)), 2):
+        wait_until(lambda: len(pages.status()["processes"]) == 2, PATIENCE_S)
+        pids = {one["pid"] for one in pages.status()["processes"]}
+        send(kafka.address, topic_name, EVENTS)  # some are on their way when the signal comes
+        for pid in worker.children():
+            if consumers if pid in pids else monitor:
+                os.kill(pid, signal.SIGKILL)
+        written(number * len(EVENTS))
+    wait_until(lambda: scraped() and of("restarts_total") == 4, PATIENCE_S)
+    assert min(of("slot_cpu_seconds_total", slot=slot) for slot in "01") > 0
+    assert scrapes > 10
 
 
 def test_partitions_that_are_added_get_a_consumer_and_a_lag(kafka: Service, worker: Worker, topic_name: str) -> None:

@@ -1,7 +1,7 @@
 """Every metric once, and the collector that reads them from the shared counters when Prometheus asks.
 
-Nothing is counted here: the consumers' cells are the counters, so a scrape costs them nothing and a dead consumer's
-counts stay while its gauges go.
+Nothing is counted or remembered here: the consumers' cells are the counters, so a scrape costs them nothing, a dead
+consumer's counts stay while its gauges go, and no counter runs backwards when the monitor is started again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 from worker.cli import version_text
 from worker.monitor.accounts import Accounts, alive
 from worker.monitor.observed import Observed
-from worker.stats import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
+from worker.stats import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Stats
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
 _PLACE = ("topic", "partition")
@@ -100,7 +100,6 @@ class Collector:
         self._stats = stats
         self._observed = observed
         self._accounts = accounts
-        self._cpu: dict[int, tuple[int, int]] = {}  # slot → newest CPU time of its process, that of those before it
         self._build = [version_text(), platform.python_version(), confluent_kafka.libversion()[0]]
         settings = observed.settings
         self._build += [settings.topic, settings.backend, settings.group_id]
@@ -176,7 +175,8 @@ class Collector:
         yield _of("worker_rebalances_total", {(): self._sum("rebalances")})
         yield _of("worker_restarts_total", {(): self._sum("restarts")})
         yield _of("worker_slot_restarts_total", {label: slot.get("restarts") for label, slot in used.items()})
-        yield _of("worker_slot_cpu_seconds_total", {label: self._cpu_seconds(slot) for label, slot in used.items()})
+        spent = {label: slot.get("cpu_ns") / 1e9 for label, slot in used.items()}
+        yield _of("worker_slot_cpu_seconds_total", spent)
         memory = {label: slot.get("rss_bytes") for label, slot in gauges.items()}
         yield _of("worker_slot_resident_memory_bytes", memory)
         started = {label: round((wall + slot.get("started_ns")) / 1e9, 1) for label, slot in gauges.items()}
@@ -185,15 +185,6 @@ class Collector:
         yield _of("worker_slot_heartbeat_age_seconds", age)
         yield _of("worker_slot_paused", {label: slot.get("paused") for label, slot in gauges.items()})
         yield _of("worker_build_info", {tuple(self._build): 1})
-
-    def _cpu_seconds(self, slot: Slot) -> float:
-        """Return the CPU time of all lives of a slot: a process only tells its own."""
-        spent = slot.get("cpu_ns")
-        newest, before = self._cpu.get(slot.index, (0, 0))
-        if spent < newest:
-            before += newest
-        self._cpu[slot.index] = spent, before
-        return (before + spent) / 1e9
 
     def _sum(self, cell: str) -> int:
         return sum(slot.get(cell) for slot in self._stats.used())
