@@ -1,7 +1,7 @@
 """TLS and log-ins against real servers: every command gets through, and a refusal names what to look at, exit 78.
 
-Kafka has listeners with SASL_SSL (SCRAM-SHA-512) and with OAUTHBEARER. The local ClickHouse does not listen for TLS:
-a TLS end stands in front of it.
+Kafka has listeners with SASL_SSL (SCRAM-SHA-512) and with OAUTHBEARER. The local ClickHouse and Redis do not listen for
+TLS: a TLS end stands in front of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechani
 from tests.certificates import Certificates, make_certificates
 from tests.kit import PATIENCE_S, Service, create_topic, run_worker, send, wait_until
 from tests.tls_end import TlsEnd
-from worker.local import Server, start_clickhouse, start_kafka
+from worker.local import Server, start_clickhouse, start_kafka, start_redis
 from worker.local.process import free_port
 
 CANARY = f"canary{uuid.uuid4().hex}"
@@ -215,3 +215,23 @@ def test_tls_and_password_of_clickhouse(
         assert "ca_certs" in printed
         printed = finished(*job, f"{base}{certificates.stranger}", env=env, code=78)
         assert "ca_certs" in printed
+
+
+def test_tls_and_password_of_redis(
+    kafka: Service, certificates: Certificates, topic_name: str, group_id: str, tmp_path: Path
+) -> None:
+    create_topic(kafka.address, topic_name)
+    send(kafka.address, topic_name, [EVENT % i for i in range(50)])
+    job = ["--bootstrap-servers", kafka.address, "--topic", topic_name, "--group-id", group_id, "--metrics-port", "0"]
+    password = tmp_path / "password"
+    password.write_text(f"{CANARY}\n")
+    env = {"WORKER_REDIS_PASSWORD_FILE": str(password)}
+    with start_redis(requirepass=CANARY) as server, TlsEnd(server.port, certificates) as end:
+        base = f"rediss://127.0.0.1:{end.port}/0?ssl_ca_certs="
+        trusted = ["--redis-url", f"{base}{certificates.authority}"]
+        assert "FAIL" not in finished("check", *job, *trusted, env=env)
+        assert "Total devices: 50" in finished(*job, *trusted, "--until-end", env=env)
+        assert "Total devices: 50" in finished("count", *job, *trusted, env=env)
+        finished("verify", *job, *trusted, env=env)
+        printed = finished("check", *job, "--redis-url", f"{base}{certificates.stranger}", env=env, code=1)
+        assert "certificate verify failed" in printed
