@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from worker import cli
+from worker.kafka import property_names
+from worker.settings import load
 from worker.stats import REJECT_REASONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.parts))
+USERS_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
@@ -48,3 +53,26 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
     (table,) = re.findall(r"^\| reason \| means \|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     rows = [line.split("|")[1] for line in table.splitlines()[1:]]
     assert sorted(word for row in rows for word in re.findall(r"`(\w+)`", row)) == sorted(REJECT_REASONS)
+
+
+def test_every_command_that_is_shown_in_a_line_is_one() -> None:
+    shown = [text for page in USERS_PAGES for text in re.findall(r"`python -m worker ([^`\n]+)`", page.read_text())]
+    assert len(shown) > 10
+    for text in shown:
+        words = text.replace("[run]", "run").replace("\\|", "|").split()
+        words = [re.sub(r"\|\S+$", "", word) for word in words]  # the first of those to choose from
+        words = ["redis" if word == "B" else word for word in words]
+        with contextlib.suppress(SystemExit):  # --help
+            cli.parse(words)
+
+
+def test_every_file_of_options_that_is_shown_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    blocks = [
+        text for page in USERS_PAGES for text in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)
+    ]
+    assert len(blocks) > 3
+    for block in blocks:
+        file.write_text(block)
+        settings, _ = load({}, {}, file)
+        assert set(settings.kafka) <= set(property_names())
