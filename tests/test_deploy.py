@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,14 @@ import pytest
 import yaml
 
 from worker import cli
+from worker.local import fetch
 from worker.monitor.metrics import METRICS
 from worker.settings import Settings, load
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "worker.service"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SECONDS_OF_MONITOR = 15
 
@@ -69,7 +75,7 @@ def test_the_deployments_variables_are_options(tmp_path: Path) -> None:
 
 def test_the_pod_may_do_nothing_that_it_does_not_need() -> None:
     assert POD["securityContext"]["runAsNonRoot"] is True
-    assert str(POD["securityContext"]["runAsUser"]) in (ROOT / "Dockerfile").read_text()
+    assert str(POD["securityContext"]["runAsUser"]) in DOCKERFILE
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"] is True
     assert CONTAINER["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert POD["enableServiceLinks"] is False
@@ -145,12 +151,53 @@ def test_compose_commands_and_variables_are_the_workers(tmp_path: Path) -> None:
         assert one["image"] == CONTAINER["image"]
 
 
+def test_images_are_pinned_and_are_those_of_the_tests() -> None:
+    images = dict(one["image"].split(":") for one in COMPOSE["services"].values())
+    bases = set(re.findall(r"^FROM (?:--\S+ )?(\S+)", DOCKERFILE, re.MULTILINE))
+    assert len(bases) == 1  # what was compiled for one Python runs on the same
+    images |= dict(base.split(":") for base in bases)
+    for image, tag in images.items():
+        assert re.fullmatch(r"v?\d+\.\d+\.\d+(\.\d+)?(-slim-bookworm)?", tag), image
+    assert images["apache/kafka"] == fetch.KAFKA_VERSION
+    assert images["clickhouse/clickhouse-server"].rpartition(".")[0] == fetch.CHDB_VERSION.partition("-")[0]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert images["kafka-ingest-worker"] == version
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_the_images_health_check_asks_for_livez(status: int) -> None:
+    """Run it as the container would, against a page at another port."""
+    (words,) = re.findall(r"^HEALTHCHECK .*? CMD (\[.*?\])$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)
+    command = json.loads(words)
+    asked = []
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Pages) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {"WORKER_METRICS_PORT": str(server.server_port)}
+        done = subprocess.run([sys.executable, *command[1:]], env=env, capture_output=True, check=False, timeout=60)
+        server.shutdown()
+    assert (done.returncode == 0) == (status == 200), done.stderr
+    assert asked == ["/livez"]
+    default = str(Settings().metrics_port)
+    assert f", {default})" in command[-1]
+    assert f"EXPOSE {default}\n" in DOCKERFILE
+    for service in compose_workers():
+        runs = service.get("command", ["run"])[0] == "run"
+        assert service.get("healthcheck", {}) == ({} if runs else {"disable": True})
+
+
 def test_what_is_mounted_or_copied_exists() -> None:
     for service in COMPOSE["services"].values():
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
-    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
+    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         for source in copied.split():
             assert (ROOT / source).exists()
             assert f"!{source}\n" in (ROOT / ".dockerignore").read_text()
