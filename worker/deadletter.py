@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from worker.batch import Batch, Letter
 from worker.errors import ExitCode, Fatal, Retryable
-from worker.kafka import check_rights, other_properties
+from worker.kafka import ANSWER_S, answer, check_rights, other_properties
 from worker.log import LIBRDKAFKA
 from worker.settings import Settings
 
@@ -81,7 +81,7 @@ class DeadLetters:
         try:
             config = topic_config(admin, self._settings.topic)
             topic = NewTopic(self.topic, num_partitions=1, replication_factor=-1, config=config)
-            admin.create_topics([topic], request_timeout=10)[self.topic].result()
+            answer(admin.create_topics([topic], request_timeout=ANSWER_S)[self.topic])
             log.warning("dead letters: made the topic %s, which keeps them until they are removed", self.topic)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
@@ -138,7 +138,7 @@ def topic_config(admin: AdminClient, origin: str) -> dict[str, str]:
     config = {"retention.ms": "-1"}
     resource = ConfigResource(ConfigResource.Type.TOPIC, origin)
     with contextlib.suppress(KafkaException):
-        largest = admin.describe_configs([resource], request_timeout=10)[resource].result()["max.message.bytes"]
+        largest = answer(admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])["max.message.bytes"]
         config["max.message.bytes"] = str(min(int(largest.value) + _HEADERS_BYTES, 2**31 - 1))
     return config
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from importlib.resources import files
 from typing import Any
 
@@ -30,6 +31,8 @@ _NO_RIGHTS = {
     KafkaError._SSL: "the TLS properties (-X ssl.ca.location and so on)",
 }
 
+
+ANSWER_S = 10.0  # that an AdminClient waits for the broker
 
 _CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
 _CONSUMERS_ONLY = ("group.", "session.", "heartbeat.", "max.poll.", "fetch.", "queued.", "partition.assignment.")
@@ -99,12 +102,23 @@ def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
     return _fit_protocol(properties)
 
 
+def answer(future: Future[Any]) -> Any:
+    """Wait for what an AdminClient was asked, with ANSWER_S as its request_timeout. Raises KafkaException.
+
+    librdkafka says itself when the broker does not answer in time; should it not, nobody waits for ever.
+    """
+    try:
+        return future.result(2 * ANSWER_S)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer to an administrative request")) from None
+
+
 def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
-    """Return each topic's id; `-` from brokers that have none (before Kafka 2.8) or do not tell."""
+    """Return each topic's id; `-` from brokers that have none (before Kafka 2.8) or do not tell. KafkaException."""
     ids: dict[str, str] = {}
-    for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=10).items():
+    for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=ANSWER_S).items():
         try:
-            ids[name] = str(future.result().topic_id)
+            ids[name] = str(answer(future).topic_id)
         except KafkaException as error:
             if error.args[0].code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
                 raise

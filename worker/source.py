@@ -71,7 +71,8 @@ class Source:
         self._consumer = Consumer(
             consumer_properties(settings, index), logger=logging.getLogger(LIBRDKAFKA), error_cb=self._on_error
         )
-        self._admin = AdminClient(other_properties(settings), logger=logging.getLogger(LIBRDKAFKA))
+        self._admin_properties = other_properties(settings)
+        self._admin = self._new_admin()
         self._closing = False
         self._several = True  # whether more than one partition is assigned
 
@@ -161,9 +162,13 @@ class Source:
             return topic_ids(self._admin, [topic])[topic]
         except KafkaException as error:
             check_rights(error.args[0])
+            self._admin = self._new_admin()  # should the old one be why, it would be so for ever
             raise Retryable(
                 f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection"
             ) from None
+
+    def _new_admin(self) -> AdminClient:
+        return AdminClient(self._admin_properties, logger=logging.getLogger(LIBRDKAFKA))
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on reading at an offset."""

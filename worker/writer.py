@@ -7,7 +7,7 @@ runs, and the callback would be waiting for it.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from worker.deadletter import DeadLetters
 from worker.errors import ExitCode, Fatal, Rejected, Reshaped, Retryable
 from worker.sinks import Sink
 from worker.stats import Slot
+
+log = logging.getLogger("worker.writer")
 
 _BACKOFF_S = 0.1
 _BACKOFF_CAP_S = 10.0
@@ -44,9 +46,13 @@ def store(batch: Batch, sink: Sink, letters: DeadLetters, slot: Slot, topic_id: 
 def identify(known: set[tuple[str, str]], topic_id: Callable[[str], str]) -> None:
     """Look whether topics still have the ids that are known of them: a namesake that is as long reads as the end."""
     for topic, known_id in known:
-        with contextlib.suppress(Retryable):
-            if topic_id(topic) != known_id:
-                raise Recreated(topic)
+        try:
+            found = topic_id(topic)
+        except Retryable as unknown:  # asked again soon, and before each write
+            log.warning("%s", unknown)
+            continue
+        if found != known_id:
+            raise Recreated(topic)
 
 
 def _insert(batch: Batch, sink: Sink) -> None:

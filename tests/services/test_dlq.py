@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from tests.kit import PATIENCE_S, Service, create_topic, run_worker
+from tests.kit import PATIENCE_S, Service, create_topic, run_worker, wait_until
 from worker.batch import Letter
 from worker.deadletter import DeadLetters
 from worker.dlq import count_letters, list_letters, replay, sender
@@ -56,6 +56,12 @@ def origin(settings: Settings) -> list[tuple[int, bytes | None, dict[str, Any]]]
             for messages in scan.read(partition, *scan.bounds(partition)):
                 found += [(partition, message.value(), dict(message.headers() or [])) for message in messages]
     return found
+
+
+def replayed_to_origin(settings: Settings, count: int) -> list[tuple[int, bytes | None, dict[str, Any]]]:
+    """Return what is in the topic, which is at least `count`: a transaction shows a moment after it was committed."""
+    wait_until(lambda: len(origin(settings)) >= count, PATIENCE_S, f"{count} events are back")
+    return origin(settings)
 
 
 def test_a_letter_is_one_line_that_shows_its_event_only_when_asked(settings: Settings) -> None:
@@ -105,7 +111,7 @@ def test_the_raw_bytes_go_back_to_their_partition_with_where_they_come_from(sett
     assert replayed(settings, yes=False).startswith(f"would replay 2 letters to {settings.topic}")
     assert origin(settings) == []
     assert replayed(settings).startswith(f"replayed 2 letters to {settings.topic};")
-    (zero, hostile, _), (one, high, headers) = origin(settings)
+    (zero, hostile, _), (one, high, headers) = replayed_to_origin(settings, 2)
     assert (zero, hostile, one, high) == (0, HOSTILE.payload, 1, TOO_HIGH.payload)
     assert headers == {
         "dlq_topic": settings.dead_letter_topic_name.encode(),
@@ -135,7 +141,7 @@ def test_each_event_is_replayed_once_over_all_runs_reasons_and_doubles(
     assert replayed(settings).startswith("replayed 1 letters")
     sent = [NOT_JSON, TOO_HIGH, TOO_LOW, HOSTILE, NOT_JSON]
     expected = [letter.payload for letter in sent] + [b"same place, in a topic made anew"]
-    assert sorted(payload or b"" for _, payload, _ in origin(settings)) == sorted(expected)
+    assert sorted(payload or b"" for _, payload, _ in replayed_to_origin(settings, len(expected))) == sorted(expected)
 
 
 def test_what_a_failed_replay_did_not_send_the_next_one_sends(settings: Settings) -> None:
@@ -147,7 +153,7 @@ def test_what_a_failed_replay_did_not_send_the_next_one_sends(settings: Settings
     assert origin(settings) == []
     limit(settings, 100_000)
     assert replayed(settings).startswith("replayed 2 letters")
-    assert [payload for _, payload, _ in origin(settings)] == [NOT_JSON.payload, large.payload]
+    assert [payload for _, payload, _ in replayed_to_origin(settings, 2)] == [NOT_JSON.payload, large.payload]
 
 
 def limit(settings: Settings, size: int) -> None:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from worker.delivery import of_another_topic
 from worker.errors import Fatal, Retryable
-from worker.kafka import check_rights, client_properties, other_properties, topic_ids, unusable
+from worker.kafka import ANSWER_S, answer, check_rights, client_properties, other_properties, topic_ids, unusable
 from worker.log import LIBRDKAFKA
 from worker.monitor.ends import Ends
 from worker.settings import Settings
@@ -127,11 +127,11 @@ class GroupLag:
         """Return what the topic's configuration says; nothing where this user may not read it."""
         resource = ConfigResource(ResourceType.TOPIC, self._topic)
         try:
-            answer = self._admin.describe_configs([resource], request_timeout=_TIMEOUT)[resource].result()
+            config = answer(self._admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])
         except KafkaException as error:
             log.info("no retention headroom: cannot read the topic's configuration: %s", error.args[0].str())
             return Retention()
-        values = {name: entry.value for name, entry in answer.items()}
+        values = {name: entry.value for name, entry in config.items()}
         if "delete" not in values.get("cleanup.policy", "delete"):
             return Retention()
         age, size = float(values.get("retention.ms", -1)), float(values.get("retention.bytes", -1))
