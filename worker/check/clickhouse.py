@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 from clickhouse_driver import Client, errors
 
 from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
-from worker.errors import Fatal, WorkerError
+from worker.errors import WorkerError
 from worker.settings import Settings
 from worker.sinks import native
-from worker.sinks.clickhouse import ClickHouseSink
+from worker.sinks.clickhouse import ClickHouseSink, Obstacle
+from worker.sinks.clickhouse_errors import DRIVER_ERRORS, advice, first_line
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers that do not know CHECK GRANT
-_CREDENTIALS = (192, 193, 194, 516)
 _NO_DATABASE = 81
 
 
@@ -32,12 +32,10 @@ def look_at_clickhouse(settings: Settings, create: bool, fields: list[Stored]) -
             yield ok("ClickHouse", f"{where} answers, version {version}")
             yield from _table(patient, client, create, fields)
         except errors.ServerException as error:
-            text = error.message.split("Stack trace")[0].splitlines()[0].strip()[:300]
-            yield fail("ClickHouse", f"{where}: code {error.code}: {text}", _fix(error.code))
-        except (errors.Error, OSError, EOFError) as error:
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            yield fail("ClickHouse", f"{where}: {first_line(error)}", advice(error) or _fix(error.code))
+        except DRIVER_ERRORS as error:
             fix = "--clickhouse-url clickhouse://USER@HOST:9000/DATABASE (the native port; is it running?)"
-            yield fail("ClickHouse", f"{where} does not answer: {text}", native.certificate_advice(error) or fix)
+            yield fail("ClickHouse", f"{where} does not answer: {first_line(error)}", advice(error) or fix)
 
 
 class _Client:
@@ -90,8 +88,12 @@ def _table(settings: Settings, client: _Client, create: bool, fields: list[Store
 
 def _shape(settings: Settings, client: _Client, name: str, exists: bool, fields: list[Stored]) -> Iterator[Finding]:
     """Open the sink as the worker does (it makes the table); it says itself what it cannot use."""
+    asked = settings.delivery
+    # Asked for, it would be an error that it is not possible; here it is a finding, with what else there is to say.
+    sink = ClickHouseSink(replace(settings, delivery="auto") if asked == "exactly-once" else settings)
     try:
-        sink, promise = _open(settings)
+        with closing(sink):
+            sink.open()
     except WorkerError as error:
         yield trouble("table", error)
         return
@@ -100,36 +102,19 @@ def _shape(settings: Settings, client: _Client, name: str, exists: bool, fields:
     types = {column: kind for column, kind, *_ in client.rows(f"DESCRIBE TABLE {name}")}
     filled = ", ".join(f"{field.name} {types.get(field.name, '')}" for field in sink.fields)
     yield ok("table", f"{name} {'exists' if exists else 'was made'} ({engine}); filled: {filled}")
-    yield promise
+    yield _promise(asked, sink.obstacles)
     fields += [Stored(field, types.get(field.name, "")) for field in sink.fields]
 
 
-def _open(settings: Settings) -> tuple[ClickHouseSink, Finding]:
-    """Return a sink that knows the table's shape, and what can be promised of it. Raises what opening it raises."""
-    strict, lax = (ClickHouseSink(replace(settings, delivery=mode)) for mode in ("exactly-once", "at-least-once"))
-    with closing(strict), closing(lax):
-        if settings.delivery != "at-least-once":
-            try:
-                strict.open()
-                return strict, ok("delivery", "exactly-once is possible")
-            except Fatal as error:
-                _, found, reasons = str(error).partition("exactly-once cannot be kept: ")
-                if not found:
-                    raise
-                promise = _promise(reasons, asked_for=settings.delivery == "exactly-once")
-        else:
-            promise = ok("delivery", "at-least-once, as --delivery says")
-        lax.open()
-        return lax, promise
-
-
-def _promise(reasons: str, *, asked_for: bool) -> Finding:
-    """Say why it is not exactly-once, from the sink's words: `reason: statement; reason: statement`."""
-    parts = [reason.partition(": ") for reason in reasons.split("; ")]
-    found = " and ".join(reason for reason, _, _ in parts)
-    fix = "; ".join(statement for _, _, statement in parts if statement) or "a MergeTree table"
-    level = fail if asked_for else warn
-    return level("delivery", f"only at-least-once: {found}", fix)
+def _promise(asked: str, obstacles: Sequence[Obstacle]) -> Finding:
+    """Say whether the table is written exactly once, and if not why."""
+    if asked == "at-least-once":
+        return ok("delivery", "at-least-once, as --delivery says")
+    if not obstacles:
+        return ok("delivery", "exactly-once is possible")
+    faults = " and ".join(obstacle.fault for obstacle in obstacles)
+    level = fail if asked == "exactly-once" else warn
+    return level("delivery", f"only at-least-once: {faults}", "; ".join(obstacle.fix for obstacle in obstacles))
 
 
 def _with_timeouts(url: str) -> str:
@@ -137,8 +122,6 @@ def _with_timeouts(url: str) -> str:
 
 
 def _fix(code: int) -> str:
-    if code in _CREDENTIALS:
-        return "the user in --clickhouse-url, WORKER_CLICKHOUSE_PASSWORD or …_FILE"
     if code == _NO_DATABASE:
         return "CREATE DATABASE it, or name another in --clickhouse-url"
     return "see the server's log"

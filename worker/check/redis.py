@@ -12,7 +12,7 @@ from redis import exceptions
 from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.errors import WorkerError
 from worker.settings import Settings
-from worker.sinks.redis import RedisSink
+from worker.sinks.redis import CREDENTIALS_ADVICE, RedisSink, connect, where
 
 _TIMEOUT_S = 4.0
 _FULL = 0.9
@@ -22,29 +22,19 @@ def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> It
     """Yield the findings; fill in the fields of an event that are stored. Writes nothing."""
     key = settings.redis_key_name
     fields += map(Stored, RedisSink.fields)
-    with closing(
-        redis.Redis.from_url(
-            settings.redis_url,
-            **({"password": settings.redis_password} if settings.redis_password else {}),
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            retry=None,
-            protocol=2,
-        )
-    ) as client:
-        options = client.connection_pool.connection_kwargs
-        where = f"Redis at {options.get('path') or '{host}:{port}'.format(**options)}"
+    with closing(connect(settings, _TIMEOUT_S)) as client:
+        place = where(client)
         try:
             client.ping()
         except exceptions.NoPermissionError:
             pass  # it answers, and what it has to let us do is asked below
         except exceptions.AuthenticationError as error:
-            yield fail("Redis", f"{where}: {error}", "the user in --redis-url, WORKER_REDIS_PASSWORD or …_FILE")
+            yield fail("Redis", f"{place}: {error}", CREDENTIALS_ADVICE)
             return
         except (exceptions.RedisError, OSError) as error:
-            yield fail("Redis", f"{where} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
+            yield fail("Redis", f"{place} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
             return
-        yield ok("Redis", f"{where} answers")
+        yield ok("Redis", f"{place} answers")
         yield _writable(client, key)
         yield _counted(settings, key)
         yield from _server(client)

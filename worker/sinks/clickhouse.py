@@ -16,25 +16,32 @@ from worker.errors import Fatal, Rejected, Reshaped, Retryable
 from worker.events import Field
 from worker.settings import Settings
 from worker.sinks import columns, native
+from worker.sinks.clickhouse_errors import (
+    CONFIGURATION,
+    DRIVER_ERRORS,
+    explained,
+    first_line,
+    refuses_rows,
+    trouble,
+)
 
 log = logging.getLogger("worker.clickhouse")
 
 _ORIGIN = ("_topic", "_partition", "_offset")
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 
-# src/Common/ErrorCodes.cpp. What is named nowhere is tried again: nothing is dropped for an error nobody has met yet.
-_REASONS = {
-    3: "connection", 107: "other", 159: "timeout", 164: "read_only", 202: "overloaded", 203: "overloaded",
-    209: "timeout", 210: "connection", 241: "memory", 242: "read_only", 243: "no_space", 252: "too_many_parts",
-    285: "overloaded", 319: "overloaded", 425: "other", 774: "read_only", 999: "connection",
-    16: "table", 36: "table", 60: "table", 81: "table", 115: "table", 218: "table", 219: "table",
-    192: "credentials", 193: "credentials", 194: "credentials", 497: "credentials", 516: "credentials",
-}  # fmt: skip
-_CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516}
-_DATA = {6, 27, 38, 41, 53, 69, 70, 72, 117, 131, 441, 469, 675}
-_TOO_MANY_PARTS = 252
 _LEAST_WINDOW = 1000  # blocks
 _INSERTS_PER_S = 100  # into one table by all its writers: more, and ClickHouse cannot keep up with merging the parts
+
+
+class Obstacle(NamedTuple):
+    """Why a table is not written exactly once, and the statement that mends it."""
+
+    fault: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.fault}: {self.fix}"
 
 
 class _Shape(NamedTuple):
@@ -44,6 +51,7 @@ class _Shape(NamedTuple):
     codecs: tuple[columns.Codec, ...]
     origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
     window: int  # blocks whose tokens the server remembers; 0: exactly-once is not possible, or not wanted
+    obstacles: tuple[Obstacle, ...]  # why it is not possible, where it is wanted
 
     @property
     def header(self) -> list[tuple[str, str]]:
@@ -71,6 +79,11 @@ class ClickHouseSink:
         return self._known.window > 0
 
     @property
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        """What keeps the table from exactly-once, where --delivery wants it; known once open."""
+        return self._known.obstacles
+
+    @property
     def remembers_ms(self) -> float:
         return self._known.window / 2 / _INSERTS_PER_S * 1000
 
@@ -91,9 +104,9 @@ class ClickHouseSink:
                 described = self._describe()
             self._shape = self._learn(described)
         except errors.ServerException as error:
-            if error.code in _CONFIGURATION:
-                raise Fatal(f"{self._where}: {_first_line(error)}{_advice(error.code)}") from None
-            raise self._trouble(error) from None
+            if error.code in CONFIGURATION:
+                raise Fatal(explained(self._where, error)) from None
+            raise trouble(self._where, error) from None
         except Retryable as error:
             if error.reason == "credentials":
                 raise Fatal(str(error)) from None
@@ -117,8 +130,10 @@ class ClickHouseSink:
         except native.SchemaChanged as error:
             raise Reshaped(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
-            raise self._judge(error) from None
-        except (errors.Error, OSError, EOFError) as error:
+            if refuses_rows(error):
+                raise Rejected(f"{self._where} refuses rows: {first_line(error)}") from None
+            raise trouble(self._where, error) from None
+        except DRIVER_ERRORS as error:
             raise self._lost(error) from None
 
     def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
@@ -132,7 +147,7 @@ class ClickHouseSink:
         try:
             ((count,),) = self._execute(f"SELECT count() FROM {self._table} WHERE {where}", values)
         except errors.ServerException as error:
-            raise self._trouble(error) from None
+            raise trouble(self._where, error) from None
         return int(count)
 
     def devices(self) -> int:
@@ -140,7 +155,7 @@ class ClickHouseSink:
         try:
             ((count,),) = self._execute(f"SELECT uniqExact(device_ip) FROM {self._table}")
         except errors.ServerException as error:
-            raise self._trouble(error) from None
+            raise trouble(self._where, error) from None
         return int(count)
 
     def close(self) -> None:
@@ -177,24 +192,21 @@ class ClickHouseSink:
         if not filled:
             raise Fatal(f"{self._where}: the table {self._settings.table} has no column that an event could fill")
         _check_contract(self._where, self._settings.table, filled, codecs)
-        window, missing = (
-            self._memory(names) if self._settings.delivery != "at-least-once" else (0, "--delivery says so")
-        )
-        if missing and self._settings.delivery == "exactly-once":
-            raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {missing}")
-        if missing:
-            log.info("delivery is at-least-once: %s", missing)
-        return _Shape(tuple(filled), tuple(codecs), tuple(origin), 0 if missing else window)
+        delivery = self._settings.delivery
+        window, obstacles = self._memory(names) if delivery != "at-least-once" else (0, [])
+        reasons = "; ".join(map(str, obstacles))
+        if obstacles and delivery == "exactly-once":
+            raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {reasons}")
+        if not window or obstacles:
+            log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
+        return _Shape(tuple(filled), tuple(codecs), tuple(origin), 0 if obstacles else window, tuple(obstacles))
 
-    def _memory(self, names: set[str]) -> tuple[int, str]:
-        """Return how many blocks' tokens the server remembers, and why that does not make exactly-once, if it does not.
-
-        The reason comes with the statements that mend it.
-        """
-        table, reasons = self._settings.table, []
+    def _memory(self, names: set[str]) -> tuple[int, list[Obstacle]]:
+        """Return how many blocks' tokens the server remembers, and what keeps that from making exactly-once."""
+        table, obstacles = self._settings.table, []
         if absent := [name for name in ("_partition", "_offset") if name not in names]:
             add = ", ".join(f"ADD COLUMN {name} {'Int32' if name == '_partition' else 'Int64'}" for name in absent)
-            reasons.append(f"the table lacks {' and '.join(absent)}: ALTER TABLE {table} {add}")
+            obstacles.append(Obstacle(f"the table lacks {' and '.join(absent)}", f"ALTER TABLE {table} {add}"))
         database, _, name = table.rpartition(".")
         found = self._execute(
             "SELECT engine, engine_full FROM system.tables WHERE name = %(name)s AND "
@@ -203,16 +215,15 @@ class ClickHouseSink:
         )
         engine, full = found[0] if found else ("", "")
         if "MergeTree" not in engine:
-            return 0, f"the engine {engine or 'of the table'} drops no duplicates: use a MergeTree table"
+            return 0, [Obstacle(f"the engine {engine or 'of the table'} drops no duplicates", "use a MergeTree table")]
         replicated = engine.startswith(("Replicated", "Shared"))
         setting = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
         named = re.search(rf"\b{setting} = (\d+)", full)
         window = int(named[1]) if named else self._default_of(setting)
         if window < _LEAST_WINDOW:
-            reasons.append(
-                f"the deduplication window is {window}: ALTER TABLE {table} MODIFY SETTING {setting} = 10000"
-            )
-        return window, "; ".join(reasons)
+            statement = f"ALTER TABLE {table} MODIFY SETTING {setting} = 10000"
+            obstacles.append(Obstacle(f"the deduplication window is {window}", statement))
+        return window, obstacles
 
     def _default_of(self, setting: str) -> int:
         found = self._execute("SELECT value FROM system.merge_tree_settings WHERE name = %(name)s", {"name": setting})
@@ -232,29 +243,12 @@ class ClickHouseSink:
             return self._client.execute(query, values)
         except errors.ServerException:
             raise
-        except (errors.Error, OSError, EOFError) as error:
+        except DRIVER_ERRORS as error:
             raise self._lost(error) from None
-
-    def _judge(self, error: errors.ServerException) -> Exception:
-        """Tell the rows' own fault from the server's trouble."""
-        if error.code in _DATA or (
-            error.code == _TOO_MANY_PARTS and "max_partitions_per_insert_block" in error.message
-        ):
-            return Rejected(f"{self._where} refuses rows: {_first_line(error)}")
-        return self._trouble(error)
-
-    def _trouble(self, error: errors.ServerException) -> Retryable:
-        reason = _REASONS.get(error.code, "other")
-        return Retryable(f"{self._where}: {_first_line(error)}{_advice(error.code)}", reason=reason)
 
     def _lost(self, error: Exception) -> Retryable:
         self._client.disconnect()
-        if isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
-            return Retryable(f"{self._where}: no answer in time", reason="timeout")
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if advice := native.certificate_advice(error):
-            return Retryable(f"{self._where}: {text}; {advice}", reason="credentials")
-        return Retryable(f"{self._where}: {text}", reason="connection")
+        return trouble(self._where, error)
 
 
 # What the three fields of every event may become; a column of another type would send each event to the dead letters.
@@ -273,18 +267,3 @@ def _check_contract(where: str, table: str, filled: Sequence[Field], codecs: Seq
                 f"{where}: column {field.name} of {table} is {codec.type}, which cannot hold an event's {field.name}; "
                 f"its type has to begin with {' or '.join(allowed)}"
             )
-
-
-def _first_line(error: errors.ServerException) -> str:
-    """Return the code and the message without the stack trace and without values that the server quotes."""
-    text = error.message.split("Stack trace")[0].splitlines()[0].strip()
-    text = re.sub(r"'[^']*'", "'…'", text) if error.code in _DATA else text
-    return f"code {error.code}: {text[:300]}"
-
-
-def _advice(code: int) -> str:
-    if code in (192, 193, 194, 516):
-        return " (check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD)"
-    if code == 497:
-        return " (GRANT it, or make the table by hand)"
-    return ""

@@ -19,18 +19,20 @@ _PFADD_ELEMENTS = 5000
 
 _TIMEOUT_S = 10.0
 
+CREDENTIALS_ADVICE = "check the user in --redis-url and WORKER_REDIS_PASSWORD or WORKER_REDIS_PASSWORD_FILE"
+
 # What an error means: redis-py's class for it, the first word of the reply where that matters, a reason and advice.
 # In this order, for AuthenticationError and BusyLoadingError are ConnectionErrors.
 _TROUBLE: tuple[tuple[type[Exception], str, str, str], ...] = (
-    (exceptions.AuthenticationError, "", "credentials", "check the user in --redis-url and WORKER_REDIS_PASSWORD"),
-    (exceptions.NoPermissionError, "", "credentials", "the user needs +pfadd +pfcount on this key"),
+    (exceptions.AuthenticationError, "", "credentials", CREDENTIALS_ADVICE),
+    (exceptions.NoPermissionError, "", "credentials", "it needs +pfadd +pfcount; verify also +pfmerge +expire +del"),
     (exceptions.BusyLoadingError, "", "overloaded", "Redis is loading its data"),
     (exceptions.OutOfMemoryError, "", "memory", "raise maxmemory or free some"),
     (exceptions.ReadOnlyError, "", "read_only", "point --redis-url at the primary"),
     (exceptions.ClusterDownError, "", "connection", "the cluster is not whole"),
     (exceptions.MasterDownError, "", "connection", "the replica has lost its primary"),
     (exceptions.TryAgainError, "", "overloaded", "a slot is being moved"),
-    (exceptions.TimeoutError, "", "timeout", f"no answer in {_TIMEOUT_S:g} s"),
+    (exceptions.TimeoutError, "", "timeout", "no answer in time"),
     (exceptions.ConnectionError, "", "connection", "is it running?"),
     (exceptions.ResponseError, "WRONGTYPE", "wrong_type", "rename or remove that key, or set --redis-key"),
     (exceptions.ResponseError, "MISCONF", "no_space", "Redis cannot save its snapshot: see its log"),
@@ -39,6 +41,34 @@ _TROUBLE: tuple[tuple[type[Exception], str, str, str], ...] = (
     (OSError, "", "connection", "is it running?"),
     (Exception, "", "other", "see its log"),
 )
+
+
+def connect(settings: Settings, timeout_s: float = _TIMEOUT_S) -> redis.Redis:
+    """Return a client that connects at its first command and tries nothing twice."""
+    return redis.Redis.from_url(
+        settings.redis_url,
+        **({"password": settings.redis_password} if settings.redis_password else {}),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, _TIMEOUT_S),
+        retry=None,
+        protocol=2,
+    )
+
+
+def where(client: redis.Redis) -> str:
+    """Return the server's place, for messages."""
+    options = client.connection_pool.connection_kwargs
+    return f"Redis at {options.get('path') or '{host}:{port}'.format(**options)}"
+
+
+def trouble(where: str, error: Exception) -> Retryable:
+    """Return what an error of redis-py means, and what to do."""
+    reason, advice = next(
+        (reason, advice)
+        for kind, word, reason, advice in _TROUBLE
+        if isinstance(error, kind) and str(error).startswith(word)
+    )
+    return Retryable(f"{where}: {error} ({advice})", reason=reason)
 
 
 class RedisSink:
@@ -50,15 +80,8 @@ class RedisSink:
 
     def __init__(self, settings: Settings) -> None:
         self._key = settings.redis_key_name
-        self._client = redis.Redis.from_url(
-            settings.redis_url,
-            **({"password": settings.redis_password} if settings.redis_password else {}),
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            retry=None,
-            protocol=2,
-        )
-        self._where = f"Redis at {_address(self._client)}"
+        self._client = connect(settings)
+        self._where = f"{where(self._client)}, key {self._key}"
 
     def open(self) -> None:
         """Connect and look whether the key can be counted."""
@@ -95,7 +118,7 @@ class RedisSink:
         try:
             connection = pool.get_connection()
         except exceptions.RedisError as error:
-            raise self._trouble(error) from None
+            raise trouble(self._where, error) from None
         try:
             connection.send_packed_command(commands)
             replies = []
@@ -106,21 +129,12 @@ class RedisSink:
                     failure = failure or error
         except (exceptions.RedisError, OSError) as error:
             connection.disconnect()
-            raise self._trouble(error) from None
+            raise trouble(self._where, error) from None
         finally:
             pool.release(connection)
         if failure is not None:
-            raise self._trouble(failure)
+            raise trouble(self._where, failure)
         return replies
-
-    def _trouble(self, error: Exception) -> Retryable:
-        """Return what an error of redis-py means."""
-        reason, advice = next(
-            (reason, advice)
-            for kind, word, reason, advice in _TROUBLE
-            if isinstance(error, kind) and str(error).startswith(word)
-        )
-        return Retryable(f"{self._where}, key {self._key}: {error} ({advice})", reason=reason)
 
 
 def _packed(*words: str) -> bytes:
@@ -128,8 +142,3 @@ def _packed(*words: str) -> bytes:
     command: tuple[Any, ...] = words
     packed: bytes = hiredis.pack_command(command)
     return packed
-
-
-def _address(client: redis.Redis) -> str:
-    options = client.connection_pool.connection_kwargs
-    return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")

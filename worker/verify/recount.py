@@ -18,11 +18,11 @@ import redis
 from confluent_kafka import Message
 
 from worker.batch import Batch
-from worker.errors import ExitCode, Retryable
+from worker.errors import ExitCode
 from worker.events import decode
 from worker.scan import Scan
 from worker.settings import Settings
-from worker.sinks.redis import RedisSink
+from worker.sinks.redis import RedisSink, connect, trouble, where
 from worker.verify.comparison import Ranges
 
 _TTL_S = 86_400  # should this process die before it deletes its keys
@@ -142,15 +142,8 @@ class _Keys:
     """The scratch keys. Every method raises Retryable where Redis does not do it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = redis.Redis.from_url(
-            settings.redis_url,
-            **({"password": settings.redis_password} if settings.redis_password else {}),
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=10,
-            retry=None,
-        )
-        options = self._client.connection_pool.connection_kwargs
-        self._where = f"Redis at {options.get('path') or '{host}:{port}'.format(**options)}"
+        self._client = connect(settings, _TIMEOUT_S)
+        self._where = f"{where(self._client)}, key {settings.redis_key_name}"
 
     def copy(self, source: str, target: str) -> None:
         self._ask(self._client.pfmerge, target, source)
@@ -173,4 +166,4 @@ class _Keys:
         try:
             return command(*arguments)
         except (redis.RedisError, OSError) as error:
-            raise Retryable(f"{self._where}: {error}", reason="connection") from None
+            raise trouble(self._where, error) from None

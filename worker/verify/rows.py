@@ -6,11 +6,10 @@ import re
 from array import array
 from typing import Any
 
-from clickhouse_driver import errors
-
-from worker.errors import ExitCode, Fatal, Retryable, WorkerError
+from worker.errors import Fatal, WorkerError
 from worker.settings import Settings
 from worker.sinks import native
+from worker.sinks.clickhouse_errors import DRIVER_ERRORS, trouble
 
 
 class Rows:
@@ -77,9 +76,5 @@ class Rows:
     def _ask(self, query: str, values: dict[str, Any] | None = None, *, columnar: bool = False) -> Any:
         try:
             return self._client.execute(query, values, columnar=columnar)
-        except errors.ServerException as error:
-            text = error.message.split("Stack trace")[0].splitlines()[0].strip()
-            raise Fatal(f"{self._where}: code {error.code}: {text[:300]}", code=ExitCode.FAILED) from None
-        except (errors.Error, OSError, EOFError) as error:
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Retryable(f"{self._where}: {text}", reason="connection") from None
+        except DRIVER_ERRORS as error:
+            raise trouble(self._where, error) from None
