@@ -25,6 +25,7 @@ from worker.settings import Settings
 from worker.sinks.clickhouse import ClickHouseSink
 from worker.verify import verify
 from worker.verify.comparison import Account, Ranges
+from worker.verify.rows import merging
 
 
 class Result(NamedTuple):
@@ -216,22 +217,65 @@ def test_no_more_ranges_than_asked_for_are_shown(stored: Settings) -> None:
     assert f"{stored.topic}[0]: missing 1, 3, 5, and 7 more ranges" in run(stored, limit=3).lines
 
 
-def test_rows_that_the_table_itself_replaces_are_told_but_are_no_fault(stored: Settings) -> None:
+def test_rows_that_the_table_itself_merges_are_neither_called_missing_nor_good(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
     commit(stored, 4)
+    create(stored, "ReplacingMergeTree(_offset) ORDER BY device_ip")
+    insert(stored, range(4))  # one key, so one row is left
+    found = run(stored)
+    assert found.code == ExitCode.FAILED
+    assert found.lines[0].endswith("without a row of their own 3, doubled 0, extra 0")
+    assert found.lines[1] == f"{stored.topic}[0]: without a row of their own 0-2"
+    assert "3 of 4 offsets have no row of their own" in found.lines[-2]
+    assert "ReplacingMergeTree merges rows with the same (device_ip)" in found.lines[-2]
+    assert "missing" not in "".join(found.lines)
+
+
+def test_a_merging_table_that_sorts_by_origin_is_judged_as_others_are(stored: Settings) -> None:
+    send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
+    commit(stored, 4)
+    create(stored, "ReplacingMergeTree(_offset) ORDER BY (device_ip, _topic, _partition, _offset)")
+    insert(stored, range(4))
+    found = run(stored)
+    assert (found.code, len(found.lines)) == (ExitCode.OK, 2)
+    assert found.lines[0].endswith("missing 0, doubled 0, extra 0")
     client = clickhouse_client(stored.clickhouse_url)
+    client.execute(f"ALTER TABLE {stored.table} DELETE WHERE _offset = 2 SETTINGS mutations_sync = 1")
+    client.disconnect()
+    found = run(stored)
+    assert found.code == ExitCode.FAILED
+    assert f"{stored.topic}[0]: missing 2" in found.lines
+
+
+def create(settings: Settings, engine: str) -> None:
+    """Make a table of the worker's columns with another engine."""
     columns = (
         "timestamp DateTime64(3), device_ip String, error_code Int8, _topic String, _partition Int32, _offset Int64"
     )
-    client.execute(f"CREATE TABLE {stored.table} ({columns}) ENGINE = ReplacingMergeTree(_offset) ORDER BY device_ip")
+    client = clickhouse_client(settings.clickhouse_url)
+    client.execute(f"CREATE TABLE {settings.table} ({columns}) ENGINE = {engine}")
     client.disconnect()
-    insert(stored, range(4))  # one key, so one row is left
-    found = run(stored)
-    assert found.code == ExitCode.OK
-    assert found.lines[0].endswith("missing 3, doubled 0, extra 0")
-    assert "ReplacingMergeTree removes rows" in found.lines[-2]
-    insert(stored, [9])
-    assert run(stored).code == ExitCode.FAILED
+
+
+ORIGIN = ("_topic", "_partition", "_offset")
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "told"),
+    [
+        ("MergeTree", "device_ip", ""),
+        ("ReplacingMergeTree", "_topic, _partition, _offset", ""),
+        ("ReplicatedReplacingMergeTree", "toDate(timestamp), _topic, _partition, _offset", ""),
+        ("ReplacingMergeTree", "_topic, _offset", "could be told if _topic, _partition, _offset"),
+        ("AggregatingMergeTree", "f(_topic, _partition, _offset)", "AggregatingMergeTree merges rows"),
+        ("CollapsingMergeTree", "f(_topic, _partition, g(_offset)), _topic", "CollapsingMergeTree merges rows"),
+        ("SummingMergeTree", "_topic, _partition, _offset", "drops those that come to nothing"),
+    ],
+)
+def test_which_tables_merge_rows_of_several_events(engine: str, key: str, told: str) -> None:
+    found = merging(engine, key, ORIGIN)
+    assert told in found
+    assert bool(found) == bool(told)
 
 
 def test_a_table_without_origin_columns_cannot_be_verified(stored: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from worker.errors import Fatal, WorkerError
@@ -13,40 +14,43 @@ from worker.sinks.clickhouse_errors import DRIVER_ERRORS, trouble
 
 
 class Rows:
-    """The offsets that the table has rows of, by its origin columns."""
+    """The offsets that the table has rows of, by its origin columns.
+
+    `merging` says how the server itself merges rows of several events, so that an event without a row need not be
+    lost; empty where it does not.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._table = ".".join(f"`{part}`" for part in settings.table.split("."))
         self._where = f"ClickHouse at {native.address(settings.clickhouse_url)}"
         self._client = native.connect(settings.clickhouse_url, settings.clickhouse_password)
         self._topic = settings.topic
-        self.replaced_by = ""  # the engine, where it removes rows by itself
         try:
-            self._origin = self._where_origin(settings.table)
-            engine = self._engine(settings.table)
-            if re.search("Replacing|Collapsing|Summing|Aggregating|Coalescing", engine):
-                self.replaced_by = engine
+            names = self._origin_columns(settings.table)
+            self._origin = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
+            self._origin += " AND _topic = %(topic)s" if "_topic" in names else ""
+            self.merging = merging(*self._engine(settings.table), names)
         except WorkerError:
             self.close()
             raise
 
-    def _where_origin(self, table: str) -> str:
-        """Return the condition for a range of the topic's offsets; Fatal where the table has no columns for it."""
+    def _origin_columns(self, table: str) -> list[str]:
+        """Return the origin columns that the table has; Fatal where they do not tell which event a row is of."""
         names = {name for name, *_ in self._ask(f"DESCRIBE TABLE {self._table}")}
         if absent := [name for name in ("_partition", "_offset") if name not in names]:
             raise Fatal(
                 f"{self._where}: {table} has no column {' and '.join(absent)}, so its rows do not tell which events "
                 "they are of; python -m worker check says how to add them"
             )
-        condition = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
-        return condition + (" AND _topic = %(topic)s" if "_topic" in names else "")
+        return [name for name in ("_topic", "_partition", "_offset") if name in names]
 
-    def _engine(self, table: str) -> str:
+    def _engine(self, table: str) -> tuple[str, str]:
+        """Return the table's engine and its sorting key."""
         database, _, name = table.rpartition(".")
         of = "database = if(%(database)s = '', currentDatabase(), %(database)s) AND name = %(name)s"
-        query = f"SELECT engine FROM system.tables WHERE {of}"
-        ((engine,),) = self._ask(query, {"database": database, "name": name})
-        return str(engine)
+        query = f"SELECT engine, sorting_key FROM system.tables WHERE {of}"
+        ((engine, key),) = self._ask(query, {"database": database, "name": name})
+        return str(engine), str(key)
 
     def close(self) -> None:
         self._client.disconnect()
@@ -78,3 +82,31 @@ class Rows:
             return self._client.execute(query, values, columnar=columnar)
         except DRIVER_ERRORS as error:
             raise trouble(self._where, error) from None
+
+
+def merging(engine: str, sorting_key: str, origin: Sequence[str]) -> str:
+    """Return how an engine merges rows of several events, and what would keep it from that; nothing where it does not.
+
+    Rows with the same sorting key are merged: those of one event at most where all `origin` columns are part of it.
+    """
+    if "Summing" in engine:
+        return f"{engine} adds rows up and drops those that come to nothing; a MergeTree table could be verified"
+    absent = set(origin).difference(_plain_columns(sorting_key))
+    if not absent or not re.search("Replacing|Collapsing|Aggregating|Coalescing", engine):
+        return ""
+    return (
+        f"{engine} merges rows with the same ({sorting_key}); it could be told if {', '.join(origin)} were part of "
+        "its ORDER BY"
+    )
+
+
+def _plain_columns(sorting_key: str) -> set[str]:
+    """Return the columns of a sorting key that are no function's arguments, of which several may have one value."""
+    depth, words = 0, [""]
+    for sign in sorting_key:
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and not depth:
+            words.append("")
+        else:
+            words[-1] += sign
+    return {word.strip(" `") for word in words}
