@@ -204,6 +204,10 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Letters of other consumer groups (--group-id) are left out. A replay writes the events to the topic that\n"
+        "they came from, so that every group that reads it gets them again, also one that has written them before."
+    )
     parser.add_argument("action", choices=("list", "stats", "replay"), help="replay: back into the topic, each once")
     parser.add_argument("--limit", type=_checked(number(1, 10**9)), default=100, help="letters to list [100]")
     parser.add_argument("--payload", action="store_true", help="list the events themselves, too")

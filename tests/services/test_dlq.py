@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import closing
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -98,6 +99,25 @@ def test_letters_are_counted_by_reason_and_partition_and_doubles_are_told(settin
         f"{settings.topic}[1]: 6",
     ]
     assert total.startswith("total: 7 letters of 4 events, 98 bytes, from 20")
+
+
+def test_letters_of_other_groups_are_left_out_and_told(settings: Settings) -> None:
+    other = replace(settings, group_id=f"{settings.group_id}-other")
+    create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
+    write(settings, NOT_JSON)
+    write(other, NOT_JSON, TOO_HIGH)
+    left_out = f"left out: 2 letters of another group (--group-id {other.group_id})"
+    line, hint = listed(settings)
+    assert line.startswith(f"{settings.topic}[1]@3  not_json")
+    assert hint == left_out
+    out = io.StringIO()
+    count_letters(settings, out=out)
+    assert "total: 1 letters of 1 events" in out.getvalue()
+    assert out.getvalue().splitlines()[-1] == left_out
+    assert f"every group that reads {settings.topic} will get" in replayed(settings, yes=False)
+    assert replayed(settings).startswith("replayed 1 letters")
+    assert replayed(other).startswith("replayed 2 letters")  # the other group's replay is no double of this one's
+    assert replayed(settings).startswith("replayed 0 letters")
 
 
 def test_without_a_dead_letter_topic_there_are_no_letters(settings: Settings) -> None:

@@ -17,14 +17,16 @@ __all__ = ["count_letters", "list_letters", "replay"]
 
 def list_letters(settings: Settings, *, reason: str | None, limit: int, payload: bool, out: TextIO) -> int:
     """Print one line per letter, oldest first, and how many more there are; payloads only if asked for."""
+    others: Counter[str] = Counter()
     more = 0
-    for number, letter in enumerate(_of_topic(settings, reason)):
+    for number, letter in enumerate(_of_group(settings, reason, others)):
         if number < limit:
             print(_line(letter, payload), file=out)
         else:
             more += 1
     if more:
         print(f"and {more} more (--limit {limit + more})", file=out)
+    _say_others(others, out)
     return ExitCode.OK
 
 
@@ -34,7 +36,8 @@ def count_letters(settings: Settings, *, out: TextIO) -> int:
     partitions: Counter[int] = Counter()
     origins: set[tuple[int, int]] = set()
     size, first, last = 0, 0, 0
-    for letter in _of_topic(settings, None):
+    others: Counter[str] = Counter()
+    for letter in _of_group(settings, None, others):
         reasons[letter.reason + (f" {letter.field}" if letter.field else "")] += 1
         partitions[letter.partition] += 1
         origins.add((letter.partition, letter.offset))
@@ -47,16 +50,24 @@ def count_letters(settings: Settings, *, out: TextIO) -> int:
     span = f", from {_time(first)} to {_time(last)}" if partitions else ""
     total = partitions.total()
     print(f"total: {total} letters of {len(origins)} events, {size} bytes{span}", file=out)
+    _say_others(others, out)
     return ExitCode.OK
 
 
-def _of_topic(settings: Settings, reason: str | None) -> Iterator[StoredLetter]:
-    """Yield the letters whose events were read from the topic: several topics may share one for dead letters."""
-    return (
-        letter
-        for letter in read_letters(settings)
-        if letter.topic == settings.topic and reason in (None, letter.reason)
-    )
+def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> Iterator[StoredLetter]:
+    """Yield the letters of the topic and the group; count those that other groups have written of the topic."""
+    for letter in read_letters(settings):
+        if reason not in (None, letter.reason):
+            continue
+        if letter.concerns(settings):
+            yield letter
+        elif letter.topic == settings.topic:
+            others[letter.group] += 1
+
+
+def _say_others(others: Counter[str], out: TextIO) -> None:
+    for group, count in sorted(others.items()):
+        print(f"left out: {count} letters of another group (--group-id {group})", file=out)
 
 
 def _line(letter: StoredLetter, payload: bool) -> str:

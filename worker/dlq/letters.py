@@ -26,6 +26,10 @@ class StoredLetter(NamedTuple):
     time_ms: int  # Unix time at which it became a letter
     payload: bytes
 
+    def concerns(self, settings: Settings) -> bool:
+        """Whether its event was read from the topic by the group: others may share the topic for dead letters."""
+        return self.topic == settings.topic and self.group in ("", settings.group_id)
+
 
 def read_letters(settings: Settings) -> Iterator[StoredLetter]:
     """Yield all that the dead-letter topic has now, partition by partition; nothing where there is no such topic."""

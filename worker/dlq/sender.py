@@ -57,8 +57,9 @@ class Place(NamedTuple):
 
 
 def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) -> int:
-    """Produce every letter that was not replayed before to its origin topic, or say what would be; return OK.
+    """Produce every letter of the group that was not replayed before to its origin topic, or say what would be.
 
+    Returns OK. All groups that read the topic get these events, also those that had no trouble with them.
     Raises Retryable where a transaction fails: none of its letters is then in the topic, and a next replay goes on with
     them. Letters of one event, as a retried write leaves them, are replayed once.
     """
@@ -80,6 +81,8 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) ->
     done = "replayed" if yes else "would replay"
     hint = "" if yes or not counts["due"] else "; add --yes to do it"
     print(f"{done} {counts['due']} letters to {settings.topic}; {left_out}{hint}", file=out)
+    if counts["due"] and not yes:
+        print(f"every group that reads {settings.topic} will get these events, not only {settings.group_id}", file=out)
     return ExitCode.OK
 
 
@@ -90,9 +93,10 @@ def _due(
     known = dict(places)  # as it was: `places` moves on while letters are replayed
     seen = set()
     if any(place != Place() for place in known.values()):
-        seen = {_event(letter) for letter in read_letters(settings) if known[letter.home].passed(letter)}
+        letters = (letter for letter in read_letters(settings) if letter.concerns(settings))
+        seen = {_event(letter) for letter in letters if known[letter.home].passed(letter)}
     for letter in read_letters(settings):
-        if letter.topic != settings.topic or reason not in (None, letter.reason):
+        if not letter.concerns(settings) or reason not in (None, letter.reason):
             continue
         if known[letter.home].passed(letter):
             counts["before"] += 1

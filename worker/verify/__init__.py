@@ -48,7 +48,7 @@ def _letters(settings: Settings) -> dict[int, array[int]]:
     """Return the offsets that have dead letters by partition, ascending, each once."""
     found: dict[int, array[int]] = {}
     for letter in read_letters(settings):
-        if letter.topic == settings.topic and letter.group in ("", settings.group_id):
+        if letter.concerns(settings):
             found.setdefault(letter.partition, array("q")).append(letter.offset)
     return {partition: array("q", sorted(set(offsets))) for partition, offsets in found.items()}
 
