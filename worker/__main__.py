@@ -74,12 +74,10 @@ def _settings(arguments: argparse.Namespace, process: str) -> Settings:
 
 
 def _count(arguments: argparse.Namespace) -> int:
-    from worker.sinks import open_sink
+    from worker.count import count
 
     settings, _ = cli.settings_of(arguments)
-    sink = open_sink(settings)
-    print(f"Total devices: {sink.devices()}")
-    return ExitCode.OK
+    return count(settings, start=arguments.start, end=arguments.end, out=sys.stdout, notes=sys.stderr)
 
 
 def _produce(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from worker.settings import (
     written,
 )
 from worker.stats import REJECT_REASONS
+from worker.timestamps import moment
 
 COMMANDS = {
     "run": "read the topic into the store (the default: needs no word)",
@@ -106,7 +107,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     {
         "run": _settings_arguments,
-        "count": _settings_arguments,
+        "count": _count_arguments,
         "check": _check_arguments,
         "verify": _verify_arguments,
         "dlq": _dlq_arguments,
@@ -190,6 +191,14 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a topic that is made [4]"
     )
+    _settings_arguments(parser)
+
+
+def _count_arguments(parser: argparse.ArgumentParser) -> None:
+    for flag, dest, text in (("from", "start", "count the windows since this time, in UTC"), ("to", "end", "up to it")):
+        parser.add_argument(
+            f"--{flag}", dest=dest, type=_checked(moment), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
+        )
     _settings_arguments(parser)
 
 

@@ -26,6 +26,10 @@ _SECRET_PROPERTY = re.compile(r"password|passphrase|secret|\.pem$|jaas|oauthbear
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # what `--windows` knows, with its length in seconds
+_TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_REDIS_KINDS = ("cluster", "sentinel")
 _NEARLY = 0.8  # how like an option's variable one has to be to be taken for a slip: others may begin with WORKER_, too
 
 
@@ -128,25 +132,50 @@ def _topic(text: str) -> str:
 
 
 def url(*schemes: str) -> Form:
-    """Return a parser of a URL with one of these schemes."""
+    """Return a parser of a URL with one of these schemes, and one host or more of them with commas."""
 
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
-            usable = parts.scheme in schemes and parts.port != 0
+            hosts = parts.netloc.rpartition("@")[2].split(",")
+            usable = parts.scheme in schemes and all(urlsplit(f"//{host}").port != 0 for host in hosts)
         except ValueError:
             usable = False
         if not usable:
             raise ValueError(f"write a URL such as {schemes[0]}://127.0.0.1:… ({' or '.join(schemes)})")
         return text
 
-    return Form(parse, {"type": "string", "pattern": f"^({'|'.join(schemes)}):"})
+    return Form(parse, {"type": "string", "pattern": f"^({'|'.join(map(re.escape, schemes))}):"})
 
 
 def _table(text: str) -> str:
     """Parse the name of a table, with or without its database."""
     if not _TABLE.fullmatch(text):
         raise ValueError("write a table name: letters, digits and '_', with its database before a '.' if needed")
+    return text
+
+
+def _windows(text: str) -> str:
+    """Parse names of windows with commas."""
+    names = [name for name in map(str.strip, text.split(",")) if name]
+    if not set(names) <= set(WINDOWS):
+        raise ValueError(f"write some of {', '.join(WINDOWS)}, with commas")
+    return ",".join(name for name in WINDOWS if name in names)
+
+
+def window_ttls(text: str) -> dict[str, int]:
+    """Return how long each window's keys live after their slice, in seconds: the defaults, and what the text says."""
+    found = {"minute": 86_400, "hour": 30 * 86_400, "day": 400 * 86_400}
+    for word in filter(None, map(str.strip, text.split(","))):
+        parts = _TTL.fullmatch(word)
+        if not parts:
+            raise ValueError("write WINDOW=TIME with commas, such as minute=1d,hour=30d,day=400d (s, m, h or d)")
+        found[parts[1]] = int(parts[2]) * _SECONDS[parts[3]]
+    return found
+
+
+def _window_ttl(text: str) -> str:
+    window_ttls(text)
     return text
 
 
@@ -169,11 +198,31 @@ class Settings:
     bootstrap_servers: str = option("127.0.0.1:9092", "Kafka brokers to start from", metavar="HOST:PORT,…")
     group_id: str = option("worker", "consumer group that shares the topic", metavar="ID")
     redis_url: str = option(
-        "redis://127.0.0.1:6379/0", "Redis server", parse=url("redis", "rediss", "unix"), metavar="URL"
+        "redis://127.0.0.1:6379/0",
+        "Redis server, redis+cluster://HOST:PORT,… or redis+sentinel://HOST:PORT,…/SERVICE/DB; rediss for TLS",
+        parse=url(
+            "redis", "rediss", "unix", *(f"{plain}+{kind}" for plain in ("redis", "rediss") for kind in _REDIS_KINDS)
+        ),
+        metavar="URL",
     )
     redis_password: str = option("", "password for Redis", secret=True)
     redis_key: str = option(
         "devices:{topic}", "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)"
+    )
+    windows: str = option(
+        "",
+        "Redis: a HyperLogLog per minute, hour, day of the events' own time, too (docs/windows.md)",
+        parse=_windows,
+        metavar="minute,hour,day",
+    )
+    window_ttl: str = option(
+        "minute=1d,hour=30d,day=400d",
+        "how long their keys live after the slice has ended",
+        parse=_window_ttl,
+        metavar="WINDOW=TIME,…",
+    )
+    by: str = option(
+        "", "Redis: HyperLogLogs for each value of this field of the event, too, of 256 values at most", metavar="FIELD"
     )
     clickhouse_url: str = option(
         "clickhouse://default@127.0.0.1:9000/default",
@@ -393,10 +442,10 @@ def _text(value: Any) -> str:
 def _without_password(url: str) -> str:
     """Mask whatever may be a password in a URL, also in one that a `/` or `#` in its password cuts short."""
     head, at, rest = url.rpartition("@")
-    if at and not re.fullmatch(r"\w+://[^:@/?#]*", head):
-        user = re.match(r"\w+://[^:@/?#\[]*(?=:)", head)
+    if at and not re.fullmatch(r"[\w+]+://[^:@/?#]*", head):
+        user = re.match(r"[\w+]+://[^:@/?#\[]*(?=:)", head)
         url = f"{user[0]}:{_MASK}@{rest}" if user else f"{_MASK}@{rest}"
-    return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", rf"\1{_MASK}", url)
+    return re.sub(r"(?i)([?&](?!ssl_keyfile=)[^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", rf"\1{_MASK}", url)
 
 
 def secret_property(key: str) -> bool:

@@ -88,6 +88,21 @@ def _each_to_millis(values: list[Any]) -> array[int]:
         return array("q", list(map(to_millis, values)))
 
 
+def moment(text: str) -> int:
+    """Return the Unix seconds of a time as people write it: also a bare date, or without seconds; ValueError else."""
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00"
+    if re.fullmatch(r".{10}[Tt ][0-9]{2}:[0-9]{2}", text):
+        text += ":00"
+    try:
+        seconds, rest = divmod(to_millis(text), 1000)
+    except ValueError as error:
+        raise ValueError(f"{error}; write 2026-11-01 or 2026-11-01T05:30, in UTC") from None
+    if rest:
+        raise ValueError("write whole seconds")
+    return seconds
+
+
 def to_iso(millis: int) -> str:
     """Return Unix milliseconds as `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
     return (_EPOCH + millis * _MILLISECOND).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -220,7 +220,7 @@ def test_redis_that_may_lose_or_refuse_the_key_is_told(counted: Settings) -> Non
             assert "takes no writes" in line_of(text, "FAIL  role")
             client.replicaof("NO", "ONE")
             client.acl_setuser(
-                "reader", enabled=True, passwords=[f"+{CANARY}"], keys="*", commands=["+pfcount", "+info"]
+                "reader", enabled=True, passwords=[f"+{CANARY}"], keys="*", commands=["+pfcount", "+info", "+multi"]
             )
         code, text = run(replace(there, redis_url=f"redis://reader@127.0.0.1:{server.port}/0"))
         assert code == ExitCode.FAILED

@@ -10,55 +10,86 @@ import redis
 from redis import exceptions
 
 from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
-from worker.errors import WorkerError
+from worker.errors import Retryable, WorkerError
+from worker.redis import Node
 from worker.settings import Settings
-from worker.sinks.redis import CREDENTIALS_ADVICE, RedisSink, connect, where
+from worker.sinks.redis import RedisSink
+from worker.sinks.windows import Keys
 
 _TIMEOUT_S = 4.0
 _FULL = 0.9
+_VERIFY = "+pfadd +pfcount +pfmerge +expire +del"
 
 
 def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iterator[Finding]:
     """Yield the findings; fill in the fields of an event that are stored. Writes nothing."""
-    key = settings.redis_key_name
-    fields += map(Stored, RedisSink.fields)
-    with closing(connect(settings, _TIMEOUT_S)) as client:
-        place = where(client)
+    keys = Keys(settings)
+    fields += map(Stored, RedisSink(settings).fields)
+    with closing(Node(settings, keys.total, _TIMEOUT_S)) as node:
         try:
+            client = node.client()
             client.ping()
         except exceptions.NoPermissionError:
             pass  # it answers, and what it has to let us do is asked below
-        except exceptions.AuthenticationError as error:
-            yield fail("Redis", f"{place}: {error}", CREDENTIALS_ADVICE)
+        except (TypeError, ValueError) as error:
+            yield fail("Redis", f"{node.where}: {error}", "correct the options in --redis-url")
             return
-        except (exceptions.RedisError, OSError) as error:
-            yield fail("Redis", f"{place} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
+        except Exception as error:
+            yield _unreachable(node, node.trouble(error))
             return
-        yield ok("Redis", f"{place} answers")
-        yield _writable(client, key)
-        yield _counted(settings, key)
-        yield from _server(client)
+        yield ok("Redis", f"{node.where} answers")
+        yield _writable(client, keys)
+        yield _counted(settings, keys.total)
+        yield from _server(client, bool(keys.windows))
 
 
-def _writable(client: redis.Redis, key: str) -> Finding:
-    """Say whether PFADD would be taken: queued in a transaction it meets every refusal, and is then discarded."""
+def _unreachable(node: Node, error: Retryable) -> Finding:
+    if error.reason == "credentials":
+        fix = "the user in --redis-url, WORKER_REDIS_PASSWORD or …_FILE; ?ssl_ca_certs=FILE for a certificate"
+        return fail("Redis", str(error), fix)
+    return fail("Redis", f"{node.where} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
+
+
+def _needed(keys: Keys) -> list[tuple[str, ...]]:
+    """Return a command of each kind that a worker sends."""
+    commands: list[tuple[str, ...]] = [("PFADD", keys.total, ""), ("PFCOUNT", keys.total)]
+    if keys.windows:
+        window = keys.windows[0]
+        slice_key = keys.of(window, 0, "")
+        commands += [("PFADD", slice_key, ""), ("EXPIREAT", slice_key, "1"), ("SADD", keys.registry, window.name)]
+        commands += [("SMEMBERS", keys.registry)]
+    if keys.by:
+        commands += [("SADD", keys.values, ""), ("SMEMBERS", keys.values), ("PFADD", keys.of(None, 0, "0"), "")]
+    return commands
+
+
+def _writable(client: redis.Redis, keys: Keys) -> Finding:
+    """Say whether the commands would be taken: queued in a transaction they meet every refusal, and are discarded."""
+    commands = _needed(keys)
+    rights = " ".join(dict.fromkeys(f"+{words[0].lower()}" for words in commands))
     pool = client.connection_pool
     connection: Any = pool.get_connection()
     try:
-        connection.send_command("MULTI")
-        connection.read_response()
-        connection.send_command("PFADD", key, "")
-        connection.read_response()
+        for words in (("MULTI",), *commands):
+            connection.send_command(*words)
+            connection.read_response()
     except exceptions.NoPermissionError:
-        return fail("rights", f"this user may not PFADD to {key}", f"ACL SETUSER … ~{key} +pfadd +pfcount")
+        pattern = f"{keys.prefix}*" if keys.windows or keys.by else keys.total
+        return fail(
+            "rights",
+            f"this user may not {words[0]}" + (f" {words[1]}" if words[1:] else ", with which writes are tried"),
+            f"ACL SETUSER … ~{pattern} {rights} +multi +discard (verify: {_VERIFY} on ~{keys.prefix}:verify:*, too)",
+        )
     except exceptions.ReadOnlyError:
         return fail("role", "this is a replica, which takes no writes", "point --redis-url at its primary")
     except exceptions.OutOfMemoryError:
         return fail("memory", "maxmemory is reached and nothing may be evicted", "CONFIG SET maxmemory …")
+    except exceptions.AskError:
+        return fail("cluster", "this node of a cluster does not have the key", "--redis-url redis+cluster://HOST:PORT")
     except (exceptions.RedisError, OSError) as error:
         return fail("writes", f"refused: {error}", "see the server's log")
     else:
-        return ok("rights", f"writes to {key} are taken")
+        return ok("rights", f"writes to {keys.total} are taken")
     finally:
         connection.disconnect()  # discards
         pool.release(connection)
@@ -74,7 +105,7 @@ def _counted(settings: Settings, key: str) -> Finding:
             return trouble("key", error)
 
 
-def _server(client: redis.Redis) -> Iterator[Finding]:
+def _server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
     """Yield what could lose the key."""
     try:
         info: dict[str, Any] = client.info("everything")
@@ -85,11 +116,17 @@ def _server(client: redis.Redis) -> Iterator[Finding]:
         return
     limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     policy = str(info.get("maxmemory_policy", "noeviction"))
-    if policy.startswith("allkeys"):
+    if policy.startswith("volatile") and windows:
+        yield warn(
+            "eviction",
+            f"maxmemory-policy {policy} may drop windows: their keys have a TTL",
+            "CONFIG SET maxmemory-policy noeviction",
+        )
+    elif policy.startswith("allkeys"):
         yield warn(
             "eviction",
             f"maxmemory-policy {policy} may drop the key" + ("" if limit else " once a maxmemory is set"),
-            "CONFIG SET maxmemory-policy noeviction (or volatile-lru: the key has no TTL)",
+            "CONFIG SET maxmemory-policy noeviction" + ("" if windows else " (or volatile-lru: the key has no TTL)"),
         )
     else:
         yield ok("eviction", f"maxmemory-policy {policy} keeps the key")

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
-import redis
 from confluent_kafka import Message
 
 from worker.batch import Batch
 from worker.errors import ExitCode
-from worker.events import decode
+from worker.events import Field, decode
+from worker.redis import Node, same_slot
 from worker.scan import Scan
 from worker.settings import Settings
-from worker.sinks.redis import RedisSink, connect, trouble, where
+from worker.sinks.redis import RedisSink
 from worker.verify.comparison import Ranges
 
 _TTL_S = 86_400  # should this process die before it deletes its keys
@@ -52,8 +52,7 @@ def recount(
     `letters` are the offsets that have dead letters; `limit` is how many ranges without one are shown.
     """
     key = settings.redis_key_name
-    tagged = key if "{" in key else f"{{{key}}}"  # the same slot of a cluster
-    scratch = f"{tagged}:verify:{secrets.token_hex(6)}"
+    scratch = f"{same_slot(key)}:verify:{secrets.token_hex(6)}"
     kept, due, ahead = (f"{scratch}:{name}" for name in ("kept", "due", "ahead"))
     whole, lost = True, 0
     unlettered = 0
@@ -111,26 +110,27 @@ def notes(committed: int | None, low: int, high: int) -> list[str]:
 def _add(settings: Settings, scan: Scan, keys: _Keys, key: str, partition: int, start: int, end: int) -> _Counted:
     """Add the devices of [start, end) to a scratch key, through the sink that the worker uses."""
     counted = _Counted()
-    with closing(RedisSink(replace(settings, redis_key=key))) as sink:
-        batch = _batch(scan.topic, partition, start)
+    fields = RedisSink(settings).fields  # an event is bad where any is, also of those that only windows need
+    with closing(RedisSink(replace(settings, redis_key=key, windows="", by=""))) as sink:
+        batch = _batch(scan.topic, partition, start, sink.fields)
         for messages in scan.read(partition, start, end):
             counted.events += len(messages)
             events = [message for message in messages if message.value() is not None]
             counted.skipped += len(messages) - len(events)
-            decoded = decode(cast("list[bytes]", list(map(Message.value, events))), sink.fields)
+            decoded = decode(cast("list[bytes]", list(map(Message.value, events))), fields)
             counted.bad.extend(cast(int, events[reject.index].offset()) for reject in decoded.rejects)
             batch.columns[0].append(decoded.columns[0])
             batch.rows += decoded.rows
             if batch.rows >= _BATCH_EVENTS:
                 _write(sink, keys, key, batch)
-                batch = _batch(scan.topic, partition, start)
+                batch = _batch(scan.topic, partition, start, sink.fields)
         if batch.rows:
             _write(sink, keys, key, batch)
     return counted
 
 
-def _batch(topic: str, partition: int, start: int) -> Batch:
-    return Batch(topic, "-", partition, start, start, 0.0, RedisSink.fields, [[]])
+def _batch(topic: str, partition: int, start: int, fields: Sequence[Field]) -> Batch:
+    return Batch(topic, "-", partition, start, start, 0.0, fields, [[]])
 
 
 def _write(sink: RedisSink, keys: _Keys, key: str, batch: Batch) -> None:
@@ -142,28 +142,21 @@ class _Keys:
     """The scratch keys. Every method raises Retryable where Redis does not do it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = connect(settings, _TIMEOUT_S)
-        self._where = f"{where(self._client)}, key {settings.redis_key_name}"
+        self._node = Node(settings, settings.redis_key_name, _TIMEOUT_S)
 
     def copy(self, source: str, target: str) -> None:
-        self._ask(self._client.pfmerge, target, source)
+        self._node.ask("PFMERGE", target, source)
         self.expire(target)
 
     def expire(self, key: str) -> None:
-        self._ask(self._client.expire, key, _TTL_S)
+        self._node.ask("EXPIRE", key, _TTL_S)
 
     def count(self, *keys: str) -> int:
         """Return the number of distinct devices in all of these together."""
-        return int(self._ask(self._client.pfcount, *keys))
+        return int(self._node.ask("PFCOUNT", *keys))
 
     def delete(self, *keys: str) -> None:
-        self._ask(self._client.delete, *keys)
+        self._node.ask("DEL", *keys)
 
     def close(self) -> None:
-        self._client.close()
-
-    def _ask(self, command: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return command(*arguments)
-        except (redis.RedisError, OSError) as error:
-            raise trouble(self._where, error) from None
+        self._node.close()
