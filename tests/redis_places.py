@@ -1,0 +1,98 @@
+"""Redis as it is run for real: a cluster, a primary under Sentinel, behind TLS; all processes of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import redis
+
+from tests.kit import PATIENCE_S, wait_until
+from worker.local import Server, start_redis
+from worker.local.directory import Directory
+from worker.local.process import exchange, free_port
+
+SLOTS = 16_384
+SERVICE = "mymaster"
+
+
+@contextmanager
+def cluster(nodes: int = 3) -> Iterator[list[Server]]:
+    """Start primaries that share all slots evenly."""
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(start_redis(cluster_enabled="yes", cluster_node_timeout=2000)) for _ in range(nodes)
+        ]
+        clients = [redis.Redis(port=server.port, socket_timeout=PATIENCE_S) for server in servers]
+        for client in clients:
+            stack.callback(client.close)
+        for index, client in enumerate(clients):
+            first, last = SLOTS * index // nodes, SLOTS * (index + 1) // nodes - 1
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", servers[index].port)
+        for client in clients:
+            wait_until(
+                lambda client=client: (  # type: ignore[misc]
+                    client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+                    and client.execute_command("CLUSTER INFO")["cluster_known_nodes"] == str(nodes)
+                ),
+                PATIENCE_S,
+                "the cluster is whole",
+            )
+        yield servers
+
+
+@contextmanager
+def watched() -> Iterator[tuple[Server, Server, Server]]:
+    """Start a primary, its replica, and a Sentinel that makes the replica primary when the primary is gone."""
+    with start_redis() as primary, start_redis(replicaof=f"127.0.0.1 {primary.port}") as replica:
+        with redis.Redis(port=replica.port) as client:
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up", PATIENCE_S, "it replicates")
+        with _sentinel(primary.port) as sentinel, redis.Redis(port=sentinel.port) as client:
+            wait_until(lambda: len(client.sentinel_slaves(SERVICE)) == 1, PATIENCE_S, "Sentinel knows the replica")
+            yield primary, replica, sentinel
+
+
+def _sentinel(primary: int) -> Server:
+    directory, port = Directory("sentinel"), free_port()
+    (directory.path / "sentinel.conf").write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {directory.path}\n"
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 1\n"
+        f"sentinel down-after-milliseconds {SERVICE} 2000\n"
+        f"sentinel failover-timeout {SERVICE} 10000\n"
+    )
+    return Server(
+        directory,
+        ["redis-server", str(directory.path / "sentinel.conf"), "--sentinel"],
+        lambda: exchange(port, b"PING\r\n").startswith(b"+PONG"),
+        address=f"redis+sentinel://127.0.0.1:{port}/{SERVICE}/0",
+        port=port,
+    )
+
+
+@contextmanager
+def behind_tls(directory: Path) -> Iterator[tuple[Server, Path]]:
+    """Start a Redis that speaks only TLS, and return the certificate of the authority that vouches for it."""
+    ca = directory / "ca.pem"
+    key, certificate, request = directory / "server.key", directory / "server.pem", directory / "server.csr"
+    names = directory / "names"
+    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    for words in (
+        f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout {directory / 'ca.key'} -out {ca}",
+        f"req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout {key} -out {request}",
+        f"x509 -req -in {request} -CA {ca} -CAkey {directory / 'ca.key'} -CAcreateserial -days 2 "
+        f"-extfile {names} -out {certificate}",
+    ):
+        subprocess.run(["openssl", *words.split()], check=True, capture_output=True, timeout=PATIENCE_S)
+    port = free_port()
+    with start_redis(
+        tls_port=port,
+        tls_cert_file=str(certificate),
+        tls_key_file=str(key),
+        tls_ca_cert_file=str(ca),
+        tls_auth_clients="no",
+    ) as server:  # its plain port is for the test
+        server.address = f"rediss://localhost:{port}/0"
+        yield server, ca
