@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import redis
 
+from tests.certificates import Certificates
 from tests.kit import PATIENCE_S, wait_until
 from worker.local import Server, start_redis
 from worker.local.directory import Directory
@@ -73,26 +72,15 @@ def _sentinel(primary: int) -> Server:
 
 
 @contextmanager
-def behind_tls(directory: Path) -> Iterator[tuple[Server, Path]]:
-    """Start a Redis that speaks only TLS, and return the certificate of the authority that vouches for it."""
-    ca = directory / "ca.pem"
-    key, certificate, request = directory / "server.key", directory / "server.pem", directory / "server.csr"
-    names = directory / "names"
-    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    for words in (
-        f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout {directory / 'ca.key'} -out {ca}",
-        f"req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout {key} -out {request}",
-        f"x509 -req -in {request} -CA {ca} -CAkey {directory / 'ca.key'} -CAcreateserial -days 2 "
-        f"-extfile {names} -out {certificate}",
-    ):
-        subprocess.run(["openssl", *words.split()], check=True, capture_output=True, timeout=PATIENCE_S)
+def behind_tls(certificates: Certificates) -> Iterator[Server]:
+    """Start a Redis whose address speaks TLS; its port does not, and is for the test."""
     port = free_port()
     with start_redis(
         tls_port=port,
-        tls_cert_file=str(certificate),
-        tls_key_file=str(key),
-        tls_ca_cert_file=str(ca),
+        tls_cert_file=str(certificates.server),
+        tls_key_file=str(certificates.server_key),
+        tls_ca_cert_file=str(certificates.authority),
         tls_auth_clients="no",
-    ) as server:  # its plain port is for the test
+    ) as server:
         server.address = f"rediss://localhost:{port}/0"
-        yield server, ca
+        yield server

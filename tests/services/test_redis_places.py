@@ -11,6 +11,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from tests.certificates import make_certificates
 from tests.faults.job import Job
 from tests.faults.oracle import device, events
 from tests.kit import PATIENCE_S, Service, run_worker, wait_until
@@ -111,7 +112,8 @@ def test_sentinel_makes_the_replica_primary_while_the_worker_writes(job: Job) ->
 
 
 def test_tls_with_an_authority_of_its_own(job: Job, tmp_path: Path) -> None:
-    with behind_tls(tmp_path) as (server, ca):
+    certificates = make_certificates(tmp_path)
+    with behind_tls(certificates) as server:
         job = replace(job, url=server.address)
         job.send(events(1000))
         with run_worker("check", *job.arguments()) as worker:
@@ -120,7 +122,7 @@ def test_tls_with_an_authority_of_its_own(job: Job, tmp_path: Path) -> None:
         with job.start() as worker:
             assert worker.wait() == 78, worker.tail()
         assert any("?ssl_ca_certs=FILE" in line for line in worker.stderr), worker.tail()
-        job = replace(job, url=f"{server.address}?ssl_ca_certs={ca}")
+        job = replace(job, url=f"{server.address}?ssl_ca_certs={certificates.authority}")
         job.finish()
         assert "missing 0, extra 0" in commands_agree(job)
         assert missing(server.port, job, 1000) == 0
