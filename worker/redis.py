@@ -25,10 +25,12 @@ from worker.settings import Settings
 TIMEOUT_S = 10.0
 _SENTINEL_PORT, _PORT = 26379, 6379
 
+CREDENTIALS_ADVICE = "check the user in --redis-url and WORKER_REDIS_PASSWORD or WORKER_REDIS_PASSWORD_FILE"
+
 # What an error means: redis-py's class for it, the first word of the reply where that matters, a reason and advice.
 # In this order, for AuthenticationError and BusyLoadingError are ConnectionErrors.
 _TROUBLE: tuple[tuple[type[Exception], str, str, str], ...] = (
-    (exceptions.AuthenticationError, "", "credentials", "check the user in --redis-url and WORKER_REDIS_PASSWORD"),
+    (exceptions.AuthenticationError, "", "credentials", CREDENTIALS_ADVICE),
     (exceptions.NoPermissionError, "", "credentials", "python -m worker check prints the ACL line that it needs"),
     (exceptions.BusyLoadingError, "", "overloaded", "Redis is loading its data"),
     (exceptions.OutOfMemoryError, "", "memory", "raise maxmemory or free some"),
@@ -147,7 +149,12 @@ class _Place(NamedTuple):
             raise Fatal(f"--redis-url: {error}", code=ExitCode.USAGE) from None
         if settings.redis_password:
             options["password"] = settings.redis_password
-        options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2, **options}
+        options = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": min(timeout_s, TIMEOUT_S),
+            "protocol": 2,
+            **options,
+        }
         if kind == "cluster":
             return _cluster(hosts, addresses, options)
         if kind == "sentinel":

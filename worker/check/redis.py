@@ -11,7 +11,7 @@ from redis import exceptions
 
 from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.errors import Retryable, WorkerError
-from worker.redis import Node
+from worker.redis import CREDENTIALS_ADVICE, Node
 from worker.settings import Settings
 from worker.sinks.redis import RedisSink
 from worker.sinks.windows import Keys
@@ -45,8 +45,7 @@ def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> It
 
 def _unreachable(node: Node, error: Retryable) -> Finding:
     if error.reason == "credentials":
-        fix = "the user in --redis-url, WORKER_REDIS_PASSWORD or …_FILE; ?ssl_ca_certs=FILE for a certificate"
-        return fail("Redis", str(error), fix)
+        return fail("Redis", str(error), f"{CREDENTIALS_ADVICE}, or for a certificate ?ssl_ca_certs=FILE")
     return fail("Redis", f"{node.where} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
 
 
