@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import time
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
 from worker.check import check
@@ -259,6 +260,44 @@ def test_a_dead_letter_topic_that_takes_less_than_the_topic_would_block(counted:
     code, text = run(own)
     assert code == ExitCode.FAILED
     assert line_of(text, "FAIL  dead letters").endswith("--add-config max.message.bytes=5000000")
+
+
+def test_a_dead_letter_topic_that_refuses_or_loses_letters_is_mended_by_what_is_shown(counted: Settings) -> None:
+    letters = counted.dead_letter_topic_name
+    unfit = {"min.insync.replicas": "2", "cleanup.policy": "compact", "retention.ms": "3600000"}
+    create_topic(counted.bootstrap_servers, letters, 1, unfit)
+    code, text = run(counted)
+    assert code == ExitCode.FAILED
+    assert f"{letters} wants 2 in-sync replicas and has 1: a letter would block" in text
+    assert f"{letters} is compacted" in text
+    mend(counted, text)
+    code, text = run(counted)
+    assert code == ExitCode.OK
+    assert f"{letters} removes letters after 1.0 h" in line_of(text, "WARN  dead letters")
+    mend(counted, text)
+    assert line_of(run(counted)[1], "OK    dead letters").endswith(" exists")
+
+
+def mend(settings: Settings, text: str) -> None:
+    """Do what the `kafka-configs.sh --alter --add-config` commands would do."""
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    for topic, name, value in re.findall(r"--entity-name (\S+) --add-config ([\w.]+)=(\S+)", text):
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        (done,) = admin.incremental_alter_configs([resource]).values()
+        done.result(PATIENCE_S)
+
+
+@pytest.mark.parametrize(("ahead", "found"), [(60, "60 s ahead of"), (-60, "60 s behind")])
+def test_a_clock_that_differs_is_told(
+    stored: Settings, monkeypatch: pytest.MonkeyPatch, ahead: float, found: str
+) -> None:
+    assert line_of(run(stored)[1], "OK    clock")
+    true_time = time.time
+    monkeypatch.setattr("worker.check.clickhouse.time.time", lambda: true_time() + ahead)
+    code, text = run(stored)
+    assert code == ExitCode.OK
+    assert f"this host's is {found} the server's" in line_of(text, "WARN  clock")
 
 
 def test_members_that_the_worker_cannot_join_are_named(counted: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,6 +20,7 @@ from worker.sinks.clickhouse_errors import DRIVER_ERRORS, advice, first_line
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers that do not know CHECK GRANT
 _NO_DATABASE = 81
+_CLOCKS_S = 2.0  # the delivery protocol relies on a token for 5 s with the smallest window, 50 s with the usual one
 
 
 def look_at_clickhouse(settings: Settings, create: bool, fields: list[Stored]) -> Iterator[Finding]:
@@ -30,6 +32,7 @@ def look_at_clickhouse(settings: Settings, create: bool, fields: list[Stored]) -
         try:
             version = client.value("SELECT version()")
             yield ok("ClickHouse", f"{where} answers, version {version}")
+            yield _clock(client)
             yield from _table(patient, client, create, fields)
         except errors.ServerException as error:
             yield fail("ClickHouse", f"{where}: {first_line(error)}", advice(error) or _fix(error.code))
@@ -59,6 +62,18 @@ class _Client:
             if error.code in _SYNTAX:
                 return True
             raise
+
+
+def _clock(client: _Client) -> Finding:
+    """Compare clocks: the age of an insert in doubt is taken by the clock of whoever takes it over."""
+    before = time.time()
+    theirs = client.value("SELECT toUnixTimestamp64Milli(now64(3))") / 1000
+    after = time.time()
+    ahead = (before + after) / 2 - theirs
+    if abs(ahead) < _CLOCKS_S + (after - before) / 2:
+        return ok("clock", f"within {_CLOCKS_S:g} s of the server's")
+    found = f"this host's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
+    return warn("clock", f"{found}; exactly-once needs hosts that agree", "run NTP (timedatectl set-ntp true)")
 
 
 def _table(settings: Settings, client: _Client, create: bool, fields: list[Stored]) -> Iterator[Finding]:

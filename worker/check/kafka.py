@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -156,12 +156,32 @@ def _dead_letters(admin: AdminClient, settings: Settings, create: bool) -> Itera
     if lacking := _lacking(description, AclOperation.WRITE, AclOperation.DESCRIBE):
         yield fail(what, f"this client lacks {lacking} on {topic}", _grant("WRITE DESCRIBE", "topic", topic))
         return
-    own = _config(admin, topic).get("max.message.bytes")
-    if origin is not None and own is not None and int(str(own.value)) < int(str(origin.value)):
-        found = f"{topic} takes {own.value} bytes, {settings.topic} {origin.value}: a large bad event would block"
-        yield fail(what, found, _alter(topic, f"max.message.bytes={origin.value}"))
-    else:
-        yield ok(what, f"{topic} exists")
+    replicas = min(len(partition.replicas) for partition in description.partitions)
+    largest = int(str(origin.value)) if origin is not None else 0
+    unfit = list(_unfit_for_letters(topic, _config(admin, topic), largest, replicas))
+    yield from unfit or [ok(what, f"{topic} exists")]
+
+
+def _unfit_for_letters(topic: str, config: Mapping[str, ConfigEntry], largest: int, replicas: int) -> Iterator[Finding]:
+    """Say what of a topic's configuration would refuse letters, or lose them. `largest` event: bytes."""
+    what = "dead letters"
+    values = {name: str(entry.value) for name, entry in config.items()}
+    if int(values.get("max.message.bytes", largest)) < largest:
+        found = (
+            f"{topic} takes {values['max.message.bytes']} bytes, its origin {largest}: a large bad event would block"
+        )
+        yield fail(what, found, _alter(topic, f"max.message.bytes={largest}"))
+    if int(values.get("min.insync.replicas", 1)) > replicas:
+        found = (
+            f"{topic} wants {values['min.insync.replicas']} in-sync replicas and has {replicas}: a letter would block"
+        )
+        yield fail(what, found, _alter(topic, f"min.insync.replicas={replicas}"))
+    if "compact" in values.get("cleanup.policy", ""):
+        found = f"{topic} is compacted, which refuses what has no key: a letter would block"
+        yield fail(what, found, _alter(topic, "cleanup.policy=delete"))
+    elif (age_ms := int(values.get("retention.ms", -1))) >= 0:
+        found = f"{topic} removes letters after {age_ms / 1000 / _HOUR:.1f} h"
+        yield warn(what, found, _alter(topic, "retention.ms=-1"))
 
 
 def _described_group(admin: AdminClient, group: str) -> Any:
