@@ -80,9 +80,9 @@ def ended(connection: socket.socket) -> bool:
     return True
 
 
-def test_a_page_gets_the_query(running: Running) -> None:
+def test_a_page_gets_the_query_and_the_accepted_format(running: Running) -> None:
     assert running.ask(b"GET /?since=7&a=%20b HTTP/1.1\r\naccept: text/plain\r\n\r\n") == (200, b"hello")
-    assert running.requests == [Request({"since": "7", "a": " b"})]
+    assert running.requests == [Request({"since": "7", "a": " b"}, "text/plain")]
 
 
 @pytest.mark.parametrize(

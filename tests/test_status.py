@@ -35,7 +35,7 @@ class Shown:
         self.status.sample(self.accounts.read())
 
     def json(self, **query: str) -> dict[str, Any]:
-        answer: dict[str, Any] = orjson.loads(self.status.json(Request(query)).body)
+        answer: dict[str, Any] = orjson.loads(self.status.json(Request(query, "")).body)
         return answer
 
 
@@ -76,7 +76,7 @@ def test_the_history_goes_on_from_where_a_page_has_it(shown: Shown, monkeypatch:
     assert len(history) == 450
     assert all(len(point) == len(HISTORY) for point in history)
     assert shown.json(since=str(history[-1][0]))["history"] == []
-    assert shown.status.json(Request({"since": "soon"})).status == 400
+    assert shown.status.json(Request({"since": "soon"}, "")).status == 400
 
 
 def test_unknown_lag_is_a_gap_and_no_zero(shown: Shown) -> None:
@@ -104,6 +104,6 @@ def test_cpu_is_a_share_of_one_core_of_the_same_process(shown: Shown) -> None:
 
 
 def test_the_page_is_one_html_file(shown: Shown) -> None:
-    response = shown.status.page(Request({}))
+    response = shown.status.page(Request({}, ""))
     assert response.content_type.startswith("text/html")
     assert response.body.startswith(b"<!doctype html>")

@@ -1,9 +1,9 @@
 """`python -m tests.faults.soak [--seconds 600]`: a paced load, faults by the clock, and Prometheus looking on.
 
 A producer writes at a steady rate. In each tenth of the time one consumer is killed (never the first one, whose memory
-is to be seen over the whole time); for the fourth tenth the store is away: killed, then started again. At the end the
-events produced, the rows in the store and the counters of /metrics and of Prometheus are compared, and the alerts that
-fired with those that should have. Exit 0 only where nothing differs.
+is to be seen over the whole time); for the fourth tenth the store is away. At the end the events produced, the rows in
+the store and the counters of /metrics and of Prometheus are compared, and the alerts that fired with those that should
+have. Exit 0 only where nothing differs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Soak:
     """The servers, the worker under load, and what is seen of it."""
 
     def __init__(self, stack: ExitStack, options: argparse.Namespace) -> None:
-        self.seconds, self.rate = options.seconds, options.rate
+        self.seconds, self.rate, self.frozen = options.seconds, options.rate, options.frozen
         self.partitions = options.processes
         kafka = stack.enter_context(start_kafka())
         redis = options.backend == "redis"
@@ -89,8 +89,9 @@ class Soak:
         tenth = self.seconds / _TENTHS
         for i in range(_TENTHS):
             yield (i + 0.5) * tenth, "kill -9 of a consumer", self._kill
-        yield _AWAY * tenth, "the store goes away", self.store.kill
-        yield (_AWAY + 1) * tenth, "the store comes back", self.store.start
+        freeze, thaw = (self.store.pause, self.store.resume) if self.frozen else (self.store.kill, self.store.start)
+        yield _AWAY * tenth, "the store goes away", freeze
+        yield (_AWAY + 1) * tenth, "the store comes back", thaw
 
     def _kill(self) -> None:
         """Kill the next consumer in turn, once it runs; the first one is left alone."""
@@ -207,6 +208,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=30_000.0, help="events a second (%(default)g)")
     parser.add_argument("--processes", type=int, default=4, help="and partitions; 2 or more (%(default)s)")
     parser.add_argument("--backend", choices=("clickhouse", "redis"), default="clickhouse")
+    parser.add_argument("--frozen", action="store_true", help="the store is frozen (SIGSTOP), not ended and restarted")
     options = parser.parse_args()
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it tells of each restart
     if options.processes < 2:

@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 
 from worker.errors import ExitCode, Fatal, Retryable
 from worker.monitor.accounts import Accounts
-from worker.monitor.exposition import CONTENT_TYPE
 from worker.monitor.http import Request, Response, Server
 from worker.monitor.lag import GroupLag, PartitionLag, Retention
-from worker.monitor.metrics import Collector
+from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.observed import Observed
 from worker.monitor.report import Report
 from worker.monitor.status import Status
@@ -60,7 +59,7 @@ class Monitor:
         self._report = Report(self._seen)
         self._accounts = Accounts(stats)
         self._sums = self._accounts.read()
-        self._collector = Collector(stats, self._seen, self._accounts)
+        self._exposition = Exposition(Collector(stats, self._seen, self._accounts))
         self._status = Status(stats, self._seen, self._accounts)
         self._server = Server(
             {
@@ -197,8 +196,9 @@ class Monitor:
 
     # pages
 
-    def _metrics(self, _request: Request) -> Response:
-        return Response(self._collector.text(), CONTENT_TYPE)
+    def _metrics(self, request: Request) -> Response:
+        body, content_type = self._exposition.text(request.accept)
+        return Response(body, content_type)
 
     def _livez(self, _request: Request) -> Response:
         alive = os.getppid() == self._parent

@@ -33,6 +33,7 @@ class Request(NamedTuple):
     """A GET or HEAD of a known path."""
 
     query: dict[str, str]
+    accept: str  # of the header of that name
 
 
 class Response(NamedTuple):
@@ -97,7 +98,7 @@ class Server:
             self._open.pop(writer, None)
 
     def _answer(self, head: bytes) -> bytes:
-        first, _, _ = head.decode("latin-1").partition("\r\n")
+        first, *rest = head.decode("latin-1").split("\r\n")
         try:
             method, target, version = first.split(" ")
             url = urlsplit(target)
@@ -112,7 +113,11 @@ class Server:
         if page is None:
             known = "".join(f"{path}\n" for path in self._pages)
             return _message(Response(f"not here; there are:\n{known}".encode(), status=404), body=method == "GET")
-        return _message(page(Request(query)), body=method == "GET")
+        headers: dict[str, str] = {}
+        for line in rest:
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        return _message(page(Request(query, headers.get("accept", ""))), body=method == "GET")
 
 
 def _message(response: Response, extra: str = "", body: bool = True) -> bytes:

@@ -1,4 +1,4 @@
-"""Every metric once, and what reads them from the shared counters when Prometheus asks.
+"""Every metric once, and the collector that reads them from the shared counters when Prometheus asks.
 
 Nothing is counted or remembered here: the consumers' cells are the counters, so a scrape costs them nothing, a dead
 consumer's counts stay while its gauges go, and no counter runs backwards when the monitor is started again.
@@ -9,20 +9,35 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import confluent_kafka
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
 
 from worker.cli import version_text
-from worker.monitor import exposition
 from worker.monitor.accounts import Accounts, alive
-from worker.monitor.exposition import Buckets, Kind
 from worker.monitor.observed import Observed
 from worker.stats import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
 _PLACE = ("topic", "partition")
 _BUILD = ("version", "python", "librdkafka", "topic", "backend", "group")
+
+
+class Kind(NamedTuple):
+    """A metric's type, meaning and labels; its unit is in its name."""
+
+    type: str
+    help: str
+    labels: tuple[str, ...] = ()
 
 
 def _counter(help: str, *labels: str) -> Kind:
@@ -85,25 +100,25 @@ class Collector:
         self._stats = stats
         self._observed = observed
         self._accounts = accounts
-        self._used: list[Slot] = []  # at this scrape
+        self._used: list[Slot] = []
         self._build = [version_text(), platform.python_version(), confluent_kafka.libversion()[0]]
         settings = observed.settings
         self._build += [settings.topic, settings.backend, settings.group_id]
 
-    def text(self) -> bytes:
-        """Return what /metrics serves, as `exposition.CONTENT_TYPE`."""
-        return "".join(self._families()).encode()
+    def describe(self) -> list[Metric]:
+        """Promise nothing: what is there depends on what runs."""
+        return []
 
-    def _families(self) -> Iterator[str]:
+    def collect(self) -> Iterator[Metric]:
         """Yield every family; gauges of what is gone are not there."""
-        self._used = list(self._stats.used())
+        self._used = list(self._stats.used())  # asked once: it is a third of all reading
         yield from self._ledger()
         yield from self._behind()
         yield from self._histograms()
         yield from self._services()
         yield from self._processes()
 
-    def _ledger(self) -> Iterator[str]:
+    def _ledger(self) -> Iterator[Metric]:
         sums = self._accounts.read()
         total = sums.total
         yield _of("worker_consumed_messages_total", {(): total["consumed"]})
@@ -115,32 +130,32 @@ class Collector:
         rejected = {(reason,): self._sum(f"rejected_{reason}") for reason in REJECT_REASONS}
         yield _of("worker_rejected_messages_total", rejected)
 
-    def _behind(self) -> Iterator[str]:
+    def _behind(self) -> Iterator[Metric]:
         topic, lags = self._observed.settings.topic, self._observed.lags
         yield _of("worker_lag_messages", {(topic, str(lag.partition)): lag.messages for lag in lags})
         yield _of("worker_lag_seconds", {(topic, str(lag.partition)): lag.seconds for lag in lags})
         headroom = {(topic, str(lag.partition)): lag.headroom for lag in lags if lag.headroom is not None}
         yield _of("worker_retention_headroom_seconds", headroom)
 
-    def _histograms(self) -> Iterator[str]:
+    def _histograms(self) -> Iterator[Metric]:
         yield self._histogram("worker_delivery_seconds", {(): "delivery"})
         yield self._histogram("worker_stage_seconds", {(stage,): f"stage_{stage}" for stage in STAGES})
         yield self._histogram("worker_batch_rows", {(): "batch_rows"})
 
-    def _histogram(self, name: str, cells: dict[tuple[str, ...], str]) -> str:
-        return exposition.histogram(
-            name, METRICS[name], {labels: self._buckets(cell) for labels, cell in cells.items()}
-        )
+    def _histogram(self, name: str, cells: dict[tuple[str, ...], str]) -> Metric:
+        kind = METRICS[name]
+        family = HistogramMetricFamily(name, kind.help, labels=kind.labels)
+        for labels, cell in cells.items():
+            unit = HISTOGRAMS[cell].unit
+            bounds = [*(str(bound / unit) for bound in HISTOGRAMS[cell].bounds), "+Inf"]
+            counts, total = [0] * len(bounds), 0
+            for slot in self._used:
+                more, plus = slot.histogram(cell)
+                counts, total = [a + b for a, b in zip(counts, more, strict=True)], total + plus
+            family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total / unit)
+        return family
 
-    def _buckets(self, cell: str) -> Buckets:
-        bounds, unit = HISTOGRAMS[cell]
-        taken = [slot.histogram(cell) for slot in self._used]
-        columns = zip([0] * (len(bounds) + 1), *(counts for counts, _ in taken), strict=True)
-        return Buckets(
-            [bound / unit for bound in bounds], list(map(sum, columns)), sum(total for _, total in taken) / unit
-        )
-
-    def _services(self) -> Iterator[str]:
+    def _services(self) -> Iterator[Metric]:
         seen, settings = self._observed, self._observed.settings
         ups = [slot.get("sink_up") for slot in alive(self._stats)]
         up = min(ups) if ups else seen.store_up
@@ -151,7 +166,7 @@ class Collector:
         counted = seen.devices is not None and seen.store_up
         yield _of("worker_devices", {(settings.topic, settings.backend): seen.devices or 0} if counted else {})
 
-    def _processes(self) -> Iterator[str]:
+    def _processes(self) -> Iterator[Metric]:
         running, settings = alive(self._stats), self._observed.settings
         used = {(str(slot.index),): slot for slot in self._used}
         gauges = {(str(slot.index),): slot for slot in running}
@@ -177,8 +192,25 @@ class Collector:
         return sum(slot.get(cell) for slot in self._used)
 
 
-def _of(name: str, values: Mapping[Any, float]) -> str:
-    return exposition.family(name, METRICS[name], values)
+class Exposition:
+    """The text that Prometheus reads."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(collector)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Return the exposition in the format that the client accepts, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+def _of(name: str, values: Mapping[Any, float]) -> Metric:
+    kind = METRICS[name]
+    family = (CounterMetricFamily if kind.type == "counter" else GaugeMetricFamily)(name, kind.help, labels=kind.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
 
 
 def _places(values: dict[tuple[str, int], int]) -> dict[tuple[str, ...], int]:
