@@ -169,3 +169,27 @@ def test_nothing_is_missing_or_without_a_ttl_after_a_kill(job: Job, client: Any,
     found = counted(job, midnight - DAY, midnight, "--by", "country")
     assert sorted(found) == expected(client, events)
     assert not [k for k in client.keys(f"{job.place}:*:20*") if client.ttl(k) < 0]
+
+
+def test_check_warns_of_a_policy_that_evicts_windows(job: Job, client: Any) -> None:
+    client.config_set("maxmemory-policy", "volatile-lru")
+    for options, level in ((("--windows", "day"), "WARN"), ((), "OK")):
+        with run_worker("check", *job.arguments(*options)) as worker:
+            assert worker.wait() == 0, worker.tail()
+        (line,) = [line for line in worker.stdout if "eviction: " in line]
+        assert line.startswith(level), line
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--from", "2026-11-01", "--to", "2026-11-02"), "run the worker with --windows"),
+        (("--from", "2026-11-02", "--to", "2026-11-01"), "a later --to TIME"),
+        (("--from", "yesterday", "--to", "2026-11-01"), "write 2026-11-01"),
+        (("--by", "country", "--backend", "clickhouse"), "of ClickHouse ask the table"),
+    ],
+)
+def test_count_says_what_to_write(own_redis: Server, topic_name: str, more: Sequence[str], says: str) -> None:
+    with run_worker("count", "--topic", topic_name, "--redis-url", own_redis.address, *more) as worker:
+        assert worker.wait() == 2, worker.tail()
+    assert says in worker.stderr[-1]
