@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from worker import cli, log
 from worker.errors import ExitCode, Fatal, WorkerError
-from worker.settings import Settings
+from worker.settings import Settings, written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.stats import Stats
     from worker.supervisor import Supervisor
 
-    settings = _settings(arguments, "supervisor")
+    settings, _ = cli.settings_of(arguments)
+    log.configure(settings.log_format, settings.log_level, "supervisor")
+    _say_start(settings)
     stats = Stats()
     return Supervisor(
         settings,
@@ -60,17 +63,19 @@ def _run(arguments: argparse.Namespace) -> int:
     ).run()
 
 
-def _settings(arguments: argparse.Namespace, process: str) -> Settings:
-    settings, origins = cli.settings_of(arguments)
-    log.configure(settings.log_format, settings.log_level, process)
-    shown = settings.shown()
+def _say_start(settings: Settings) -> None:
+    """Log what runs here, and with which settings."""
+    from worker.kafka import librdkafka_version
+
+    effective = {name: written(value) for name, value in settings.shown().items()}
+    effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
-        "worker %s, Python %s",
+        "worker %s, librdkafka %s, Python %s",
         cli.version_text(),
-        sys.version.split()[0],
-        extra=log.fields(**{k: v for k, v in shown.items() if k in origins}),
+        librdkafka_version(),
+        platform.python_version(),
+        extra=log.fields(**effective),
     )
-    return settings
 
 
 def _count(arguments: argparse.Namespace) -> int:

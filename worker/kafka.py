@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from importlib.resources import files
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, libversion
 from confluent_kafka.admin import AdminClient
 
 from worker.errors import Fatal, Retryable
@@ -111,6 +111,11 @@ def answer(future: Future[Any]) -> Any:
         return future.result(2 * ANSWER_S)
     except TimeoutError:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer to an administrative request")) from None
+
+
+def librdkafka_version() -> str:
+    """Return the version of the C library; a prerelease's has a hyphen."""
+    return str(libversion()[0])
 
 
 def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+from dataclasses import fields
 
 import pytest
 import redis
@@ -13,6 +15,7 @@ from tests.faults.job import Job, consumers
 from tests.faults.oracle import EXACT, events, offsets_of_rows
 from tests.kit import PATIENCE_S, Service, Worker, clickhouse_client, run_worker, wait_until
 from worker.local import start_clickhouse, start_redis
+from worker.settings import Settings
 
 EVENTS, DEVICES = 200_000, 10_000
 
@@ -128,6 +131,26 @@ def test_existing_table_of_three_columns_is_served_at_least_once(rows_job: Job) 
 def test_topic_that_does_not_exist(rows_job: Job) -> None:
     with rows_job.start() as worker:
         _ends_with(worker, 78, f"topic {rows_job.topic} does not exist on Kafka at {rows_job.kafka}; to make it: .*")
+
+
+def test_first_line_tells_the_versions_and_all_settings_and_no_secret(topic_name: str) -> None:
+    env = {
+        "WORKER_REDIS_PASSWORD": "canary",
+        "WORKER_CLICKHOUSE_URL": "clickhouse://me:canary@localhost/default",
+        "WORKER_KAFKA": "sasl.oauthbearer.client.secret=canary",
+    }
+    where = ("--topic", topic_name, "--bootstrap-servers", "127.0.0.1:1", "--metrics-port", "0")
+    with run_worker(*where, "--log-format", "json", "--linger-ms", "77", env=env) as worker:
+        worker.wait_for(r"readyz are at")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.tail()
+    first = json.loads(worker.stderr[0])
+    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+", first["event"])
+    assert {item.name for item in fields(Settings)} <= first.keys()
+    assert (first["topic"], first["linger_ms"], first["batch_rows"]) == (topic_name, 77, Settings().batch_rows)
+    assert (first["processes"], first["redis_key"]) == ("auto", f"devices:{{{topic_name}}}")
+    assert first["redis_password"] == first["kafka"]["sasl.oauthbearer.client.secret"] != ""
+    assert "canary" not in worker.tail()
 
 
 def test_broker_that_cannot_be_reached_is_tried_again(rows_job: Job) -> None:
