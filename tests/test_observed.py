@@ -51,6 +51,17 @@ def test_not_ready_before_kafka_answers(seen: Observed, stats: Stats) -> None:
     assert seen.unready(stats) == "waiting for Kafka"
 
 
+def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: Observed, stats: Stats) -> None:
+    assert seen.unready(stats) == "starting"
+    start(stats)
+    seen.partitions = 1
+    for kafka_up in (None, True):
+        seen.kafka_up = kafka_up
+        assert seen.unready(stats) == "starting: the lag is not known yet"
+    seen.kafka_up = False
+    assert "Kafka does not answer" in seen.unready(stats)
+
+
 def test_ready_when_nothing_is_unread(seen: Observed, stats: Stats) -> None:
     start(stats)
     seen.see_lags([CAUGHT_UP], 1)
@@ -74,6 +85,8 @@ def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clo
     seen.see_progress(stats, 5)
     assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
     slot.set("sink_up", 0)
+    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
+    slot.set_error("Connection refused")
     assert seen.unready(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
 
 

@@ -36,6 +36,7 @@ _PARTITIONS_EVERY_S = 5.0
 _RETENTION_EVERY_S = 600.0
 _RETRY_S = 1.0
 _GRACE_S = 3.0  # shorter silences of Kafka's are not spoken of
+_START_GRACE_S = 15.0  # the group's first coordinator may take longer
 _RECORD_BYTES = 12  # of the log for each event beside its payload
 
 _T = TypeVar("_T")
@@ -89,7 +90,7 @@ class Monitor:
 
     async def _work(self) -> None:
         count = await self._find_topic()
-        self._seen.trouble = f"waiting for {self._settings.backend}"
+        self._seen.trouble = f"starting: waiting for {self._settings.backend}"
         await self._report.open(self._complain)
         if self._settings.until_end:
             self._targets = await self._patiently(self._lag.ends, count)
@@ -130,7 +131,8 @@ class Monitor:
         return answer
 
     def _kafka_is_away(self, error: Exception) -> None:
-        if time.monotonic() - self._heard < _GRACE_S:
+        starting = self._seen.kafka_up and self._seen.starting
+        if time.monotonic() - self._heard < (_START_GRACE_S if starting else _GRACE_S):
             return  # a new coordinator or leader is being found
         self._seen.kafka_up = False
         self._complain(f"Kafka at {self._settings.bootstrap_servers} does not answer: {_plain(error)}")

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import confluent_kafka
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -23,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from worker.cli import version_text
+from worker.kafka import librdkafka_version
 from worker.monitor.accounts import Accounts, alive
 from worker.monitor.observed import Observed
 from worker.stats import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
@@ -101,7 +101,7 @@ class Collector:
         self._observed = observed
         self._accounts = accounts
         self._used: list[Slot] = []
-        self._build = [version_text(), platform.python_version(), confluent_kafka.libversion()[0]]
+        self._build = [version_text(), platform.python_version(), librdkafka_version()]
         settings = observed.settings
         self._build += [settings.topic, settings.backend, settings.group_id]
 
@@ -161,7 +161,7 @@ class Collector:
         up = min(ups) if ups else seen.store_up
         yield _of("worker_sink_up", {} if up is None else {(): int(up)})
         yield _of("worker_sink_retries_total", {(reason,): self._sum(f"retries_{reason}") for reason in RETRY_REASONS})
-        yield _of("worker_kafka_up", {(): int(seen.kafka_up)})
+        yield _of("worker_kafka_up", {(): int(seen.kafka_up or 0)})
         yield _of("worker_topic_partitions", {(settings.topic,): seen.partitions} if seen.partitions else {})
         counted = seen.devices is not None and seen.store_up
         yield _of("worker_devices", {(settings.topic, settings.backend): seen.devices or 0} if counted else {})

@@ -22,15 +22,21 @@ class Observed:
 
     settings: Settings
     now: Callable[[], float] = time.monotonic
-    kafka_up: bool = False
+    kafka_up: bool | None = None  # None: it has not answered, and need not have yet
+    begun: bool = False  # whether the group's lag was ever known
     partitions: int = 0  # of the topic
     devices: int | None = None
     devices_at: float = 0.0
     store_up: bool | None = None  # whether the last count was answered
-    trouble: str = "waiting for Kafka"  # the monitor's own, empty without any
+    trouble: str = "starting: waiting for Kafka"  # the monitor's own, empty without any
     progress_at: float | None = None  # when events were last accounted for, or the group's commits last moved
     _progress: tuple[int, int] = (0, 0)
     _lags: dict[int, tuple[float, PartitionLag]] = field(default_factory=dict)
+
+    @property
+    def starting(self) -> bool:
+        """Whether the first answers are still to come, and nobody need worry yet."""
+        return not self.begun and self.kafka_up is not False
 
     @property
     def lags(self) -> list[PartitionLag]:
@@ -43,6 +49,7 @@ class Observed:
         self.kafka_up, self.partitions = True, partitions
         now = self.now()
         self._lags.update({lag.partition: (now, lag) for lag in lags})
+        self.begun = self.begun or bool(lags)
         if not partitions:
             self._lags.clear()
 
@@ -62,15 +69,18 @@ class Observed:
         """Return why no progress is being made, or nothing where there is some, or nothing left to do."""
         now = self.now()
         if not any(now - slot.get("heartbeat_ns") / 1e9 < _BEAT_S for slot in alive(stats)):
-            return self.trouble or f"no consumer has shown life for {_BEAT_S:g} s"
+            return self.trouble or ("starting" if self.starting else f"no consumer has shown life for {_BEAT_S:g} s")
         if not self.partitions:
             return self.trouble or "the topic is gone"
         if not self.lags:
-            return "the lag is not known yet" if self.kafka_up else "Kafka does not answer, so the lag is not known"
+            if self.kafka_up is False:
+                return "Kafka does not answer, so the lag is not known"
+            return "starting: the lag is not known yet" if self.starting else "the lag is not known yet"
         behind = sum(lag.messages for lag in self.lags)
         if not behind:
             return ""
-        away = not all(slot.get("sink_up") for slot in alive(stats))
+        # Who has told no trouble has only not opened the store yet.
+        away = any(slot.get("error_ns") and not slot.get("sink_up") for slot in alive(stats))
         why = f": {self.settings.backend} does not answer" if away else ""
         if self.progress_at is None:
             return f"{behind} events unread, and nothing written yet{why}"

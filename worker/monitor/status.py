@@ -88,6 +88,7 @@ class Status:
             "time": time.time(),
             "uptime_s": time.time() - self._started,
             "unready": seen.unready(self._stats),
+            "starting": seen.starting,
             "kafka_up": seen.kafka_up,
             "sink_up": bool(min(ups)) if ups else seen.store_up,
             "rates": self._rates(),
