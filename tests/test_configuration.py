@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator
 from worker.__main__ import main
 from worker.configuration import as_toml, json_schema
 from worker.kafka import property_names
+from worker.mapping import spell
 from worker.settings import OWNED_PROPERTIES, Settings, UsageError, default_of, load
 
 SCHEMA = Draft202012Validator(json_schema())
@@ -71,6 +72,8 @@ def test_every_default_fits_the_schema() -> None:
         {"nonsense": 1},
         {"kafka": {"group.id": "x"}},
         {"kafka": {"debug": []}},
+        {"map": {"a": 5}},
+        {"map": "a=b"},
     ],
 )
 def test_what_the_loader_refuses_the_schema_refuses(document: dict[str, Any]) -> None:
@@ -83,6 +86,9 @@ def test_what_the_loader_refuses_the_schema_refuses(document: dict[str, Any]) ->
     processes=st.none() | st.integers(1, 256),
     until_end=st.booleans(),
     text=TEXT,
+    columns=st.dictionaries(
+        TEXT.filter(bool), st.lists(TEXT.filter(bool), min_size=1, max_size=3).map(spell), max_size=4
+    ),
     properties=st.dictionaries(st.from_regex(r"[a-z]{1,9}\.[a-z]{1,9}", fullmatch=True), TEXT, max_size=3),
 )
 def test_what_is_printed_is_the_same_settings_again(
@@ -92,6 +98,7 @@ def test_what_is_printed_is_the_same_settings_again(
     processes: int | None,
     until_end: bool,
     text: str,
+    columns: dict[str, str],
     properties: dict[str, str],
 ) -> None:
     settings = Settings(
@@ -102,6 +109,7 @@ def test_what_is_printed_is_the_same_settings_again(
         until_end=until_end,
         redis_key=text,
         kafka=properties,
+        map=columns,
     )
     printed = as_toml(settings, {})
     assert list(SCHEMA.iter_errors(tomllib.loads(printed))) == []

@@ -141,8 +141,8 @@ def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = 
             f" [{shown}{' ' + meta['unit'] if meta['unit'] else ''}]" if shown not in ("", {}) else ""
         )
         text = text.replace("%", "%%")
-        if item.name == "kafka":
-            parser.add_argument("-X", dest="kafka", action="append", metavar=meta["metavar"], help=text)
+        if default == {}:
+            parser.add_argument(flag_of(item.name), dest=item.name, action="append", metavar=meta["metavar"], help=text)
         elif item.type in ("bool", bool):
             parser.add_argument(
                 flag_of(item.name), dest=item.name, action="store_const", const="true", help=meta["help"]

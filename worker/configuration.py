@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from worker.settings import OWNED_PROPERTIES, PREFIX, Settings, default_of, flag_of, secret_property, written
+from worker import mapping
+from worker.settings import (
+    OWNED_PROPERTIES,
+    PREFIX,
+    Settings,
+    default_of,
+    flag_of,
+    properties,
+    secret_property,
+    written,
+)
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -22,7 +32,9 @@ def as_toml(settings: Settings, origins: Mapping[str, str]) -> str:
     tables: list[tuple[str, str]] = []  # TOML has them last
     for item in fields(Settings):
         value, real, origin = shown[item.name], getattr(settings, item.name), origins.get(item.name, "default")
-        if isinstance(value, Mapping):
+        if item.name == "map":
+            tables += _table(item.name, mapping.table(value), origins)
+        elif isinstance(value, Mapping):
             tables += _table(item.name, value, origins)
         else:
             comment = item.metadata["secret"] or value != real
@@ -54,7 +66,7 @@ def _schema_of(metadata: Mapping[str, Any], default: Any) -> dict[str, Any]:
         kind: dict[str, Any] = {"type": "string", "enum": list(metadata["choices"])}
     else:
         kind = dict(getattr(metadata["parse"], "schema", {"type": "string"}))
-    if isinstance(default, Mapping):
+    if metadata["parse"] is properties:
         kind["propertyNames"] = {"not": {"enum": list(OWNED_PROPERTIES)}}
     return {**kind, **({"default": written(default)} if default != "" else {})}
 
@@ -63,14 +75,19 @@ def _described(help: str, unit: str, flag: str, name: str) -> str:
     return f"{help}{f' [{unit}]' if unit else ''} ({flag}, {PREFIX}{name.upper()})"
 
 
-def _table(name: str, values: Mapping[str, str], origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _table(name: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield "", ""
     yield f"[{name}]", ""
     for key, value in values.items():
-        yield _line(json.dumps(key), value, origins.get(f"{name}.{key}", ""), comment=secret_property(key))
+        origin = origins.get(f"{name}.{value[0] if isinstance(value, list) else value}") if name == "map" else ""
+        secret = name == "kafka" and secret_property(key)
+        yield _line(_quoted(key), value, origin or origins.get(f"{name}.{key}", ""), comment=secret)
 
 
 def _line(key: str, value: Any, origin: str, *, comment: bool) -> tuple[str, str]:
+    return f"{'# ' if comment else ''}{key} = {_quoted(written(value))}", origin
+
+
+def _quoted(value: Any) -> str:
     # A JSON text is TOML too, but for the one control character that JSON leaves as it is.
-    text = json.dumps(written(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"{'# ' if comment else ''}{key} = {text}", origin
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,10 +8,10 @@ from contextlib import closing
 from typing import TextIO
 from urllib.parse import unquote
 
-from worker.errors import ExitCode
+from worker.errors import ExitCode, Fatal
 from worker.redis import Node
 from worker.settings import Settings, UsageError
-from worker.sinks import open_sink
+from worker.sinks import open_sink, uncounted
 from worker.sinks.windows import OTHER, Keys, Window, cover, windows
 from worker.timestamps import to_iso
 
@@ -24,7 +24,10 @@ def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO
     """
     if start is None and end is None and not settings.by:
         with closing(open_sink(settings)) as sink:
-            print(f"Total devices: {sink.devices()}", file=out)
+            devices = sink.devices()
+        if devices is None:
+            raise Fatal(uncounted(settings))
+        print(f"Total devices: {devices}", file=out)
         return ExitCode.OK
     if settings.backend != "redis":
         raise UsageError("--from, --to and --by count with the windows of --backend redis; of ClickHouse ask the table")

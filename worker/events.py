@@ -190,6 +190,16 @@ def texts(values: list[Any]) -> list[str]:
     return values
 
 
+def identities(values: list[Any]) -> list[str]:
+    """Convert a column of texts and whole numbers, as identities are written, to texts."""
+    try:
+        return texts(values)
+    except BadValue:
+        if not set(map(type, values)) <= {str, int}:
+            raise
+    return list(map(str, values))
+
+
 def integers(low: int, high: int) -> Convert:
     """Make a converter of integers from low to high, no booleans, to the narrowest array that holds both limits."""
     code = next((code for code, limits in _INTEGERS.items() if low in limits and high in limits), None)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from worker import mapping
 from worker.errors import ExitCode, Fatal
 
 PREFIX = "WORKER_"
@@ -183,6 +184,11 @@ processes = Form(_processes, {"anyOf": [{"const": "auto"}, {"type": "integer", "
 switch = Form(_switch, {"type": "boolean"})
 properties = Form(_properties, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
 topic = Form(_topic, {"type": "string", "pattern": f"^{_TOPIC.pattern}$"})
+columns = Form(
+    lambda text: mapping.columns(text.split(",")),
+    {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
+)
+field_path = Form(mapping.field, {"type": "string", "minLength": 1})
 table = Form(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
 
 
@@ -232,6 +238,18 @@ class Settings:
     )
     clickhouse_password: str = option("", "password for ClickHouse", secret=True)
     table: str = option("events", "ClickHouse table; made when it is missing", parse=table)
+    map: Mapping[str, str] = option(
+        {},
+        "fill this column of the table from that field; others are filled from the field of their name (repeatable)",
+        parse=columns,
+        metavar="FIELD=COLUMN",
+    )
+    device_field: str = option(
+        "device_ip",
+        "field whose distinct values are counted, such as user.id; of ClickHouse the column that it fills",
+        parse=field_path,
+        metavar="FIELD",
+    )
     delivery: str = option(
         "auto",
         "what is promised of ClickHouse rows; auto is exactly-once where the table can do it",
@@ -299,12 +317,12 @@ OWNED_PROPERTIES = {
 
 
 def load(
-    flags: Mapping[str, str | dict[str, str]], environ: Mapping[str, str], config: Path | None = None
+    flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None
 ) -> tuple[Settings, dict[str, str]]:
     """Build the settings from texts; also return where each value that is not a default came from.
 
-    The origin of a property is under `kafka.<property>`. `flags` maps field names to the texts given on the command
-    line. Raises UsageError.
+    The origin of a property is under `kafka.<property>`, of a column under `map.<column>`. `flags` maps field names to
+    the texts given on the command line, or to a list of them. Raises UsageError.
     """
     texts: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -359,7 +377,7 @@ def _parse(item: Field[Any], text: Any, origin: str) -> Any:
         raise UsageError(f"{origin}: {shown!r} does not fit: {error}") from None
 
 
-def _from_flags(flags: Mapping[str, str | dict[str, str]]) -> list[tuple[str, Any, str]]:
+def _from_flags(flags: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     for key in flags.get("kafka", ()):
         if secret_property(key) and key not in OWNED_PROPERTIES:
             raise UsageError(
@@ -373,7 +391,11 @@ def _from_flags(flags: Mapping[str, str | dict[str, str]]) -> list[tuple[str, An
                 f"put the URL into the environment variable {PREFIX}{name.upper()}, or the password alone into "
                 f"{PREFIX}{name.split('_')[0].upper()}_PASSWORD_FILE"
             )
-    return [(name, text, flag_of(name)) for name, text in flags.items()]
+    known = {item.name: item for item in fields(Settings)}
+    return [
+        (name, _parse(known[name], ",".join(text), flag_of(name)) if isinstance(text, list) else text, flag_of(name))
+        for name, text in flags.items()
+    ]
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
@@ -430,9 +452,20 @@ def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
             if not isinstance(value, dict):
                 raise UsageError(f"{origin}: write a table of librdkafka properties")
             found.append((name, {k: _text(v) for k, v in value.items()}, origin))
+        elif name == "map":
+            found.append((name, _columns(value, origin), origin))
         else:
             found.append((name, _text(value), origin))
     return found
+
+
+def _columns(value: Any, origin: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise UsageError(f'{origin}: write a table, such as request.user.id = "user_id" below [map]')
+    try:
+        return mapping.columns(value)
+    except ValueError as error:
+        raise UsageError(f"{origin}: {error}") from None
 
 
 def _text(value: Any) -> str:
@@ -456,7 +489,7 @@ def secret_property(key: str) -> bool:
 def _masked(item: Field[Any], value: Any) -> Any:
     if item.metadata["secret"]:
         return _MASK if value else ""
-    if isinstance(value, Mapping):
+    if item.name == "kafka" and isinstance(value, Mapping):
         return {key: _MASK if secret_property(key) else text for key, text in value.items()}
     return _without_password(value) if item.name.endswith("_url") else value
 

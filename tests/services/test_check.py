@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
+from worker import mapping
 from worker.check import check
 from worker.errors import ExitCode
 from worker.local import start_clickhouse, start_redis
@@ -123,12 +124,35 @@ def test_the_sample_tells_each_column_that_events_do_not_fit_into(stored: Settin
         "WARN  sample: column device_ip String: 1 wrong_type of the 47 newest events",
         "WARN  sample: column country String: 3 missing_field of the 47 newest events",
         "OK    sample: 40 of the 47 newest events would be stored",
-        "OK    sample: keys that are not stored: weight",
+        "OK    sample: fields that are not stored: weight",
     ):
         assert line_of(text, expected)
     for name in ("column country", "column error_code"):
         sql(stored, line_of(text, f"WARN  sample: {name}").partition("fix: ")[2].partition(", or")[0])
     assert line_of(run(stored)[1], "OK    sample: 45 of")
+
+
+def test_fields_that_columns_may_be_meant_for_are_named_with_the_map_that_takes_them(stored: Settings) -> None:
+    columns = "time DateTime64(3), method String, upstream_time Nullable(Float32), headers Map(String, String)"
+    sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY time")
+    request = {"method": "GET", "headers": {"a": "b"}}
+    event = {"time_iso8601": "2024-01-01T00:00:00Z", "request": request, "upstream": {"time": 0.1, "addr": "x"}}
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(event).encode()] * 9)
+    code, text = run(stored)
+    assert code == ExitCode.FAILED
+    assert line_of(text, "OK    devices").endswith("--device-field names another field")
+    fixes = [line.partition("fix: --map ")[2] for line in text.splitlines() if line.startswith("WARN  sample")]
+    assert fixes == [
+        "time_iso8601=time",
+        "request.method=method",
+        "upstream.time=upstream_time",
+        "request.headers=headers",
+    ]
+    code, text = run(replace(stored, map=mapping.columns(fixes), device_field="request.method"))
+    assert code == ExitCode.OK, text
+    assert line_of(text, "OK    devices").endswith("counted in column method")
+    assert line_of(text, "OK    sample: 9 of the 9 newest events would be stored")
+    assert line_of(text, "OK    sample: fields that are not stored: upstream.addr")
 
 
 def test_a_topic_of_something_else_is_refused(stored: Settings) -> None:
@@ -139,10 +163,18 @@ def test_a_topic_of_something_else_is_refused(stored: Settings) -> None:
 
 
 def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Settings) -> None:
-    sql(stored, f"CREATE TABLE {stored.table} (device_ip Array(String)) ENGINE = MergeTree ORDER BY tuple()")
+    sql(stored, f"CREATE TABLE {stored.table} (device_ip Dynamic) ENGINE = MergeTree ORDER BY tuple()")
     code, text = run(stored)
     assert code == ExitCode.FAILED
-    assert "column device_ip" in line_of(text, "FAIL  table")
+    assert "column device_ip: type Dynamic is not supported; fix: give it a DEFAULT" in line_of(text, "FAIL  table")
+    code, text = run(replace(stored, map={"devic_ip": "device.ip"}))
+    assert code == ExitCode.FAILED
+    assert "--map device.ip=devic_ip: there is no column devic_ip (did you mean" in line_of(text, "FAIL  table")
+    code, text = run(replace(stored, table=f"{stored.table}_none", map={"ip": "device.ip"}), create=True)
+    assert code == ExitCode.FAILED
+    assert line_of(text, "FAIL  table").endswith(
+        "make it with CREATE TABLE (the one that the worker makes is for device events)"
+    )
     code, text = run(replace(stored, table="nowhere.events"))
     assert code == ExitCode.FAILED
     assert line_of(text, "FAIL  table").endswith("no database nowhere; fix: CREATE DATABASE nowhere")

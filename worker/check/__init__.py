@@ -5,10 +5,8 @@ It never joins the group; it writes nothing but what `--create` makes.
 
 from __future__ import annotations
 
-import json
 import socket
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from typing import TextIO
 
@@ -16,8 +14,8 @@ from worker.check.clickhouse import look_at_clickhouse
 from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.check.kafka import look_at_kafka
 from worker.check.redis import look_at_redis
+from worker.check.sample import judge
 from worker.errors import ExitCode, WorkerError
-from worker.events import Field, decode
 from worker.scan import Scan
 from worker.settings import Settings
 
@@ -64,58 +62,6 @@ def _sample(settings: Settings) -> list[bytes]:
             for messages in scan.read(partition, max(low, high - max(1, _SAMPLE // count)), high):
                 payloads += [payload for message in messages if (payload := message.value()) is not None]
     return payloads
-
-
-def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str) -> Iterator[Finding]:
-    """Say how many of the events would be rows, and for each field at fault how often and why."""
-    if not payloads:
-        yield ok("sample", "the topic has no events to look at")
-        return
-    rows = decode(payloads, tuple(stored.field for stored in fields)).rows
-    total = f"of the {len(payloads)} newest events"
-    whole = Counter(reject.reason for reject in decode(payloads, (_anything,)).rejects)
-    if whole:
-        yield warn("sample", f"{_tally(whole)} {total}", "mend the producer, or leave them to the dead letters")
-    for stored in fields:
-        rejects = decode(payloads, (stored.field,)).rejects
-        if faults := Counter(reject.reason for reject in rejects if reject.field):
-            what = f"column {stored.field.name} {stored.type}" if stored.type else stored.field.name
-            yield warn("sample", f"{what}: {_tally(faults)} {total}", _mend(stored, faults, table))
-    if rows:
-        yield ok("sample", f"{rows} {total} would be stored")
-    else:
-        yield fail("sample", f"none {total} would be stored", "another --topic, or another --table")
-    if ignored := _keys(payloads) - {stored.field.path[0] for stored in fields}:
-        yield ok("sample", f"keys that are not stored: {', '.join(sorted(ignored)[:20])}")
-
-
-_anything = Field("", ("",), lambda values: values, required=False)  # takes every event that is an object
-
-
-def _tally(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-
-
-def _mend(stored: Stored, faults: Counter[str], table: str) -> str:
-    name, kind = stored.field.name, stored.type
-    if "out_of_range" in faults and kind.removeprefix("U").startswith("Int"):
-        return f"ALTER TABLE {table} MODIFY COLUMN {name} Int64, or mend the producer"
-    if "missing_field" in faults and kind and not kind.startswith("LowCardinality"):
-        return f"ALTER TABLE {table} MODIFY COLUMN {name} Nullable({kind}), or mend the producer"
-    other = f"give the column {name} of {table} another type, or " if kind else ""
-    return f"{other}mend the producer"
-
-
-def _keys(payloads: Sequence[bytes]) -> set[str]:
-    keys: set[str] = set()
-    for payload in payloads:
-        try:
-            event = json.loads(payload)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            keys.update(key for key in event if key.isprintable())
-    return keys
 
 
 def _options(settings: Settings) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from clickhouse_driver import Client, errors
 from worker.check.finding import Finding, Stored, fail, ok, trouble, warn
 from worker.errors import WorkerError
 from worker.settings import Settings
-from worker.sinks import native
+from worker.sinks import native, uncounted
 from worker.sinks.clickhouse import ClickHouseSink, Obstacle
 from worker.sinks.clickhouse_errors import DRIVER_ERRORS, advice, first_line
 
@@ -114,11 +114,12 @@ def _shape(settings: Settings, client: _Client, name: str, exists: bool, fields:
         return
     database, _, table = name.partition(".")
     engine = client.value(f"SELECT engine FROM system.tables WHERE database = '{database}' AND name = '{table}'")
-    types = {column: kind for column, kind, *_ in client.rows(f"DESCRIBE TABLE {name}")}
-    filled = ", ".join(f"{field.name} {types.get(field.name, '')}" for field in sink.fields)
+    stored = [Stored(one.field, one.column, one.codec.type) for one in sink.filled]
+    filled = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was made'} ({engine}); filled: {filled}")
+    yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
     yield _promise(asked, sink.obstacles)
-    fields += [Stored(field, types.get(field.name, "")) for field in sink.fields]
+    fields += stored
 
 
 def _promise(asked: str, obstacles: Sequence[Obstacle]) -> Finding:

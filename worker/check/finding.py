@@ -21,10 +21,17 @@ class Finding(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A field of an event that the store keeps; `type` is its column's, empty where there are no columns."""
+    """A field of an event that the store keeps, with its column; both texts are empty where there are no columns."""
 
     field: Field
+    column: str = ""
     type: str = ""
+
+    def __str__(self) -> str:
+        if not self.column:
+            return self.field.name
+        source = "" if self.column == self.field.name else f" from {self.field.name}"
+        return f"{self.column} {self.type}{source}"
 
 
 def ok(what: str, found: str) -> Finding:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from worker.errors import Fatal, Retryable
 from worker.monitor.observed import Observed
-from worker.sinks import open_sink
+from worker.sinks import open_sink, uncounted
 
 log = logging.getLogger("worker.monitor")
 
@@ -31,6 +31,7 @@ class Report:
         self._thread = ThreadPoolExecutor(1, "store")
         self._sink = open_sink(seen.settings)
         self._open = False
+        self._told = False  # that there is nothing to report
 
     async def open(self, complain: Callable[[str], None]) -> None:
         """Connect and make the table, however long the store is away. Raises Fatal."""
@@ -75,6 +76,11 @@ class Report:
         except (Retryable, Fatal) as error:
             self._seen.store_up = False
             log.warning("cannot count the devices: %s", error)
+            return False
+        if devices is None:
+            if not self._told:
+                log.info("%s", uncounted(self._seen.settings))
+            self._told = True
             return False
         self._seen.see_devices(devices)
         return True

@@ -37,11 +37,19 @@ class Sink(Protocol):
     def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return how many rows of the offsets [start, end) the store already has; None where it cannot tell."""
 
-    def devices(self) -> int:
-        """Return the number of distinct devices in the store."""
+    def devices(self) -> int | None:
+        """Return the number of distinct devices in the store; None where it does not keep them: see `uncounted`."""
 
     def close(self) -> None:
         """Drop the connection."""
+
+
+def uncounted(settings: Settings) -> str:
+    """Say why `devices` is None, and what to do."""
+    return (
+        f"devices are not counted: no column of {settings.table} is filled from {settings.device_field}; "
+        "--device-field names another field"
+    )
 
 
 def open_sink(settings: Settings) -> Sink:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -24,10 +23,10 @@ from worker.sinks.clickhouse_errors import (
     refuses_rows,
     trouble,
 )
+from worker.sinks.filling import ORIGIN, Column, Filled, counted, fill
 
 log = logging.getLogger("worker.clickhouse")
 
-_ORIGIN = ("_topic", "_partition", "_offset")
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 
 _LEAST_WINDOW = 1000  # blocks
@@ -47,17 +46,17 @@ class Obstacle(NamedTuple):
 class _Shape(NamedTuple):
     """What the table looks like, and how a batch is turned into its block."""
 
-    fields: tuple[Field, ...]
-    codecs: tuple[columns.Codec, ...]
+    filled: tuple[Filled, ...]
+    fields: tuple[Field, ...]  # of `filled`
     origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
+    counted: str  # the column whose distinct values are the devices; empty: there is none
     window: int  # blocks whose tokens the server remembers; 0: exactly-once is not possible, or not wanted
     obstacles: tuple[Obstacle, ...]  # why it is not possible, where it is wanted
 
     @property
     def header(self) -> list[tuple[str, str]]:
         """Return the block's columns: name, type."""
-        filled = [(field.name, codec.type) for field, codec in zip(self.fields, self.codecs, strict=True)]
-        return [*filled, *self.origin]
+        return [*((one.column, one.codec.type) for one in self.filled), *self.origin]
 
 
 class ClickHouseSink:
@@ -73,6 +72,16 @@ class ClickHouseSink:
     @property
     def fields(self) -> tuple[Field, ...]:
         return self._known.fields
+
+    @property
+    def filled(self) -> tuple[Filled, ...]:
+        """The columns that events fill, in the order of `fields`; known once open."""
+        return self._known.filled
+
+    @property
+    def counted(self) -> str:
+        """The column whose distinct values are the devices; empty where there is none. Known once open."""
+        return self._known.counted
 
     @property
     def exactly_once(self) -> bool:
@@ -98,6 +107,11 @@ class ClickHouseSink:
         try:
             described = self._describe()
             if not described:
+                if self._settings.map:
+                    raise Fatal(
+                        f"{self._where}: there is no table {self._settings.table}, and --map is given; make it "
+                        "with CREATE TABLE (the one that the worker makes is for device events)"
+                    )
                 statement = files("worker.sinks").joinpath("events.sql").read_text().format(table=self._table)
                 self._execute(statement)
                 log.info("made the table %s", self._settings.table)
@@ -117,12 +131,12 @@ class ClickHouseSink:
         shape = self._known
         if batch.fields is not shape.fields:  # the shape was learned anew after it was begun
             raise Reshaped(f"{self._where}: the table {self._settings.table} was altered")
-        data = [codec.encode(parts) for codec, parts in zip(shape.codecs, batch.columns, strict=True)]
+        data = [one.codec.encode(parts) for one, parts in zip(shape.filled, batch.columns, strict=True)]
         data += [self._origin(name, kind, batch) for name, kind in shape.origin]
         settings: dict[str, Any] = dict(_SETTINGS)
         if shape.window:
             settings["insert_deduplication_token"] = token(batch)
-        names = ", ".join(f"`{name}`" for name, _ in shape.header)
+        names = ", ".join(_quoted(name) for name, _ in shape.header)
         try:
             native.insert(
                 self._client, f"INSERT INTO {self._table} ({names}) VALUES", settings, shape.header, batch.rows, data
@@ -150,10 +164,13 @@ class ClickHouseSink:
             raise trouble(self._where, error) from None
         return int(count)
 
-    def devices(self) -> int:
-        """Return uniqExact of the devices in the table."""
+    def devices(self) -> int | None:
+        """Return uniqExact of the devices in the table; None where no column has them."""
         try:
-            ((count,),) = self._execute(f"SELECT uniqExact(device_ip) FROM {self._table}")
+            column = self._shape.counted if self._shape else self._counted(self._describe())
+            if not column:
+                return None
+            ((count,),) = self._execute(f"SELECT uniqExact({_quoted(column)}) FROM {self._table}")
         except errors.ServerException as error:
             raise trouble(self._where, error) from None
         return int(count)
@@ -163,35 +180,20 @@ class ClickHouseSink:
 
     # the table's shape
 
-    def _describe(self) -> list[tuple[str, str, str]]:
-        """Return (name, type, default kind) of each column; nothing where there is no such table."""
+    def _describe(self) -> list[Column]:
+        """Return the columns; nothing where there is no such table."""
         try:
-            return [(name, kind, default) for name, kind, default, *_ in self._execute(f"DESCRIBE TABLE {self._table}")]
+            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {self._table}")]
         except errors.ServerException as error:
             if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
                 return []
             raise
 
-    def _learn(self, described: list[tuple[str, str, str]]) -> _Shape:
-        """Decide what of an event goes into which column; columns with a default are the server's."""
-        names = {name for name, _, _ in described}
-        filled, codecs, origin = [], [], []
-        for name, kind, default in described:
-            if name in _ORIGIN:
-                origin.append((name, kind))
-            elif not default:
-                try:
-                    codec = columns.codec(kind)
-                except ValueError as error:
-                    raise Fatal(
-                        f"{self._where}: column {name} of {self._settings.table}: {error}; give it a DEFAULT, or use "
-                        "another type"
-                    ) from None
-                filled.append(Field(name, (name,), codec.convert, required=codec.null is not None))
-                codecs.append(codec)
-        if not filled:
-            raise Fatal(f"{self._where}: the table {self._settings.table} has no column that an event could fill")
-        _check_contract(self._where, self._settings.table, filled, codecs)
+    def _learn(self, described: list[Column]) -> _Shape:
+        """Decide what of an event goes into which column, and what can be promised."""
+        filled = self._filled(described)
+        names = {column.name for column in described}
+        origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
         delivery = self._settings.delivery
         window, obstacles = self._memory(names) if delivery != "at-least-once" else (0, [])
         reasons = "; ".join(map(str, obstacles))
@@ -199,7 +201,25 @@ class ClickHouseSink:
             raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {reasons}")
         if not window or obstacles:
             log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
-        return _Shape(tuple(filled), tuple(codecs), tuple(origin), 0 if obstacles else window, tuple(obstacles))
+        return _Shape(
+            tuple(filled),
+            tuple(one.field for one in filled),
+            tuple(origin),
+            self._counted(described),
+            0 if obstacles else window,
+            tuple(obstacles),
+        )
+
+    def _filled(self, described: list[Column]) -> list[Filled]:
+        try:
+            return fill(described, self._settings.map)
+        except ValueError as error:
+            raise Fatal(f"{self._where}: table {self._settings.table}: {error}") from None
+
+    def _counted(self, described: list[Column]) -> str:
+        if not described:
+            raise Fatal(f"{self._where}: there is no table {self._settings.table}; name another with --table")
+        return counted(described, self._filled(described), self._settings.device_field)
 
     def _memory(self, names: set[str]) -> tuple[int, list[Obstacle]]:
         """Return how many blocks' tokens the server remembers, and what keeps that from making exactly-once."""
@@ -251,19 +271,6 @@ class ClickHouseSink:
         return trouble(self._where, error)
 
 
-# What the three fields of every event may become; a column of another type would send each event to the dead letters.
-_CONTRACT = {
-    "timestamp": ("DateTime", "Date"),
-    "device_ip": ("String", "FixedString", "IPv4", "IPv6"),
-    "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
-}
-
-
-def _check_contract(where: str, table: str, filled: Sequence[Field], codecs: Sequence[columns.Codec]) -> None:
-    for field, codec in zip(filled, codecs, strict=True):
-        inner = re.sub(r"^(?:Nullable|LowCardinality)\(|\)$", "", codec.type)
-        if not inner.startswith(allowed := _CONTRACT.get(field.name, "")):
-            raise Fatal(
-                f"{where}: column {field.name} of {table} is {codec.type}, which cannot hold an event's {field.name}; "
-                f"its type has to begin with {' or '.join(allowed)}"
-            )
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"

@@ -8,7 +8,8 @@ from itertools import islice
 
 from worker.batch import Batch
 from worker.errors import Fatal, Retryable
-from worker.events import Field, texts
+from worker.events import Field, identities, texts
+from worker.mapping import path
 from worker.redis import Node, packed
 from worker.settings import Settings
 from worker.sinks.windows import Keys, Labels, group, slices
@@ -27,7 +28,7 @@ class RedisSink:
         self._key = settings.redis_key_name
         self._keys = Keys(settings)
         self._labels = Labels()
-        self.fields = (Field("device_ip", ("device_ip",), texts), *self._keys.fields())
+        self.fields = (_counted(settings.device_field), *self._keys.fields())
         self._node = Node(settings, self._key)
 
     def open(self) -> None:
@@ -75,6 +76,11 @@ class RedisSink:
 
     def close(self) -> None:
         self._node.close()
+
+
+def _counted(name: str) -> Field:
+    """Return the field that is counted. A device_ip is a text; what else counts as an identity may be a number."""
+    return Field(name, path(name), texts if name == "device_ip" else identities)
 
 
 def _pfadds(key: str, devices: Iterable[str]) -> Iterator[bytes]:
