@@ -35,6 +35,11 @@ def steps(devices: int, chunk: int, chunks_in_batch: int) -> Iterator[_CALL]:
     yield "parse: one by one", lambda: list(map(orjson.loads, payloads)), chunk
     yield "parse: joined without a fence (unsafe)", lambda: orjson.loads(b"[" + b",".join(payloads) + b"]"), chunk
     yield "field → column", lambda: [event["device_ip"] for event in parsed], chunk
+    nested = [{"a": {"b": event}} for event in parsed]
+    for required in (True, False):
+        field = Field("a.b.device_ip", ("a", "b", "device_ip"), events.texts, required)
+        name = f"field of three keys → column{'' if required else ', may be missing'}"
+        yield name, partial(events._values, nested, field), chunk
     yield "timestamps → ms", partial(column_to_millis, stamps), chunk
     for backend, names in (("redis", ("device_ip",)), ("clickhouse", ("timestamp", "device_ip", "error_code"))):
         yield f"decode: {backend}", partial(events.decode, payloads, _fields(names, backend)), chunk
@@ -55,7 +60,7 @@ def steps(devices: int, chunk: int, chunks_in_batch: int) -> Iterator[_CALL]:
     yield "clickhouse: _partition", partial(columns.constant, "Int32", 3, batch), batch
     yield "clickhouse: _topic", partial(columns.constant, "LowCardinality(String)", "example", batch), batch
     for name, values in _values(chunk, [event["device_ip"] for event in parsed], stamps):
-        codec = columns.codec(name.removesuffix(" (not ASCII)"))
+        codec = columns.codec(name.removesuffix(" (not ASCII)").removesuffix(" (text)"))
         yield f"type {name}", partial(_encode, codec, values), chunk
 
 
@@ -98,8 +103,17 @@ def _values(rows: int, addresses: list[str], stamps: list[Any]) -> Iterator[tupl
     yield "IPv4", addresses
     yield "IPv6", [f"2001:db8::{number:x}" for number in numbers]
     yield "UUID", [str(uuid.UUID(int=random.getrandbits(128))) for _ in range(rows)]
-    for name in ("Int8", "Int32", "Int64", "UInt64", "Int128", "Float32", "Float64", "Decimal(18, 4)"):
-        yield name, list(map(float, numbers)) if "Float" in name else numbers
+    for name in [f"{sign}{bits}" for sign in ("Int", "UInt") for bits in (8, 16, 32, 64, 128, 256)]:
+        yield name, numbers
+    for name in ("Float32", "Float64"):
+        yield name, list(map(float, numbers))
+    for name in ("Decimal(9, 2)", "Decimal(18, 4)", "Decimal(38, 10)"):
+        yield name, [number / 4 for number in numbers]
+    yield "Decimal(18, 4) (text)", [f"{number}.25" for number in numbers]
+    yield "Nullable(Int32)", [None if number < 10 else number for number in numbers]
+    yield "LowCardinality(Nullable(String))", [None if n < 10 else w for n, w in zip(numbers, words, strict=True)]
+    yield "Enum16('a' = 1, 'b' = 2)", ["ab"[number % 2] for number in numbers]
+    yield "Array(String)", [[word] * 3 for word in words]
     yield "Bool", [number > 50 for number in numbers]
     yield "Enum8('a' = 1, 'b' = 2)", ["ab"[number % 2] for number in numbers]
     for name in ("DateTime64(3, 'UTC')", "DateTime64(6, 'UTC')", "DateTime('UTC')", "Date", "Date32"):

@@ -146,6 +146,7 @@ def test_the_reason_tells_a_wrong_type_from_a_bad_time() -> None:
         ("Int8", "1", "wrong_type"),
         ("DateTime", "x", "bad_timestamp"),
         ("Float32", 1e39, "out_of_range"),
+        ("Tuple(a Int8, b Int8)", {"a": 1}, "missing_field"),
     ):
         with pytest.raises(BadValue) as caught:
             codec(kind).convert([value])

@@ -65,7 +65,7 @@ def test_a_pair_that_is_none_is_refused_with_what_to_write(text: str) -> None:
 
 def test_one_column_cannot_have_two_fields_but_one_field_may_fill_two_columns() -> None:
     assert columns(["a=x", "a=y", "a=x"]) == {"x": "a", "y": "a"}
-    with pytest.raises(UsageError, match="--map: .*column x cannot have two fields, a and b"):
+    with pytest.raises(UsageError, match=r"--map: .*column x cannot have two fields, a and b"):
         load({"map": ["a=x", "b=x"]}, {})
 
 

@@ -170,7 +170,7 @@ def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Set
     code, text = run(replace(stored, map={"devic_ip": "device.ip"}))
     assert code == ExitCode.FAILED
     assert "--map device.ip=devic_ip: there is no column devic_ip (did you mean" in line_of(text, "FAIL  table")
-    code, text = run(replace(stored, table=f"{stored.table}_none", map={"ip": "device.ip"}), create=True)
+    code, text = run(replace(stored, table=f"{stored.table}_none", map={"ip": "device.ip"}))
     assert code == ExitCode.FAILED
     assert line_of(text, "FAIL  table").endswith(
         "make it with CREATE TABLE (the one that the worker makes is for device events)"

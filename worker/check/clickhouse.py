@@ -95,7 +95,7 @@ def _table(settings: Settings, client: _Client, create: bool, fields: list[Store
         return
     if lacking:
         return
-    if not exists and not create:
+    if not exists and not create and not settings.map:  # with --map the sink says that the table has to be there
         yield ok("table", f"{name} does not exist; the worker makes it when it starts, or --create now")
         return
     yield from _shape(settings, client, name, exists, fields)

@@ -91,7 +91,7 @@ def tuple_of(names: list[str], elements: list[Codec]) -> Codec:
     def convert(values: list[Any]) -> tuple[Any, ...]:
         kinds = set(map(type, values))
         if kinds <= {dict} and all(names):
-            columns = [list(map(itemgetter(name), values)) for name in names]
+            columns = by_name(values)
         elif kinds <= {list} and set(map(len, values)) <= {len(elements)}:
             columns = [list(map(itemgetter(i), values)) for i in range(len(elements))]
         elif kinds <= {list, dict}:  # row by row, as both kinds may be good
@@ -100,9 +100,15 @@ def tuple_of(names: list[str], elements: list[Codec]) -> Codec:
             raise BadValue("wrong_type")
         return tuple([element.convert(column) for element, column in zip(elements, columns, strict=True)])
 
+    def by_name(values: list[Any]) -> list[list[Any]]:
+        try:
+            return [list(map(itemgetter(name), values)) for name in names]
+        except KeyError:
+            raise BadValue("missing_field") from None
+
     def row(value: list[Any] | dict[str, Any]) -> list[Any]:
         if type(value) is dict and all(names):
-            return [value[name] for name in names]
+            return [column[0] for column in by_name([value])]
         if type(value) is list and len(value) == len(elements):
             return value
         raise BadValue("wrong_type")
