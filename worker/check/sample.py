@@ -37,9 +37,10 @@ def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str) -> It
     if whole:
         yield warn("sample", f"{_tally(whole)} {total}", "mend the producer, or leave them to the dead letters")
     events = list(_objects(payloads))
-    ignored = _ignored(events, {stored.field.path for stored in fields})
     absent = [one for one in fields if events and all(_at(event, one.field.path) is _ABSENT for event in events)]
-    meant = suggest([one for one in absent if one.column], ignored, payloads)
+    unfit = [one for one in fields if one in absent or not decode(payloads, (one.field,)).rows]
+    ignored = _ignored(events, {stored.field.path for stored in fields if stored not in unfit})
+    meant = suggest([one for one in unfit if one.column], ignored, payloads)
     for stored in fields:
         what = f"column {stored}" if stored.column else stored.field.name
         rejects = [reject for reject in decode(payloads, (stored.field,)).rejects if reject.field]
@@ -59,14 +60,14 @@ def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str) -> It
         yield ok("sample", f"fields that are not stored: {', '.join(sorted(map(spell, ignored))[:_SHOWN])}")
 
 
-def suggest(absent: Sequence[Stored], ignored: Iterable[Path], payloads: Sequence[bytes]) -> dict[str, Path]:
-    """Return for columns whose field no event has the one that may be meant: alike in name, and of a fitting type.
+def suggest(unfit: Sequence[Stored], ignored: Iterable[Path], payloads: Sequence[bytes]) -> dict[str, Path]:
+    """Return for columns that no event fills the field that may be meant: alike in name, and of a fitting type.
 
     No field is named for two columns: the closest names are paired first.
     """
     paths = sorted({path[:depth] for path in ignored for depth in range(1, len(path) + 1)})
     pairs = sorted(
-        ((_likeness(one.column, path), one, path) for one in absent for path in paths),
+        ((_likeness(one.column, path), one, path) for one in unfit for path in paths),
         key=lambda pair: -pair[0],
     )
     found: dict[str, Path] = {}
