@@ -75,3 +75,14 @@ def test_a_table_without_a_column_to_fill_and_a_type_that_is_not_supported_are_r
 )
 def test_what_is_counted_is_the_column_that_the_field_fills(field: str, mapped: dict[str, str], column: str) -> None:
     assert counted(TABLE, fill(TABLE, mapped), field) == column
+
+
+def test_a_table_for_device_events_has_to_hold_them_and_another_need_not() -> None:
+    table = [Column("timestamp", "UInt64"), Column("device_ip", "Nullable(IPv4)"), Column("error_code", "Int8")]
+    with pytest.raises(
+        ValueError, match="column timestamp is UInt64, which cannot hold an event's timestamp; its type"
+    ):
+        fill(table, {})
+    assert fill(table[:2], {})
+    assert fill(table, {"timestamp": "at"})
+    assert fill([Column("timestamp", "Nullable(DateTime64(3))"), *table[1:]], {})

@@ -7,6 +7,7 @@ like any other where `--map` names them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,12 @@ from worker.settings import nearest
 from worker.sinks import columns
 
 ORIGIN = ("_topic", "_partition", "_offset")
+# What the fields of a device event may become. A table that has a column of each name is for such events.
+_DEVICE_EVENT = {
+    "timestamp": ("DateTime", "Date"),
+    "device_ip": ("String", "FixedString", "IPv4", "IPv6"),
+    "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
+}
 _COMPUTED = ("MATERIALIZED", "ALIAS")
 
 
@@ -48,6 +55,7 @@ def fill(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Filled]:
     ]
     if not filled:
         raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
+    _check_device_event({one.column: one.codec.type for one in filled if one.field.path == (one.column,)})
     return filled
 
 
@@ -76,6 +84,18 @@ def _check(table: Sequence[Column], mapped: Mapping[str, str]) -> None:
         if defaults[name] in _COMPUTED:
             raise ValueError(
                 f"{flag}: column {name} is {defaults[name]}, so the server fills it; make it a DEFAULT, or drop this"
+            )
+
+
+def _check_device_event(types: Mapping[str, str]) -> None:
+    """Refuse a table for device events that would take none: each would become a dead letter."""
+    if not _DEVICE_EVENT.keys() <= types.keys():
+        return
+    for name, allowed in _DEVICE_EVENT.items():
+        if not re.sub(r"^(?:Nullable|LowCardinality)\(|\)$", "", types[name]).startswith(allowed):
+            raise ValueError(
+                f"column {name} is {types[name]}, which cannot hold an event's {name}; its type has to begin with "
+                f"{' or '.join(allowed)}, or --map has to name another field for it"
             )
 
 
