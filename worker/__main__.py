@@ -150,7 +150,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "verify")
-    return verify(settings, limit=arguments.limit, out=sys.stdout)
+    return verify(settings, limit=arguments.limit, allow_merged=arguments.allow_merged, out=sys.stdout)
 
 
 def _dlq(arguments: argparse.Namespace) -> int:

@@ -209,6 +209,9 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         "without the origin columns _topic, _partition and _offset."
     )
     parser.add_argument("--limit", type=_checked(number(1, 10**6)), default=20, help="ranges of a problem to show [20]")
+    parser.add_argument(
+        "--allow-merged", action="store_true", help="take events that may have been merged away for that, not for lost"
+    )
     _settings_arguments(parser)
 
 

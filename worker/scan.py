@@ -100,6 +100,8 @@ class Scan:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > _SILENCE_S:
                     raise self._trouble(self._said or KafkaError(KafkaError._TIMED_OUT))
+                # What the last range left in the queue, its end above all, is not of this one.
+                messages = [message for message in messages if message.partition() == partition]
                 at_end = self._without_errors(messages)
                 last = cast(int, messages[-1].offset()) if messages else -1
                 if last >= end:

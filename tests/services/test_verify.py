@@ -41,9 +41,9 @@ def event(device: int) -> bytes:
     return json.dumps({"timestamp": 1700000000, "device_ip": f"10.0.0.{device}", "error_code": 1}).encode()
 
 
-def run(settings: Settings, limit: int = 20) -> Result:
+def run(settings: Settings, limit: int = 20, *, allow_merged: bool = False) -> Result:
     out = io.StringIO()
-    code = verify(settings, limit=limit, out=out)
+    code = verify(settings, limit=limit, allow_merged=allow_merged, out=out)
     return Result(code, out.getvalue().splitlines())
 
 
@@ -229,6 +229,9 @@ def test_rows_that_the_table_itself_merges_are_neither_called_missing_nor_good(s
     assert "3 of 4 offsets have no row of their own" in found.lines[-2]
     assert "ReplacingMergeTree merges rows with the same (device_ip)" in found.lines[-2]
     assert "missing" not in "".join(found.lines)
+    assert run(stored, allow_merged=True).code == ExitCode.OK
+    insert(stored, [4])  # beyond what the topic has
+    assert run(stored, allow_merged=True).code == ExitCode.FAILED
 
 
 def test_a_merging_table_that_sorts_by_origin_is_judged_as_others_are(stored: Settings) -> None:

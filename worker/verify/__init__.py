@@ -26,11 +26,12 @@ from worker.verify.rows import Rows
 SLICE = 1_000_000  # offsets that are compared at a time: about 200 MB
 
 
-def verify(settings: Settings, *, limit: int, out: TextIO) -> int:
+def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO) -> int:
     """Print an account of each partition and a total; return OK where every event is there once, else FAILED.
 
     FAILED also where that cannot be told: a table that merges rows of several events may have merged an event or lost
-    it. `limit` is how many ranges of each problem are shown. Raises Fatal where the store cannot be compared.
+    it; with `allow_merged`, what may have been merged is taken for that. `limit` is how many ranges of each problem are
+    shown. Raises Fatal where the store cannot be compared.
     """
     with closing(Scan(settings, settings.topic)) as scan:
         count = scan.partitions()
@@ -41,7 +42,7 @@ def verify(settings: Settings, *, limit: int, out: TextIO) -> int:
         if settings.backend == "redis":
             return recount(settings, scan, accounted, letters, limit, out)
         with closing(Rows(settings)) as rows:
-            return _verify(scan, accounted, letters, rows, limit, out)
+            return _verify(scan, accounted, letters, rows, limit, allow_merged, out)
 
 
 def _letters(settings: Settings) -> dict[int, array[int]]:
@@ -59,6 +60,7 @@ def _verify(
     letters: Mapping[int, array[int]],
     rows: Rows,
     limit: int,
+    allow_merged: bool,
     out: TextIO,
 ) -> int:
     total: Counter[str] = Counter()
@@ -70,7 +72,11 @@ def _verify(
         _compare(
             account, scan, rows, partition, letters.get(partition, array("q")), stored, (low, high), committed or 0
         )
-        good = good and account.good and (committed is None or committed >= low)
+        good = (
+            good
+            and account.good(merged=allow_merged and bool(rows.merging))
+            and (committed is None or committed >= low)
+        )
         total.update(account.counts())
         summary = _summary(account.counts(), rows.merging)
         for line in [summary, *_problems(account, rows.merging), *_notes(account, committed, low, high)]:
