@@ -22,12 +22,13 @@ class WorkerError(Exception):
 class Retryable(WorkerError):
     """The server's trouble: the same write, again, until it answers.
 
-    ``reason`` is a short word from a bounded set, fit for a metric label.
+    ``reason`` is a short word from a bounded set, fit for a metric label. ``of_store`` is False where it is Kafka's.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str, of_store: bool = True) -> None:
         super().__init__(message)
         self.reason = reason
+        self.of_store = of_store
 
 
 class Fatal(WorkerError):

@@ -159,4 +159,4 @@ def commit_trouble(error: KafkaError) -> Retryable:
     """Return what a failed commit means; raises Fatal where rights are missing."""
     check_rights(error)
     reason = "fenced" if error.code() in _EXPELLED else "connection"
-    return Retryable(f"Kafka did not take a commit: {error.str()}", reason=reason)
+    return Retryable(f"Kafka did not take a commit: {error.str()}", reason=reason, of_store=False)

@@ -223,7 +223,7 @@ class Outbox:
         self._writer.backoff.failed()
         self._slot.add(f"retries_{trouble.reason if trouble.reason in RETRY_REASONS else 'other'}")
         self._slot.set_error(str(trouble))
-        if trouble.reason != "fenced":
+        if trouble.of_store:
             self._slot.set("sink_up", 0)
         log.warning("waiting, will try again: %s", trouble)
 

@@ -164,7 +164,7 @@ class Source:
             check_rights(error.args[0])
             self._admin = self._new_admin()  # should the old one be why, it would be so for ever
             raise Retryable(
-                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection"
+                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
             ) from None
 
     def _new_admin(self) -> AdminClient:
