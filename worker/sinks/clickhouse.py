@@ -65,7 +65,7 @@ class ClickHouseSink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._table = ".".join(f"`{part}`" for part in settings.table.split("."))
+        self._table = _quoted(settings.table)
         self._client: Client = native.connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {native.address(settings.clickhouse_url)}"
         self._shape: _Shape | None = None
@@ -150,10 +150,19 @@ class ClickHouseSink:
             raise trouble(self._where, error) from None
         return int(count)
 
-    def devices(self) -> int:
-        """Return uniqExact of the devices in the table."""
+    def devices(self, *others: Settings, topic: str = "") -> int:
+        """Return uniqExact of the devices in the table, and in those of the others together with it."""
+        tables = dict.fromkeys([self._table, *(_quoted(other.table) for other in others)])
         try:
-            ((count,),) = self._execute(f"SELECT uniqExact(device_ip) FROM {self._table}")
+            if len(tables) > 1:  # their types may differ
+                every = " UNION ALL ".join(f"SELECT toString(device_ip) AS device_ip FROM {table}" for table in tables)
+                ((count,),) = self._execute(f"SELECT uniqExact(device_ip) FROM ({every})")
+            elif topic and any(name == "_topic" for name, *_ in self._describe()):
+                ((count,),) = self._execute(
+                    f"SELECT uniqExact(device_ip) FROM {self._table} WHERE _topic = %(topic)s", {"topic": topic}
+                )
+            else:
+                ((count,),) = self._execute(f"SELECT uniqExact(device_ip) FROM {self._table}")
         except errors.ServerException as error:
             raise trouble(self._where, error) from None
         return int(count)
@@ -267,3 +276,7 @@ def _check_contract(where: str, table: str, filled: Sequence[Field], codecs: Seq
                 f"{where}: column {field.name} of {table} is {codec.type}, which cannot hold an event's {field.name}; "
                 f"its type has to begin with {' or '.join(allowed)}"
             )
+
+
+def _quoted(table: str) -> str:
+    return ".".join(f"`{part}`" for part in table.split("."))
