@@ -19,9 +19,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from worker.batch import Batch, Chunk, Letter
 from worker.consumer import Consumer
+from worker.deadletter import BadRatio
 from worker.delivery import Intent, parse_intent, token
 from worker.errors import Rejected, Reshaped, Retryable
 from worker.events import Field
+from worker.outlets import Outlet, Outlets
 from worker.settings import Settings
 from worker.source import Committed, Read
 from worker.stats import Stats
@@ -72,7 +74,7 @@ class FakeSource:
         self.position: int | None = None
         self.expelled = False
 
-    def subscribe(self, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+    def join(self, _topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
 
     def assign(self) -> None:
@@ -117,12 +119,16 @@ class FakeSource:
     def seek(self, _topic: str, _partition: int, offset: int) -> None:
         self.position = offset
 
+    def begin(self, topic: str, partition: int, offset: int) -> bool:
+        self.seek(topic, partition, offset)
+        return True
+
     def pause(self, _keys: Any) -> None: ...
 
     def resume(self, _keys: Any) -> None: ...
 
     def close(self) -> None:
-        if self.position is not None:
+        if self.world.owner is self:
             self.revoke()
 
 
@@ -167,15 +173,16 @@ class FakeSink:
             return None
         return sum(count for offset, count in self.world.rows.items() if start <= offset < end)
 
-    def devices(self) -> int:
+    def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0
 
 
 class FakeLetters:
-    topic = "t.dlq"
-
     def __init__(self, world: World) -> None:
         self.world = world
+
+    def topic_for(self, topic: str) -> str:
+        return f"{topic}.dlq"
 
     def write(self, _topic: str, _partition: int, letters: list[Letter]) -> None:
         self.world.letters.update(letter.offset for letter in letters)
@@ -224,20 +231,28 @@ class FakeWriter:
 class Member:
     """A consumer process."""
 
-    def __init__(self, world: World, index: int, exactly_once: bool, batch_rows: int, linger_ms: int) -> None:
+    def __init__(
+        self, world: World, index: int, exactly_once: bool, batch_rows: int, linger_ms: int, ready: bool = True
+    ) -> None:
         self.world = world
+        self.ready = ready  # whether its sink is open when it gets the partition
         self.source = FakeSource(world)
         self.writer = FakeWriter(world)
         parts: dict[str, Any] = {
             "source": self.source,
-            "sink": FakeSink(world, exactly_once),
+            "outlets": Outlets(self.outlet),
             "letters": FakeLetters(world),
             "writer": self.writer,
         }
         options = Settings(topic=TOPIC, linger_ms=linger_ms, batch_rows=batch_rows)
+        self.exactly_once = exactly_once
         self.consumer = Consumer(options, STATS, index, **parts)
         self.consumer.join()
         self.consumer._housekeeping_at = math.inf  # a full collection each time would be all that the test does
+
+    def outlet(self, topic: str) -> Outlet:
+        pause: Any = NoPause()
+        return Outlet(topic, FakeSink(self.world, self.exactly_once), BadRatio(1.0), pause, open=self.ready)
 
     def turn(self) -> None:
         self.consumer.turn()
@@ -264,12 +279,12 @@ class Delivery(RuleBasedStateMachine):
         member.source.assign()
         return member
 
-    @rule(target=members, batch_rows=BATCH_ROWS, linger_ms=LINGERS_MS)
-    def start(self, batch_rows: int, linger_ms: int) -> Any:
+    @rule(target=members, batch_rows=BATCH_ROWS, linger_ms=LINGERS_MS, ready=st.booleans())
+    def start(self, batch_rows: int, linger_ms: int, ready: bool) -> Any:
         index = next(self.slots)
         if index >= SLOTS - 1:
             return multiple()
-        return Member(self.world, index, self.exactly_once, batch_rows, linger_ms)
+        return Member(self.world, index, self.exactly_once, batch_rows, linger_ms, ready)
 
     @rule(kinds=KIND_LISTS)
     def produce(self, kinds: list[str]) -> None:

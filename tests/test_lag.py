@@ -4,7 +4,7 @@ import pytest
 
 from worker.monitor.lag import PartitionLag, Retention, headroom
 
-BEHIND = PartitionLag(0, start=100, end=1100, committed=600, seconds=0, headroom=None)
+BEHIND = PartitionLag("events", 0, start=100, end=1100, committed=600, seconds=0, headroom=None)
 
 
 def test_a_group_without_a_commit_begins_at_the_start_of_the_log() -> None:

@@ -33,7 +33,7 @@ CONTRACT = {
     "partitions_assigned": ("gauge", ()),
     "devices": ("gauge", ("topic", "backend")),
 }
-LAG = PartitionLag(0, start=0, end=10, committed=4, seconds=2.5, headroom=3600.0)
+LAG = PartitionLag("events", 0, start=0, end=10, committed=4, seconds=2.5, headroom=3600.0)
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -90,8 +90,8 @@ def test_the_contract_is_served_under_its_names() -> None:
 
 def test_every_metric_is_served_and_none_that_is_not_declared(scraped: Scraped) -> None:
     owns(scraped.consumer(0), 0, consumed=3, written=3)
-    scraped.observed.see_lags([LAG], 1)
-    scraped.observed.see_devices(7)
+    scraped.observed.see_lags([LAG], {"events": 1})
+    scraped.observed.see_devices({"events": 7})
     served = {
         family.name + ("_total" if family.type == "counter" else ""): family
         for family in text_string_to_metric_families(scraped.text())
@@ -107,7 +107,7 @@ def test_every_metric_is_served_and_none_that_is_not_declared(scraped: Scraped) 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0; charset=utf-8"])
 def test_prometheus_own_linter_has_no_complaint(scraped: Scraped, accept: str) -> None:
     owns(scraped.consumer(0), 0, consumed=3, written=2)
-    scraped.observed.see_lags([LAG], 1)
+    scraped.observed.see_lags([LAG], {"events": 1})
     if accept:
         assert scraped.exposition.text(accept)[1].startswith("application/openmetrics-text")
         return  # promtool reads the other format alone
@@ -194,7 +194,7 @@ def test_a_difference_that_stays_is_shown_even_after_the_partition_is_gone(scrap
 
 def test_lag_is_gone_when_kafka_has_been_silent(scraped: Scraped) -> None:
     place = {"topic": "events", "partition": "0"}
-    scraped.observed.see_lags([LAG], 1)
+    scraped.observed.see_lags([LAG], {"events": 1})
     assert scraped.value("lag_messages", **place) == 6
     assert scraped.value("lag_seconds", **place) == 2.5
     assert scraped.value("retention_headroom_seconds", **place) == 3600
@@ -207,15 +207,15 @@ def test_lag_is_gone_when_kafka_has_been_silent(scraped: Scraped) -> None:
 
 
 def test_lag_is_gone_when_the_topic_is(scraped: Scraped) -> None:
-    scraped.observed.see_lags([LAG], 1)
-    scraped.observed.see_lags([], 0)
+    scraped.observed.see_lags([LAG], {"events": 1})
+    scraped.observed.see_lags([], {})
     assert {name for name, _ in scraped.series()} & {"lag_messages", "topic_partitions"} == set()
 
 
 def test_a_partition_without_a_leader_keeps_its_lag_for_a_while_only(scraped: Scraped) -> None:
-    scraped.observed.see_lags([LAG, LAG._replace(partition=1)], 2)
+    scraped.observed.see_lags([LAG, LAG._replace(partition=1)], {"events": 2})
     scraped.now += 10
-    scraped.observed.see_lags([LAG], 2)
+    scraped.observed.see_lags([LAG], {"events": 2})
     assert [lag.partition for lag in scraped.observed.lags] == [0, 1]
     scraped.now += 10
     assert [lag.partition for lag in scraped.observed.lags] == [0]
@@ -247,7 +247,7 @@ def test_the_store_is_up_when_every_consumer_reaches_it(scraped: Scraped) -> Non
 
 
 def test_devices_are_gone_while_the_store_does_not_answer(scraped: Scraped) -> None:
-    scraped.observed.see_devices(7)
+    scraped.observed.see_devices({"events": 7})
     assert scraped.value("devices", topic="events", backend="redis") == 7
     scraped.observed.store_up = False
     assert scraped.value("devices", topic="events", backend="redis") is None
@@ -255,7 +255,7 @@ def test_devices_are_gone_while_the_store_does_not_answer(scraped: Scraped) -> N
 
 def test_as_many_processes_are_wanted_as_there_are_partitions(scraped: Scraped) -> None:
     scraped.consumer(0)
-    scraped.observed.see_lags([], 4)
+    scraped.observed.see_lags([], {"events": 4})
     assert scraped.value("processes_wanted") == 4
     assert scraped.value("processes") == 1
 
@@ -269,7 +269,7 @@ def crowded(scraped: Scraped) -> Scraped:
             slot.observe(name, 5000)
     for partition in range(256):
         owns(scraped.stats.slot(partition % 64), partition, consumed=1000, written=999, in_flight=1)
-    scraped.observed.see_lags([LAG._replace(partition=partition) for partition in range(256)], 256)
+    scraped.observed.see_lags([LAG._replace(partition=partition) for partition in range(256)], {"events": 256})
     return scraped
 
 

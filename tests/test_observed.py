@@ -9,7 +9,7 @@ from worker.monitor.observed import Observed
 from worker.settings import Settings
 from worker.stats import Slot, Stats
 
-BEHIND = PartitionLag(0, start=0, end=10, committed=4, seconds=2.5, headroom=None)
+BEHIND = PartitionLag("events", 0, start=0, end=10, committed=4, seconds=2.5, headroom=None)
 CAUGHT_UP = BEHIND._replace(committed=10)
 
 
@@ -54,7 +54,7 @@ def test_not_ready_before_kafka_answers(seen: Observed, stats: Stats) -> None:
 def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: Observed, stats: Stats) -> None:
     assert seen.unready(stats) == "starting"
     start(stats)
-    seen.partitions = 1
+    seen.topics = {"events": 1}
     for kafka_up in (None, True):
         seen.kafka_up = kafka_up
         assert seen.unready(stats) == "starting: the lag is not known yet"
@@ -64,13 +64,13 @@ def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: Observed,
 
 def test_ready_when_nothing_is_unread(seen: Observed, stats: Stats) -> None:
     start(stats)
-    seen.see_lags([CAUGHT_UP], 1)
+    seen.see_lags([CAUGHT_UP], {"events": 1})
     assert seen.unready(stats) == ""
 
 
 def test_alive_is_not_ready_before_the_first_progress(seen: Observed, stats: Stats) -> None:
     start(stats)
-    seen.see_lags([BEHIND], 1)
+    seen.see_lags([BEHIND], {"events": 1})
     assert seen.unready(stats) == "6 events unread, and nothing written yet"
     seen.see_progress(stats, 5)
     assert seen.unready(stats) == ""
@@ -81,7 +81,7 @@ def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clo
     seen.see_progress(stats, 5)
     clock.now += 61
     slot.set("heartbeat_ns", int(clock.now * 1e9))
-    seen.see_lags([BEHIND], 1)
+    seen.see_lags([BEHIND], {"events": 1})
     seen.see_progress(stats, 5)
     assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
     slot.set("sink_up", 0)
@@ -92,7 +92,7 @@ def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clo
 
 def test_not_ready_without_a_heartbeat(seen: Observed, stats: Stats, clock: Clock) -> None:
     slot = start(stats)
-    seen.see_lags([CAUGHT_UP], 1)
+    seen.see_lags([CAUGHT_UP], {"events": 1})
     clock.now += 31
     assert "no consumer" in seen.unready(stats)
     slot.set("pid", 0)
@@ -101,23 +101,23 @@ def test_not_ready_without_a_heartbeat(seen: Observed, stats: Stats, clock: Cloc
 
 def test_not_ready_when_the_lag_is_not_known(seen: Observed, stats: Stats, clock: Clock) -> None:
     slot = start(stats)
-    seen.see_lags([CAUGHT_UP], 1)
+    seen.see_lags([CAUGHT_UP], {"events": 1})
     clock.now += 20
     slot.set("heartbeat_ns", int(clock.now * 1e9))
     assert seen.unready(stats) == "the lag is not known yet"
     seen.kafka_up = False
     assert "Kafka does not answer" in seen.unready(stats)
-    seen.see_lags([], 0)
+    seen.see_lags([], {})
     assert seen.unready(stats) == "the topic is gone"
 
 
 def test_a_standby_is_ready_while_the_group_moves(seen: Observed, stats: Stats) -> None:
     slot = start(stats)
     slot.set("assigned", 0)
-    seen.see_lags([BEHIND], 1)
+    seen.see_lags([BEHIND], {"events": 1})
     seen.see_progress(stats, 0)
     assert seen.unready(stats)
-    seen.see_lags([BEHIND._replace(committed=5)], 1)
+    seen.see_lags([BEHIND._replace(committed=5)], {"events": 1})
     seen.see_progress(stats, 0)
     assert seen.unready(stats) == ""
 
@@ -125,6 +125,6 @@ def test_a_standby_is_ready_while_the_group_moves(seen: Observed, stats: Stats) 
 def test_anothers_progress_is_not_ours(seen: Observed, stats: Stats) -> None:
     start(stats)
     for committed in (4, 5):
-        seen.see_lags([BEHIND._replace(committed=committed)], 1)
+        seen.see_lags([BEHIND._replace(committed=committed)], {"events": 1})
         seen.see_progress(stats, 0)
     assert seen.unready(stats)

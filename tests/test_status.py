@@ -47,8 +47,20 @@ def shown() -> Shown:
 def test_a_partition_names_its_owner(shown: Shown) -> None:
     ledger = shown.consumer(3).ledger("events", "id", 1)
     ledger.set("assigned", 1)
-    shown.seen.see_lags([PartitionLag(p, 0, 10, 4, 2.0, None) for p in (0, 1)], 2)
+    shown.seen.see_lags([PartitionLag("events", p, 0, 10, 4, 2.0, None) for p in (0, 1)], {"events": 2})
     assert [(item["partition"], item["owner"]) for item in shown.json()["partitions"]] == [(0, None), (1, 3)]
+
+
+def test_each_topic_is_shown_with_its_partitions_and_devices(shown: Shown) -> None:
+    lags = [PartitionLag(topic, 0, 0, 10, 4, 2.0, None) for topic in ("alarms", "events")]
+    shown.seen.see_lags(lags, {"events": 1, "alarms": 1})
+    shown.seen.see_devices({"events": 5, "alarms": 7}, 9)
+    page = shown.json()
+    assert page["devices"] == 9
+    assert {one["topic"]: one["devices"] for one in page["topics"]} == {"events": 5, "alarms": 7}
+    assert [(one["topic"], one["partition"]) for one in page["partitions"]] == [("alarms", 0), ("events", 0)]
+    shown.seen.see_lags(lags[1:], {"events": 1})
+    assert [one["topic"] for one in shown.json()["partitions"]] == ["events"]
 
 
 def test_an_error_that_many_have_is_listed_once(shown: Shown) -> None:

@@ -45,8 +45,8 @@ def status() -> dict[str, Any]:
         ledger.add("written", 990)
         ledger.add("in_flight", 10)
     slot.set_error("Redis is down")
-    seen.see_lags([PartitionLag(p, 0, 2000, 1000, 90.0, None) for p in range(20)], 20)
-    seen.see_devices(12345)
+    seen.see_lags([PartitionLag("events", p, 0, 2000, 1000, 90.0, None) for p in range(20)], {"events": 20})
+    seen.see_devices({"events": 12345})
     accounts = Accounts(stats)
     page = Status(stats, seen, accounts)
     page.sample(accounts.read())
@@ -71,6 +71,17 @@ def test_the_table_shows_what_matters_and_fits(status: dict[str, Any]) -> None:
         assert wanted in text
     assert max(map(len, lines)) <= 100
     assert max(len(ESCAPES.sub("", line)) for line in top.table(status, "gone", width=30)) <= 30
+
+
+def test_partitions_of_several_topics_are_told_apart(status: dict[str, Any]) -> None:
+    assert "topic" not in "\n".join(top.table(status, "", width=100))
+    other = dict(status["partitions"][0], topic="alarms", lag=999_999)
+    status["partitions"].append(other)
+    status["topics"].append({"topic": "alarms", "partitions": 1, "devices": 5})
+    lines = [ESCAPES.sub("", line) for line in top.table(status, "", width=100)]
+    (alarms,) = [line for line in lines if line.endswith("alarms")]
+    assert alarms.split()[:2] == ["0", "999,999"]
+    assert sum(line.endswith("   events") for line in lines) == 11
 
 
 def test_the_line_for_pipes_has_the_same_figures(status: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from worker import cli, log
 from worker.errors import ExitCode, Fatal, WorkerError
-from worker.settings import Settings, written
+from worker.settings import Settings, UsageError, written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +50,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker import consumer, monitor
     from worker.stats import Stats
     from worker.supervisor import Supervisor
+    from worker.topics import Selection
 
     settings, _ = cli.settings_of(arguments)
+    Selection(settings)  # refuses what would come back for ever, before anything is forked
     log.configure(settings.log_format, settings.log_level, "supervisor")
     _say_start(settings)
     stats = Stats()
@@ -90,6 +92,8 @@ def _produce(arguments: argparse.Namespace) -> int:
     from worker.produce import ProduceOptions, produce
 
     settings, _ = cli.settings_of(arguments)
+    if not settings.one_topic:
+        raise UsageError("--topic: produce writes to one topic, named in full")
     options = ProduceOptions(
         settings.bootstrap_servers,
         settings.topic,
@@ -150,7 +154,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "verify")
-    return verify(settings, limit=arguments.limit, allow_merged=arguments.allow_merged, out=sys.stdout)
+    limit, merged = arguments.limit, arguments.allow_merged
+    return _for_each_topic(settings, lambda one: verify(one, limit=limit, allow_merged=merged, out=sys.stdout))
 
 
 def _dlq(arguments: argparse.Namespace) -> int:
@@ -158,13 +163,25 @@ def _dlq(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "dlq")
-    if arguments.action == "stats":
-        return dlq.count_letters(settings, out=sys.stdout)
-    if arguments.action == "replay":
-        return dlq.replay(settings, reason=arguments.reason, yes=arguments.yes, out=sys.stdout)
-    return dlq.list_letters(
-        settings, reason=arguments.reason, limit=arguments.limit, payload=arguments.payload, out=sys.stdout
-    )
+    reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
+    actions: dict[str, Callable[[Settings], int]] = {
+        "stats": lambda one: dlq.count_letters(one, out=sys.stdout),
+        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout),
+        "list": lambda one: dlq.list_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
+    }
+    return _for_each_topic(settings, actions[arguments.action])
+
+
+def _for_each_topic(settings: Settings, command: Callable[[Settings], int]) -> int:
+    """Run a command that works on a single topic, under a heading where there are several; return the worst code."""
+    from worker.kafka import each_topic
+
+    worst: int = ExitCode.OK
+    for one in each_topic(settings):
+        if not settings.one_topic:
+            print(f"== {one.topic}", flush=True)
+        worst = max(worst, command(one))
+    return worst
 
 
 _COMMANDS = {

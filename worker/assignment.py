@@ -20,6 +20,7 @@ class Assignment:
 
     def __init__(self, source: Source, slot: Slot) -> None:
         self.partitions: dict[Key, Partition] = {}
+        self.awaiting: set[Key] = set()  # assigned, but not begun: their sink is not open yet, or their topic is gone
         self.paused = False  # all of it, because batches pile up
         self._source = source
         self._slot = slot
@@ -29,10 +30,13 @@ class Assignment:
     def add(self, key: Key, partition: Partition) -> None:
         """Own a partition from now on."""
         partition.ledger.set("assigned", 1)
+        self.awaiting.discard(key)
         self.partitions[key] = partition
+        self._slot.set("assigned", len(self.partitions))
 
     def remove(self, keys: Sequence[Key]) -> None:
         """Own these no longer: what of them is not settled is given up."""
+        self.awaiting.difference_update(keys)
         for key in keys:
             self._stopped.discard(key)
             self._doubted.pop(key, None)
@@ -40,6 +44,13 @@ class Assignment:
                 one.drop()
                 one.ledger.set("assigned", 0)
         self._slot.set("assigned", len(self.partitions))
+
+    def abandon(self, topic: str) -> None:
+        """Give up what was read of a topic that is gone; its partitions begin anew should it come back."""
+        keys = [key for key in self.partitions if key[0] == topic]
+        self.unpause()
+        self.remove(keys)
+        self.awaiting.update(keys)
 
     @property
     def waiting(self) -> int:

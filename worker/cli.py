@@ -73,6 +73,8 @@ def loaded(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     }
     if "kafka" in flags:
         flags["kafka"] = dict(_property(text) for text in flags["kafka"])
+    if "topic" in flags:
+        flags["topic"] = ",".join(flags["topic"])
     environ = from_environment()
     named = given.get("config") or environ.get(CONFIG_VARIABLE)
     return load(flags, environ, Path(named) if named else None)
@@ -149,7 +151,8 @@ def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = 
             )
         else:
             metavar = "|".join(meta["choices"]) or meta["metavar"] or meta["unit"].upper() or "VALUE"
-            parser.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text)
+            several: Any = {"action": "append"} if item.name == "topic" else {}
+            parser.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text, **several)
 
 
 def _produce_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,8 @@ from worker.deadletter import DeadLetters
 from worker.errors import ExitCode
 from worker.membership import Membership
 from worker.outbox import Outbox
+from worker.outlets import Outlets
 from worker.settings import Settings
-from worker.sinks import Sink, open_sink
 from worker.source import READ_MESSAGES, Source
 from worker.stats import Stats
 from worker.writer import Recreated, Writer
@@ -41,7 +41,7 @@ class Consumer:
         index: int,
         *,
         source: Source,
-        sink: Sink,
+        outlets: Outlets,
         letters: DeadLetters,
         writer: Writer,
     ) -> None:
@@ -50,8 +50,11 @@ class Consumer:
         self._drain_timeout_s = settings.drain_timeout
         self._source = source
         self._assignment = Assignment(source, slot)
-        self._outbox = Outbox(settings, slot, source, self._assignment, sink=sink, letters=letters, writer=writer)
-        self._membership = Membership(settings, stats, slot, source, sink, self._assignment, self._outbox)
+        self._outlets = outlets
+        self._outbox = Outbox(settings, slot, source, self._assignment, outlets, letters=letters, writer=writer)
+        self._membership = Membership(settings, stats, slot, source, outlets, self._assignment, self._outbox)
+        self._roster = stats.roster
+        self._topics = 0  # the roster's version that it is subscribed to
         self._stopping = False
         self._housekeeping_at = 0.0
         self._cpu_ns = 0  # of this process, as far as it is in the slot's
@@ -65,7 +68,7 @@ class Consumer:
         for ledger in self._slot.ledgers():  # of the process that was here before
             ledger.adopt()
         signal.signal(signal.SIGTERM, self.stop)
-        if not self._open_sink():
+        if not self._reach_store():
             return ExitCode.OK
         gc.freeze()  # nothing on the data path makes cycles; what error paths leave is collected in _housekeep
         gc.disable()
@@ -82,13 +85,20 @@ class Consumer:
     def join(self) -> None:
         """Become a member of the group."""
         member = self._membership
-        self._source.subscribe(on_assign=member.on_assign, on_revoke=member.on_revoke, on_lost=member.on_lost)
+        self._topics, topics = self._roster.read()
+        self._source.join(topics, on_assign=member.on_assign, on_revoke=member.on_revoke, on_lost=member.on_lost)
 
-    def _open_sink(self) -> bool:
-        """Open the sink, waiting for the store if need be; False when told to stop before that."""
+    def _reach_store(self) -> bool:
+        """Open one sink, waiting for the store if need be, so that no partition goes where it is out of reach.
+
+        False when told to stop before that.
+        """
+        topic = next(iter(self._roster.read()[1]), None)
+        self._outbox.wanted.update([topic] if topic else [])
         while not self._stopping:
             self._slot.beat()
-            if self._outbox.open(_POLL_S):
+            self._outbox.work(_POLL_S)
+            if topic is None or self._outlets.of(topic).open:
                 return True
         return False
 
@@ -105,12 +115,22 @@ class Consumer:
             assignment.take(read.chunks)
             slot.observe("stage_decode", time.perf_counter_ns() - polled)
         assignment.reach(read.ends)
+        self._membership.pursue()
         for trouble in read.errors:
             if assignment.believes(trouble):
                 self._membership.stop((trouble.topic, trouble.partition), trouble.text)
         self._advance()
         if time.monotonic() > self._housekeeping_at:
             self._housekeep()
+        if self._roster.version != self._topics:
+            self._resubscribe()
+
+    def _resubscribe(self) -> None:
+        """Follow the monitor, which looks for topics that match."""
+        version, topics = self._roster.read()
+        if version >= 0:
+            self._topics = version
+            self._source.subscribe(topics)
 
     def _patience(self) -> float:
         """Return how long a read may wait: not past the moment at which a batch is due."""
@@ -167,7 +187,7 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         stats,
         index,
         source=Source(settings, index),
-        sink=open_sink(settings),
+        outlets=Outlets.by(settings),
         letters=DeadLetters(settings),
         writer=Writer(),
     ).run()

@@ -9,6 +9,8 @@ from typing import TextIO
 from urllib.parse import unquote
 
 from worker.errors import ExitCode, Fatal
+from worker.kafka import each_topic
+from worker.monitor.report import count_devices, report
 from worker.redis import Node
 from worker.settings import Settings, UsageError
 from worker.sinks import open_sink, uncounted
@@ -23,14 +25,26 @@ def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO
     without them it is the total. Raises UsageError where no windows make up that span.
     """
     if start is None and end is None and not settings.by:
-        with closing(open_sink(settings)) as sink:
-            devices = sink.devices()
-        if devices is None:
+        sinks = {one.topic: open_sink(one) for one in each_topic(settings)}
+        try:
+            by_topic, together = count_devices(settings, sinks)
+        finally:
+            for sink in sinks.values():
+                sink.close()
+        if together is None:
             raise Fatal(uncounted(settings))
-        print(f"Total devices: {devices}", file=out)
+        print(*report(settings, by_topic, together), sep="\n", file=out)
         return ExitCode.OK
     if settings.backend != "redis":
         raise UsageError("--from, --to and --by count with the windows of --backend redis; of ClickHouse ask the table")
+    for one in each_topic(settings):
+        if not settings.one_topic:
+            print(f"== {one.topic}", file=out)
+        _windows(one, start, end, out, notes)
+    return ExitCode.OK
+
+
+def _windows(settings: Settings, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> None:
     keys = Keys(settings)
     with closing(Node(settings, keys.total)) as node:
         if start is None and end is None:
@@ -42,7 +56,6 @@ def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO
             for label in sorted(_members(node, keys.values), key=lambda label: (label == OTHER, len(label), label)):
                 if devices := _count(node, keys, slices, label):
                     print(f"{_shown(label)}: {devices}", file=out)
-    return ExitCode.OK
 
 
 def _slices(node: Node, keys: Keys, start: int | None, end: int | None, notes: TextIO) -> Iterable[tuple[Window, int]]:

@@ -33,14 +33,22 @@ class DeadLetters:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.topic = settings.dead_letter_topic_name
         self._producer: Producer | None = None
+        self._there: set[str] = set()  # topics that were looked for, or made
+
+    def topic_for(self, topic: str) -> str:
+        """Return where the letters of a topic go."""
+        return self._settings.of(topic).dead_letter_topic_name
 
     def write(self, topic: str, partition: int, letters: Sequence[Letter]) -> None:
         """Return once every letter is acknowledged by all in-sync replicas. Raises Retryable where one is not.
 
         After a failure all of them are written again: a letter may then be there twice, told by its origin headers.
         """
+        home = self.topic_for(topic)
+        if home not in self._there:
+            self._create_topic(home, topic)
+            self._there.add(home)
         producer = self._producer or self._open()
         failures: list[KafkaError] = []
 
@@ -50,13 +58,13 @@ class DeadLetters:
 
         for letter in letters:
             headers = _headers(topic, partition, letter, self._settings.group_id)
-            self._produce(producer, letter, headers, on_delivery)
+            self._produce(producer, home, letter, headers, on_delivery)
         if producer.flush(_FLUSH_S):
             producer.purge()
             producer.flush(1)
-            raise Retryable(f"dead letters: {self.topic} did not take them within {_FLUSH_S:g} s", reason="timeout")
+            raise Retryable(f"dead letters: {home} did not take them within {_FLUSH_S:g} s", reason="timeout")
         if failures:
-            raise self._trouble(failures[0])
+            raise _trouble(home, failures[0])
 
     def close(self) -> None:
         """Forget the producer; every letter that matters has been acknowledged."""
@@ -71,40 +79,28 @@ class DeadLetters:
             "message.max.bytes": _MAX_BYTES,
             "delivery.timeout.ms": 25_000,
         }
-        librdkafka = logging.getLogger(LIBRDKAFKA)
-        self._create_topic(AdminClient(other_properties(self._settings), logger=librdkafka))
-        self._producer = Producer(properties, logger=librdkafka)
+        self._producer = Producer(properties, logger=logging.getLogger(LIBRDKAFKA))
         return self._producer
 
-    def _create_topic(self, admin: AdminClient) -> None:
+    def _create_topic(self, home: str, origin: str) -> None:
         """Make the topic if it is missing; letters are kept until somebody looks."""
+        admin = AdminClient(other_properties(self._settings), logger=logging.getLogger(LIBRDKAFKA))
         try:
-            config = topic_config(admin, self._settings.topic)
-            topic = NewTopic(self.topic, num_partitions=1, replication_factor=-1, config=config)
-            answer(admin.create_topics([topic], request_timeout=ANSWER_S)[self.topic])
-            log.warning("dead letters: made the topic %s, which keeps them until they are removed", self.topic)
+            topic = NewTopic(home, num_partitions=1, replication_factor=-1, config=topic_config(admin, origin))
+            answer(admin.create_topics([topic], request_timeout=ANSWER_S)[home])
+            log.warning("dead letters: made the topic %s, which keeps them until they are removed", home)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise self._trouble(error.args[0]) from None
+                raise _trouble(home, error.args[0]) from None
 
-    def _produce(self, producer: Producer, letter: Letter, headers: list[_Header], on_delivery: Any) -> None:
+    def _produce(self, producer: Producer, home: str, letter: Letter, headers: list[_Header], on_delivery: Any) -> None:
         while True:
             try:
-                producer.produce(self.topic, letter.payload, headers=headers, on_delivery=on_delivery)
+                producer.produce(home, letter.payload, headers=headers, on_delivery=on_delivery)
             except BufferError:  # the queue is full: make room
                 producer.poll(0.1)
             else:
                 return
-
-    def _trouble(self, error: KafkaError) -> Retryable:
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            return Retryable(
-                f"dead letters: {self.topic} refuses an event for its size; raise its max.message.bytes to that of the "
-                "origin topic",
-                reason="other",
-            )
-        check_rights(error)
-        return Retryable(f"dead letters: {self.topic}: {error.str()}", reason="connection")
 
 
 class BadRatio:
@@ -128,6 +124,16 @@ class BadRatio:
                 "committed. Is it the right topic?",
                 code=ExitCode.HALT,
             )
+
+
+def _trouble(home: str, error: KafkaError) -> Retryable:
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return Retryable(
+            f"dead letters: {home} refuses an event for its size; raise its max.message.bytes to that of the origin",
+            reason="other",
+        )
+    check_rights(error)
+    return Retryable(f"dead letters: {home}: {error.str()}", reason="connection")
 
 
 def topic_config(admin: AdminClient, origin: str) -> dict[str, str]:

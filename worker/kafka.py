@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.errors import Fatal, Retryable
 from worker.settings import Settings, nearest
+from worker.topics import Selection
 
 # A commit from a member that the group no longer has, or from before its newest generation.
 _EXPELLED = {
@@ -84,7 +85,8 @@ def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "enable.partition.eof": True,  # its offset is past transaction markers, which no message is
         "auto.offset.reset": "error",  # on_assign always says where to begin
-        "partition.assignment.strategy": "range",
+        # By range, the first members would get the first partitions of every topic, and the last ones none.
+        "partition.assignment.strategy": "range" if settings.one_topic else "roundrobin,range",
         "session.timeout.ms": 10_000,
         "heartbeat.interval.ms": 2500,
         "topic.metadata.refresh.interval.ms": 10_000,
@@ -118,17 +120,52 @@ def librdkafka_version() -> str:
     return str(libversion()[0])
 
 
+TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+
+
+class Gone(Retryable):
+    """The topic is not there (any more)."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"Kafka: topic {topic} is gone", reason="other")
+        self.topic = topic
+
+
 def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
-    """Return each topic's id; `-` from brokers that have none (before Kafka 2.8) or do not tell. KafkaException."""
+    """Return the id of each topic that is there; `-` from brokers that have none (before Kafka 2.8) or do not tell.
+
+    Raises KafkaException.
+    """
     ids: dict[str, str] = {}
     for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=ANSWER_S).items():
         try:
             ids[name] = str(answer(future).topic_id)
         except KafkaException as error:
-            if error.args[0].code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
+            code = error.args[0].code()
+            if code in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
+                ids[name] = "-"
+            elif code not in TOPIC_GONE:
                 raise
-            ids[name] = "-"
     return ids
+
+
+def each_topic(settings: Settings) -> list[Settings]:
+    """Return the settings for each of the topics; Kafka is asked only where there is a regular expression.
+
+    Raises Retryable where it does not answer, Fatal where no topic matches.
+    """
+    selection = Selection(settings)
+    topics = list(selection.names)
+    if selection.patterns:
+        admin = AdminClient({**other_properties(settings), "log_level": 0})
+        try:
+            topics += [topic for topic in selection.among(admin.list_topics(timeout=10).topics) if topic not in topics]
+        except KafkaException as error:
+            said = error.args[0].str()
+            raise Retryable(f"Kafka at {settings.bootstrap_servers}: {said}", reason="connection") from None
+    if not topics:
+        raise Fatal(f"no topic on Kafka at {settings.bootstrap_servers} matches {settings.topic}")
+    return [settings.of(topic) for topic in topics]
 
 
 def unusable(error: KafkaException) -> Fatal:

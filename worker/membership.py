@@ -12,15 +12,18 @@ from worker.batch import Key
 from worker.errors import ExitCode, Fatal
 from worker.log import fields
 from worker.outbox import Outbox
+from worker.outlets import Outlets
 from worker.partition import Partition
 from worker.settings import Settings
-from worker.sinks import Sink
 from worker.source import Source
 from worker.stats import Slot, Stats
 
 log = logging.getLogger("worker.membership")
 
 _POLL_S = 0.1
+_RETRY_S = 1.0
+
+_Start = tuple[delivery.Resume, str, int]  # where, the topic's id, the offset below which all was counted before
 
 
 class Membership:
@@ -32,7 +35,7 @@ class Membership:
         stats: Stats,
         slot: Slot,
         source: Source,
-        sink: Sink,
+        outlets: Outlets,
         assignment: Assignment,
         outbox: Outbox,
     ) -> None:
@@ -40,19 +43,53 @@ class Membership:
         self._stats = stats
         self._slot = slot
         self._source = source
-        self._sink = sink
+        self._outlets = outlets
         self._assignment = assignment
         self._outbox = outbox
+        self._pursue_at = 0.0
 
     def on_assign(self, keys: list[Key]) -> dict[Key, int | None]:
-        """Take partitions over at the offset, or at the unfinished range, that the group's commit names."""
+        """Take over what can be taken over at once; the rest is begun by `pursue`."""
         self._assignment.unpause()  # what it had before goes on with the rest
-        starts: dict[Key, int | None] = {}
+        starts = self._starts([key for key in keys if self._outlets.of(key[0]).open])
+        for key, start in starts.items():
+            if start is not None:
+                self._take(key, *start)
+        later = [key for key in keys if key not in starts]
+        self._assignment.awaiting.update(later)
+        self._outbox.wanted.update(topic for topic, _ in later)
+        self._slot.add("rebalances")
+        return {key: start[0].position if (start := starts.get(key)) else None for key in keys}
+
+    def pursue(self) -> None:
+        """Begin with partitions that wait, as far as their sinks are open by now and their topics there."""
+        if not self._assignment.awaiting or time.monotonic() < self._pursue_at:
+            return
+        keys = [key for key in self._assignment.awaiting if self._outlets.of(key[0]).open]
+        for key, start in self._starts(keys).items():
+            if start is None:
+                self._assignment.awaiting.discard(key)
+            elif self._source.begin(*key, start[0].position):
+                self._assignment.unpause()
+                self._take(key, *start)
+        if keys and not self._assignment.awaiting.isdisjoint(keys):
+            self._pursue_at = time.monotonic() + _RETRY_S
+
+    def _starts(self, keys: list[Key]) -> dict[Key, _Start | None]:
+        """Say where partitions go on: at the offset, or at the unfinished range, that the group's commit names.
+
+        None stands for one that is stopped; those of topics that are gone are not among the answers.
+        """
+        if not keys:
+            return {}
+        counted = self._stats.accounted()
+        starts: dict[Key, _Start | None] = {}
         for key, known in self._source.committed(keys).items():
-            counted_to = self._stats.accounted_to(key[0], known.topic_id, key[1])
+            counted_to = counted.get((key[0], known.topic_id, key[1]), 0)
+            exactly_once = self._outlets.of(key[0]).sink.exactly_once
             try:
                 start = delivery.resume(
-                    known.offset, known.metadata, known.topic_id, known.log_start, counted_to, self._sink.exactly_once
+                    known.offset, known.metadata, known.topic_id, known.log_start, counted_to, exactly_once
                 )
             except delivery.DataLost as loss:
                 landed_to = self._landed_to(key, loss)
@@ -61,15 +98,15 @@ class Membership:
                     starts[key] = None
                     continue
                 start = delivery.Resume(landed_to)
-            ledger = self._slot.ledger(key[0], known.topic_id, key[1])
-            progress = delivery.Progress.at(start)
-            one = Partition(ledger, progress, self._sink.fields, self._settings.batch_rows, counted_to)
-            self._assignment.add(key, one)
-            starts[key] = start.position
-            log.info("took a partition", extra=fields(topic=key[0], partition=key[1], offset=start.position))
-        self._slot.add("rebalances")
-        self._slot.set("assigned", len(self._assignment.partitions))
+            starts[key] = start, known.topic_id, counted_to
         return starts
+
+    def _take(self, key: Key, start: delivery.Resume, topic_id: str, counted_to: int) -> None:
+        progress, fields_of = delivery.Progress.at(start), self._outlets.of(key[0]).sink.fields
+        ledger = self._slot.ledger(key[0], topic_id, key[1])
+        one = Partition(ledger, progress, fields_of, self._settings.batch_rows, counted_to)
+        self._assignment.add(key, one)
+        log.info("took a partition", extra=fields(topic=key[0], partition=key[1], offset=start.position))
 
     def on_revoke(self, keys: list[Key]) -> None:
         """Settle the write that is under way, commit what is acknowledged, and let go of the rest."""
@@ -85,6 +122,7 @@ class Membership:
         """Own these no longer; the next owner reads what was not settled."""
         self._outbox.give_up(keys)
         self._assignment.remove(keys)
+        self._outbox.wanted.intersection_update({topic for topic, _ in self._assignment.awaiting})
 
     def stop(self, key: Key, text: str) -> None:
         """Read no more of a partition that would lose events by going on; the others go on."""
@@ -102,6 +140,7 @@ class Membership:
     def _landed_to(self, key: Key, loss: delivery.DataLost) -> int | None:
         """Return where an intent ends that covers all that retention has removed, and whose rows are in the store."""
         intent = loss.intent
-        if intent is None or not self._sink.exactly_once or loss.log_start > intent.end:
+        sink = self._outlets.of(key[0]).sink
+        if intent is None or not sink.exactly_once or loss.log_start > intent.end:
             return None
-        return intent.end if self._sink.landed(*key, intent.start, intent.end) == intent.rows else None
+        return intent.end if sink.landed(*key, intent.start, intent.end) == intent.rows else None

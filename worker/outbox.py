@@ -13,11 +13,12 @@ from functools import partial
 from worker import delivery
 from worker.assignment import Assignment
 from worker.batch import Batch, Key, Letter
-from worker.deadletter import BadRatio, DeadLetters
+from worker.deadletter import DeadLetters
 from worker.errors import Rejected, Reshaped, Retryable
+from worker.kafka import Gone
 from worker.log import fields
+from worker.outlets import Outlet, Outlets
 from worker.settings import Settings
-from worker.sinks import Sink
 from worker.source import Source
 from worker.stats import DELIVERY_CAP_MS, RETRY_REASONS, Slot
 from worker.writer import Writer, identify, store
@@ -38,8 +39,8 @@ class Outbox:
         slot: Slot,
         source: Source,
         assignment: Assignment,
+        outlets: Outlets,
         *,
-        sink: Sink,
         letters: DeadLetters,
         writer: Writer,
     ) -> None:
@@ -47,26 +48,14 @@ class Outbox:
         self._source = source
         self._assignment = assignment
         self._partitions = assignment.partitions
-        self._sink = sink
+        self._outlets = outlets
         self._letters = letters
         self._writer = writer
         self._writing: Key | None = None  # whose first sealed batch is on its way into the store
         self._linger_s = settings.linger_ms / 1000
-        self._bad_ratio = BadRatio(settings.max_bad_ratio)
+        self._opening: Outlet | None = None  # whose sink is being opened
+        self.wanted: set[str] = set()  # topics whose sinks are to be opened
         self._identify_at = 0.0
-
-    def open(self, timeout: float) -> bool:
-        """Go on with opening the sink for up to `timeout` seconds; True once it is open."""
-        try:
-            if self._writer.poll(timeout):
-                self._writer.backoff.reset()
-                self._slot.set("sink_up", 1)
-                return True
-        except Retryable as trouble:
-            self._wait_for(trouble)
-        if not self._writer.busy and self._writer.backoff.over:
-            self._writer.start(self._sink.open)
-        return False
 
     def work(self, timeout: float, *, hurry: bool = False) -> None:
         """Hear the writer for up to `timeout` seconds; then do the next step, if there is one that need not wait.
@@ -75,21 +64,20 @@ class Outbox:
         """
         try:
             if self._writer.poll(timeout):
-                self._stored()
-            if not self._writer.busy and self._writer.backoff.over:
+                self._done()
+            if not self._writer.busy and not (self.wanted and self._open_next()) and self._writer.backoff.over:
                 self._next_step(hurry)
+        except Gone as gone:
+            log.warning("%s: what was read of it is given up", gone)
+            self._writing = None
+            self._assignment.abandon(gone.topic)
         except Retryable as trouble:
             self._wait_for(trouble)
         except Rejected as refusal:
             self._refused(refusal)
         except Reshaped as change:
             log.warning("%s", change)
-            self._writing = None
-            for key, one in self._partitions.items():
-                one.fields = self._sink.fields
-                if one.sealed and one.sealed[0].uncertain:
-                    one.progress.in_doubt(one.sealed[0])
-                self._assignment.reread(key)
+            self._reshape()
 
     @property
     def idle(self) -> bool:
@@ -110,21 +98,52 @@ class Outbox:
             while self._writer.busy and time.monotonic() < deadline:
                 self._slot.beat()
                 if self._writer.poll(poll_s):
-                    self._stored()
+                    self._done()
             self._commit_idle(key for key, one in self._partitions.items() if key in keys and one.uncommitted)
         except (Retryable, Rejected, Reshaped) as trouble:  # the next owner finds the intent, and goes on from there
+            self._not_opened()
             log.warning("not everything could be settled at a rebalance: %s", trouble)
 
     def give_up(self, keys: Collection[Key]) -> None:
         """Hear no more of a write for any of these."""
         if self._writing in keys:
-            self._writer.drop()
+            if self._opening is None:
+                self._writer.drop()
             self._writing = None
 
     def close(self) -> None:
         """Drop the connections."""
-        self._sink.close()
+        self._outlets.close()
         self._writer.close()
+
+    def _open_next(self) -> bool:
+        """Begin to open a sink that is wanted, if it is time to try; False where there is none."""
+        for topic in self.wanted:
+            outlet = self._outlets.of(topic)
+            if outlet.open or outlet.backoff.over:
+                self.wanted.discard(topic)
+                if not outlet.open:
+                    self._opening = outlet
+                    self._writer.start(outlet.sink.open)
+                return not outlet.open
+        return False
+
+    def _not_opened(self) -> bool:
+        """Try later to open the sink that was being opened; False where there was none."""
+        outlet, self._opening = self._opening, None
+        if outlet is not None:
+            outlet.backoff.failed()
+            self.wanted.add(outlet.topic)
+        return outlet is not None
+
+    def _done(self) -> None:
+        """Book what the writer has done."""
+        self._slot.set("sink_up", 1)
+        if self._opening is not None:
+            self._opening.open = True
+            self._opening = None
+        elif self._writing is not None:
+            self._stored(self._writing)
 
     def _next_step(self, hurry: bool) -> None:
         """Go on with the batch that is on its way, or take the oldest that is full or old enough, or commit."""
@@ -137,17 +156,17 @@ class Outbox:
                 known = {(key[0], one.ledger.topic_id) for key, one in self._partitions.items()}
                 self._writer.start(partial(identify, known, self._source.topic_id))
             return
-        one = self._partitions[self._writing]
+        one, sink = self._partitions[self._writing], self._outlets.of(self._writing[0]).sink
         batch = one.sealed[0]
         if batch.written and batch.lettered:  # and its commit failed
-            self._stored()
+            self._stored(self._writing)
             return
-        if self._sink.exactly_once and batch.rows and not batch.written:
+        if sink.exactly_once and batch.rows and not batch.written:
             # Before each try: a member that was expelled meanwhile is refused here, and does not insert.
             batch.announced_ms = batch.announced_ms or time.time_ns() // 1_000_000
             self._commit([(*self._writing, batch.start, delivery.intent_of(batch).encode())])
             one.progress.committed = batch.start
-        job = partial(store, batch, self._sink, self._letters, self._slot, self._source.topic_id)
+        job = partial(store, batch, sink, self._letters, self._slot, self._source.topic_id)
         self._writer.start(job)
 
     def _choose(self, hurry: bool) -> Key | None:
@@ -162,24 +181,21 @@ class Outbox:
         if not due:
             return None
         _, key = min(due)
-        self._bad_ratio.watch(self._partitions[key].sealed[0])
+        self._outlets.of(key[0]).bad_ratio.watch(self._partitions[key].sealed[0])
         return key
 
-    def _stored(self) -> None:
+    def _stored(self, key: Key) -> None:
         """Book the batch that store and dead-letter topic have acknowledged.
 
         Its commit is the next batch's intent, or is made once nothing more comes; without intents it is made here.
         """
-        self._slot.set("sink_up", 1)
-        if self._writing is None:
-            return
-        one = self._partitions[self._writing]
+        one = self._partitions[key]
         batch = one.sealed[0]
-        if not (self._sink.exactly_once and batch.rows):
-            self._commit([(*self._writing, batch.end, delivery.plain(batch.topic_id))])
+        if not (self._outlets.of(key[0]).sink.exactly_once and batch.rows):
+            self._commit([(*key, batch.end, delivery.plain(batch.topic_id))])
             one.progress.committed = batch.end
         self._writer.backoff.reset()
-        key, self._writing = self._writing, None
+        self._writing = None
         one.settle()
         self._record(batch)
         if one.progress.limit is not None and one.sealed:
@@ -212,7 +228,7 @@ class Outbox:
             first = batch.letters[0]
             log.warning(
                 "events that cannot be written went to %s",
-                self._letters.topic,
+                self._letters.topic_for(batch.topic),
                 extra=fields(topic=batch.topic, partition=batch.partition, offset=first.offset, reason=first.reason),
             )
 
@@ -220,7 +236,8 @@ class Outbox:
 
     def _wait_for(self, trouble: Retryable) -> None:
         """Try again later, and say what is being waited for."""
-        self._writer.backoff.failed()
+        if not self._not_opened():
+            self._writer.backoff.failed()
         self._slot.add(f"retries_{trouble.reason if trouble.reason in RETRY_REASONS else 'other'}")
         self._slot.set_error(str(trouble))
         if trouble.of_store:
@@ -239,3 +256,14 @@ class Outbox:
             batch.rows, batch.uncertain = 0, False
         else:
             self._assignment.reread(key)
+
+    def _reshape(self) -> None:
+        """Form what was read of the topic again, in the shape that its table has now."""
+        assert self._writing is not None
+        topic, self._writing = self._writing[0], None
+        for key, one in self._partitions.items():
+            if key[0] == topic:
+                one.fields = self._outlets.of(topic).sink.fields
+                if one.sealed and one.sealed[0].uncertain:
+                    one.progress.in_doubt(one.sealed[0])
+                self._assignment.reread(key)

@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +26,9 @@ _MASK = "***"
 _SECRET_PROPERTY = re.compile(r"password|passphrase|secret|\.pem$|jaas|oauthbearer\.config$")
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+_HOLE = "{topic}"  # in a template
+_NAME = r"([A-Za-z_]|\{topic\})([A-Za-z0-9_]|\{topic\})*"
+_TABLE = re.compile(rf"{_NAME}(\.{_NAME})?")
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # what `--windows` knows, with its length in seconds
 _TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -125,11 +127,21 @@ def _properties(text: str) -> dict[str, str]:
     return found
 
 
-def _topic(text: str) -> str:
-    """Parse the name of a topic."""
-    if not _TOPIC.fullmatch(text) or text in {".", ".."}:
-        raise ValueError("write a topic name: letters, digits, '.', '_' and '-', 249 at most")
-    return text
+def _topics(text: str) -> str:
+    """Parse names of topics and patterns (they begin with ^), with commas; those in a pattern's {2,3} are its own."""
+    words = [word for word in map(str.strip, re.split(r",(?![^{]*\})", text)) if word]
+    for word in words:
+        if word.startswith("^"):
+            try:
+                re.compile(word)
+            except re.error as error:
+                raise ValueError(f"{word} is no regular expression: {error}") from None
+        elif not _TOPIC.fullmatch(word) or word in {".", ".."}:
+            raise ValueError(
+                "write a topic name: letters, digits, '.', '_' and '-', 249 at most; or a regular expression that "
+                "begins with ^"
+            )
+    return ",".join(dict.fromkeys(words))
 
 
 def url(*schemes: str) -> Form:
@@ -150,9 +162,18 @@ def url(*schemes: str) -> Form:
 
 
 def _table(text: str) -> str:
-    """Parse the name of a table, with or without its database."""
+    """Parse the name of a table, with or without its database; {topic} stands for the topic in it."""
     if not _TABLE.fullmatch(text):
-        raise ValueError("write a table name: letters, digits and '_', with its database before a '.' if needed")
+        raise ValueError(
+            "write a table name: letters, digits, '_' and {topic}, with its database before a '.' if needed"
+        )
+    return text
+
+
+def _dead_letter_topic(text: str) -> str:
+    """Parse the name of a topic; {topic} stands for the event's in it."""
+    if text == _HOLE or not _TOPIC.fullmatch(text.replace(_HOLE, "t")):
+        raise ValueError("write the name of another topic; {topic} in it stands for the event's")
     return text
 
 
@@ -183,20 +204,26 @@ def _window_ttl(text: str) -> str:
 processes = Form(_processes, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
 switch = Form(_switch, {"type": "boolean"})
 properties = Form(_properties, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
-topic = Form(_topic, {"type": "string", "pattern": f"^{_TOPIC.pattern}$"})
+topics = Form(_topics, {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 columns = Form(
     lambda text: mapping.columns(text.split(",")),
     {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
 )
 field_path = Form(mapping.field, {"type": "string", "minLength": 1})
 table = Form(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
+dead_letter_topic = Form(_dead_letter_topic, {"type": "string"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The options of `run`, `count`, `check`, `verify` and `dlq`; the fields' metadata is their documentation."""
 
-    topic: str = option("", "topic to read", parse=topic, metavar="T")
+    topic: str = option(
+        "",
+        "topic to read; repeat it, or write several with commas; one that begins with ^ is a regular expression",
+        parse=topics,
+        metavar="T",
+    )
     backend: str = option("redis", "where events go", choices=("redis", "clickhouse"))
     processes: int | None = option(
         None, "consumer processes; auto is one per partition", parse=processes, metavar="N|auto"
@@ -237,7 +264,9 @@ class Settings:
         metavar="URL",
     )
     clickhouse_password: str = option("", "password for ClickHouse", secret=True)
-    table: str = option("events", "ClickHouse table; made when it is missing", parse=table)
+    table: str = option(
+        "events", "ClickHouse table, {topic} in it for one per topic; made when it is missing", parse=table
+    )
     map: Mapping[str, str] = option(
         {},
         "fill this column of the table from that field; others are filled from the field of their name (repeatable)",
@@ -258,7 +287,7 @@ class Settings:
     batch_rows: int = option(100_000, "events in a batch at most", parse=number(1, 10_000_000), unit="events")
     linger_ms: int = option(1000, "age of a batch at most", parse=number(0, 600_000), unit="ms")
     dead_letter_topic: str = option(
-        "{topic}.dlq", "topic for events that can never be written", parse=lambda text: text
+        "{topic}.dlq", "topic for events that can never be written", parse=dead_letter_topic
     )
     max_bad_ratio: float = option(
         1.0,
@@ -277,18 +306,33 @@ class Settings:
     log_format: str = option("text", "one line an event", choices=("text", "json"))
     log_level: str = option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
 
-    def for_topic(self, template: str) -> str:
-        """Fill the topic's name into a template."""
-        return template.replace("{topic}", self.topic)
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Names of topics, and regular expressions for such names, which begin with ^."""
+        return tuple(re.split(r",(?![^{]*\})", self.topic)) if self.topic else ()
+
+    @property
+    def one_topic(self) -> bool:
+        """Whether it is the name of one topic, and not more."""
+        return len(self.topics) == 1 and not self.topic.startswith("^")
+
+    @property
+    def table_by_topic(self) -> bool:
+        """Whether each topic has a table of its own."""
+        return _HOLE in self.table
+
+    def of(self, topic: str) -> Settings:
+        """Return the settings for one of the topics: what sinks and whatever else works on a single topic take."""
+        return replace(self, topic=topic, table=self.table.replace(_HOLE, _in_table(topic)))
 
     @property
     def redis_key_name(self) -> str:
         """The HyperLogLog's key; the braces stay, so that a cluster keeps a topic's keys on one node."""
-        return self.redis_key.replace("{topic}", f"{{{self.topic}}}")
+        return self.redis_key.replace(_HOLE, f"{{{self.topic}}}")
 
     @property
     def dead_letter_topic_name(self) -> str:
-        return self.for_topic(self.dead_letter_topic)
+        return self.dead_letter_topic.replace(_HOLE, self.topic)
 
     def shown(self) -> dict[str, Any]:
         """Return all settings fit for a log: no secret, no password inside a URL."""
@@ -305,7 +349,7 @@ OWNED_PROPERTIES = {
     "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
     "enable.partition.eof": "the worker needs it to step over transaction markers",
     "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
-    "partition.assignment.strategy": "cooperative assignors and manual commits do not go together; range is used",
+    "partition.assignment.strategy": "cooperative assignors do not go with manual commits; it is range, or roundrobin",
     "isolation.level": "aborted transactions must not be stored",
     "acks": "a dead letter counts only once all in-sync replicas have it",
     "request.required.acks": "a dead letter counts only once all in-sync replicas have it",
@@ -468,7 +512,14 @@ def _columns(value: Any, origin: str) -> dict[str, str]:
         raise UsageError(f"{origin}: {error}") from None
 
 
+def _in_table(topic: str) -> str:
+    """Return a topic as a part of a table's name: `_` for what a name cannot have, and before a digit at its start."""
+    return re.sub(r"^(?=\d)|[^A-Za-z0-9_]", "_", topic)
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, list):  # of topics
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

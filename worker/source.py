@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -23,15 +23,22 @@ from confluent_kafka.admin import AdminClient
 
 from worker.batch import Chunk, Key
 from worker.errors import ExitCode, Fatal, Retryable
-from worker.kafka import check_rights, commit_trouble, consumer_properties, no_rights, other_properties, topic_ids
+from worker.kafka import (
+    TOPIC_GONE,
+    Gone,
+    check_rights,
+    commit_trouble,
+    consumer_properties,
+    no_rights,
+    other_properties,
+    topic_ids,
+)
 from worker.log import LIBRDKAFKA
 from worker.settings import Settings
 
 log = logging.getLogger("worker.source")
 
 READ_MESSAGES = 1000  # more loses to cache misses, fewer to the call's own cost: bench/README.md
-
-_TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
 class Committed(NamedTuple):
@@ -64,7 +71,8 @@ class Source:
     """A consumer of Kafka; a member of the group once it is subscribed."""
 
     def __init__(self, settings: Settings, index: int) -> None:
-        self._topic = settings.topic
+        self._callbacks: dict[str, Any] = {}
+        self._many_topics = not settings.one_topic
         # The new group protocol gives and takes partitions one by one; the classic one, with range, all at once.
         self._incremental = settings.kafka.get("group.protocol") == "consumer"
         self._failure: BaseException | None = None
@@ -76,8 +84,9 @@ class Source:
         self._closing = False
         self._several = True  # whether more than one partition is assigned
 
-    def subscribe(
+    def join(
         self,
+        topics: Sequence[str],
         *,
         on_assign: Callable[[list[Key]], Mapping[Key, int | None]],
         on_revoke: Callable[[list[Key]], None],
@@ -88,12 +97,19 @@ class Source:
         `on_assign` gets the partitions and returns the offset to begin at for each (None: not to be read for now);
         `on_revoke` gets them while commits are still possible, `on_lost` when they no longer are.
         """
-        self._consumer.subscribe(
-            [self._topic],
-            on_assign=self._guarded(lambda partitions: self._assign(partitions, on_assign)),
-            on_revoke=self._guarded(lambda partitions: on_revoke(_keys(partitions))),
-            on_lost=self._guarded(lambda partitions: on_lost(_keys(partitions))),
-        )
+        self._callbacks = {
+            "on_assign": self._guarded(lambda partitions: self._assign(partitions, on_assign)),
+            "on_revoke": self._guarded(lambda partitions: on_revoke(_keys(partitions))),
+            "on_lost": self._guarded(lambda partitions: on_lost(_keys(partitions))),
+        }
+        self.subscribe(topics)
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Ask the group for partitions of these topics from now on."""
+        if topics:
+            self._consumer.subscribe(list(topics), **self._callbacks)
+        else:
+            self._consumer.unsubscribe()
 
     def read(self, timeout: float) -> Read:
         """Read up to READ_MESSAGES messages, waiting up to `timeout` seconds (below 0.2: one call) for that many.
@@ -114,10 +130,16 @@ class Source:
             return Read([], ends, errors)
         if not self._several:
             return Read([_chunk(messages)], ends, errors)
-        return Read([_chunk(list(run)) for _, run in groupby(messages, Message.partition)], ends, errors)
+        runs: Iterable[Iterable[Message]] = [messages]
+        if self._many_topics:
+            runs = (run for _, run in groupby(messages, Message.topic))
+        return Read([_chunk(list(one)) for run in runs for _, one in groupby(run, Message.partition)], ends, errors)
 
     def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
-        """Ask for the group's commits, the topic ids and the logs' starts; retries until `timeout`."""
+        """Ask for the group's commits, the topic ids and the logs' starts; retries until `timeout`.
+
+        Partitions of topics that are gone are not among the answers.
+        """
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -130,9 +152,11 @@ class Source:
                 time.sleep(0.5)
 
     def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
-        asked = [TopicPartition(topic, partition) for topic, partition in partitions]
         ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
+        asked = [TopicPartition(topic, partition) for topic, partition in partitions if topic in ids]
         found: dict[Key, Committed] = {}
+        if not asked:
+            return found
         for item in self._consumer.committed(asked, timeout=10):
             if item.error:
                 raise KafkaException(item.error)
@@ -157,15 +181,18 @@ class Source:
                 raise commit_trouble(answer.error)
 
     def topic_id(self, topic: str) -> str:
-        """Return the id that a topic has now; from any thread. Raises Retryable."""
+        """Return the id that a topic has now; from any thread. Raises Retryable, Gone where there is none."""
         try:
-            return topic_ids(self._admin, [topic])[topic]
+            ids = topic_ids(self._admin, [topic])
         except KafkaException as error:
             check_rights(error.args[0])
             self._admin = self._new_admin()  # should the old one be why, it would be so for ever
             raise Retryable(
                 f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
             ) from None
+        if topic not in ids:
+            raise Gone(topic)
+        return ids[topic]
 
     def _new_admin(self) -> AdminClient:
         return AdminClient(self._admin_properties, logger=logging.getLogger(LIBRDKAFKA))
@@ -173,6 +200,17 @@ class Source:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on reading at an offset."""
         self._consumer.seek(TopicPartition(topic, partition, offset))
+
+    def begin(self, topic: str, partition: int, offset: int) -> bool:
+        """Read an assigned partition that was not to be read so far; False where librdkafka is not ready for that."""
+        try:
+            self.seek(topic, partition, offset)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:
+                raise
+            return False
+        self.resume([(topic, partition)])
+        return True
 
     def pause(self, partitions: Sequence[Key]) -> None:
         """Stop fetching; what was prefetched is dropped, so do not flap."""
@@ -231,7 +269,7 @@ class Source:
             ends.append((topic, partition, cast(int, message.offset())))
             return
         check_rights(error)
-        if error.retriable() or error.code() in _TOPIC_GONE:  # its partitions are revoked, and assigned when it is back
+        if error.retriable() or error.code() in TOPIC_GONE:  # its partitions are revoked, and assigned when it is back
             log.warning("Kafka: %s", error.str())
             return
         out_of_range = error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)

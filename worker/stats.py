@@ -14,8 +14,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from worker.topics import Roster
+
 MAX_SLOTS = 256
-MAX_LEDGERS = 1024  # partitions that one slot can have seen
+MAX_LEDGERS = 4096  # partitions that one slot can have seen
 NAME_BYTES = 288  # "topic topic-id": 249 at most and 22
 ERROR_BYTES = 512
 
@@ -58,6 +60,9 @@ LEDGER_CELLS = (
     "in_flight",
     "accounted_to",
 )
+
+
+Place = tuple[str, str, int]  # topic, its id, partition
 
 
 class Histogram(NamedTuple):
@@ -132,6 +137,11 @@ class Ledger:
         return self.get("partition")
 
     @property
+    def place(self) -> Place:
+        """Topic, its id, partition."""
+        return self.topic, self.topic_id, self.partition
+
+    @property
     def unaccounted(self) -> int:
         """Events consumed that no account explains; anything but 0 is a defect."""
         return self.get("consumed") - sum(
@@ -153,9 +163,10 @@ class Ledger:
 class Slot:
     """One consumer's counters. Readers in other processes may see a batch half recorded, never a torn cell."""
 
-    __slots__ = ("_at", "_bytes", "_words", "index")
+    __slots__ = ("_at", "_bytes", "_known", "_words", "index")
 
     def __init__(self, words: memoryview, raw: memoryview, index: int) -> None:
+        self._known: dict[Place, Ledger] = {}  # as many as this process has looked up
         self._words = words
         self._bytes = raw
         self._at = index * _SLOT_WORDS
@@ -207,10 +218,11 @@ class Slot:
 
         A topic that was deleted and made again has another id, and so other ledgers.
         """
-        for ledger in self.ledgers():
-            if (ledger.topic, ledger.topic_id, ledger.partition) == (topic, topic_id, partition):
-                return ledger
         count = self.get("ledgers")
+        if len(self._known) != count:
+            self._known = {ledger.place: ledger for ledger in self.ledgers()}
+        if known := self._known.get((topic, topic_id, partition)):
+            return known
         if count == MAX_LEDGERS:
             raise ValueError(f"one consumer has seen {MAX_LEDGERS} partitions: start more processes")
         at = self._at + _LEDGERS_AT + count * _LEDGER_WORDS
@@ -219,6 +231,7 @@ class Slot:
         ledger = Ledger(self._words, at, topic, topic_id)
         ledger.set("partition", partition)
         self.set("ledgers", count + 1)  # last: readers see only whole rows
+        self._known[ledger.place] = ledger
         return ledger
 
     def _ledger(self, i: int) -> Ledger:
@@ -232,6 +245,7 @@ class Stats:
     """All slots. Pages that nobody touched take no memory."""
 
     def __init__(self) -> None:
+        self.roster = Roster()
         self._map = mmap.mmap(-1, MAX_SLOTS * _SLOT_WORDS * 8)
         raw = memoryview(self._map)
         self._slots = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS)]
@@ -243,14 +257,10 @@ class Stats:
         """Slots that have ever had a process."""
         return (slot for slot in self._slots if slot.get("started_ns"))
 
-    def accounted_to(self, topic: str, topic_id: str, partition: int) -> int:
-        """Return the offset up to which any slot of this supervisor has accounted for a partition."""
-        return max(
-            (
-                ledger.get("accounted_to")
-                for slot in self.used()
-                for ledger in slot.ledgers()
-                if (ledger.topic, ledger.topic_id, ledger.partition) == (topic, topic_id, partition)
-            ),
-            default=0,
-        )
+    def accounted(self) -> dict[Place, int]:
+        """Return the offset up to which any slot of this supervisor has accounted for a partition, for each."""
+        found: dict[Place, int] = {}
+        for slot in self.used():
+            for ledger in slot.ledgers():
+                found[ledger.place] = max(found.get(ledger.place, 0), ledger.get("accounted_to"))
+        return found

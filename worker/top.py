@@ -95,6 +95,7 @@ def table(status: dict[str, Any], trouble: str, width: int) -> list[str]:
     lag_bars = _sparkline([point[column("lag")] for point in history], bars)
     about = f"group {status['group']} → {status['backend']}, up {_span(status['uptime_s'])}"
     verdict = f"{_whole(accounts['unaccounted'])} unaccounted"
+    several = len(status["topics"]) > 1
     lines: list[list[tuple[str, str]]] = [
         [(status["topic"], "bold"), (f"  {state}", color), (f"  {about}", "dim")],
         [],
@@ -117,13 +118,14 @@ def table(status: dict[str, Any], trouble: str, width: int) -> list[str]:
             (verdict, "bad" if accounts["unaccounted"] else "good"),
         ],
         [],
-        [("partition           lag    oldest    next offset   consumer", "dim")],
+        [("partition           lag    oldest    next offset   consumer" + ("   topic" if several else ""), "dim")],
     ]
-    furthest = sorted(status["partitions"], key=lambda item: (-item["lag"], item["partition"]))[:_ROWS]
-    for item in sorted(furthest, key=lambda item: int(item["partition"])):
+    furthest = sorted(status["partitions"], key=lambda item: (-item["lag"], *_place(item)))[:_ROWS]
+    for item in sorted(furthest, key=_place):
         owner = "elsewhere" if item["owner"] is None else item["owner"]
         age = _span(item["lag_s"]) if item["lag"] else "–"
         text = f"{item['partition']:>9} {_whole(item['lag']):>13} {age:>9} {_whole(item['position']):>14} {owner:>10}"
+        text += f"   {item['topic']}" if several else ""
         lines.append([(text, "")])
     if hidden := len(status["partitions"]) - len(furthest):
         lines.append([(f"          and {hidden} less far behind", "dim")])
@@ -139,6 +141,10 @@ def table(status: dict[str, Any], trouble: str, width: int) -> list[str]:
         stamp = time.strftime("%H:%M:%S", time.localtime(error["time"]))
         lines += [[], [(f"{stamp} {', '.join(error['who'][:3])}: ", "dim"), (error["text"], "warn")]]
     return [_painted(line, width) for line in lines]
+
+
+def _place(partition: dict[str, Any]) -> tuple[str, int]:
+    return partition["topic"], partition["partition"]
 
 
 def _painted(line: list[tuple[str, str]], width: int) -> str:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,24 @@ def test_consumers_killed_again_and_again(backend: str, request: pytest.FixtureR
             kill(chance.choice(consumers(worker)))
         job.all_done()
     assert job.judge(range(kills * part)) == EXACT
+
+
+def test_consumers_of_two_topics_killed_again_and_again(rows_job: Job) -> None:
+    part, kills, chance = 4000, 4, random.Random(8)
+    jobs = (rows_job, replace(rows_job, topic=f"{rows_job.topic}_2"))
+    for job in jobs:
+        job.create(2)
+    options = ("--topic", jobs[1].topic, "--processes", "3", "--batch-rows", "300", "--linger-ms", "20")
+    with rows_job.start(*options) as worker:
+        for i in range(kills):
+            for n, job in enumerate(jobs):
+                job.send(events(part, first=(2 * i + n) * part))
+            for job in jobs:
+                job.reach(i * part + 1)
+            kill(chance.choice(consumers(worker)))
+        for job in jobs:
+            job.all_done()
+    assert rows_job.judge(range(2 * kills * part)) == EXACT
 
 
 def test_kill_of_the_supervisor_leaves_no_process_and_the_next_start_finishes(rows_job: Job) -> None:

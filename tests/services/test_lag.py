@@ -41,7 +41,7 @@ def send_aged(settings: Settings, ages: dict[float, int], now: float) -> None:
 def refreshed(settings: Settings, count: int, retention: Retention = Retention()) -> list[PartitionLag]:  # noqa: B008
     lag = GroupLag(settings)
     try:
-        return lag.refresh(count, retention)
+        return lag.refresh({settings.topic: count}, {settings.topic: retention})
     finally:
         lag.close()
 
@@ -96,19 +96,19 @@ def test_looking_at_a_group_neither_makes_nor_joins_it(settings: Settings) -> No
 
 def test_a_topic_that_is_missing_has_no_partitions_and_is_not_made(settings: Settings) -> None:
     lag = GroupLag(settings)
-    assert lag.partitions() == 0
-    assert lag.partitions() == 0
+    assert lag.partitions() == {}
+    assert lag.partitions() == {}
     lag.close()
 
 
 def test_added_partitions_are_seen(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1)
     lag = GroupLag(settings)
-    assert lag.partitions() == 1
-    lag.refresh(1)
+    assert lag.partitions() == {settings.topic: 1}
+    lag.refresh({settings.topic: 1})
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     admin.create_partitions([NewPartitions(settings.topic, 3)])[settings.topic].result(60)
-    wait_until(lambda: lag.partitions() == 3)
+    wait_until(lambda: lag.partitions() == {settings.topic: 3})
     lag.close()
     wait_until(lambda: len(answered(settings, 3)) == 3)
 
@@ -134,7 +134,7 @@ def test_retention_is_read_from_the_topic(settings: Settings) -> None:
         {"retention.ms": "3600000", "retention.bytes": "1000000"},
     )
     lag = GroupLag(settings)
-    assert lag.retention() == Retention(seconds=3600, bytes=1_000_000)
+    assert lag.retention([settings.topic]) == {settings.topic: Retention(seconds=3600, bytes=1_000_000)}
     lag.close()
     send_aged(settings, {600: 10}, time.time())
     (found,) = refreshed(settings, 1, Retention(seconds=3600))
@@ -144,7 +144,7 @@ def test_retention_is_read_from_the_topic(settings: Settings) -> None:
 def test_nothing_is_removed_by_age_from_a_compacted_topic(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1, {"cleanup.policy": "compact"})
     lag = GroupLag(settings)
-    assert lag.retention() == Retention()
+    assert lag.retention([settings.topic]) == {settings.topic: Retention()}
     lag.close()
 
 

@@ -20,18 +20,6 @@ from worker.settings import Settings
 EVENTS, DEVICES = 200_000, 10_000
 
 
-@pytest.fixture
-def rows_job(kafka: Service, clickhouse: Service, topic_name: str, group_id: str, table_name: str) -> Job:
-    return Job(
-        kafka=kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="clickhouse",
-        url=clickhouse.address,
-        place=table_name,
-    )
-
-
 def test_events_of_a_fleet_are_all_stored_and_its_devices_counted(
     rows_job: Job, redis_server: Service, redis_key: str
 ) -> None:

@@ -18,6 +18,7 @@ from worker.check.sample import judge
 from worker.errors import ExitCode, WorkerError
 from worker.scan import Scan
 from worker.settings import Settings
+from worker.topics import Selection
 
 _SAMPLE = 100  # events at most
 _FEW_ROWS = 1000
@@ -29,26 +30,26 @@ def check(settings: Settings, *, create: bool, partitions: int, out: TextIO) -> 
 
     `create` makes the topic (with so many partitions), the dead-letter topic and the table where they are missing.
     """
-    failed = False
+    found: set[Finding] = set()
     for finding in _findings(settings, create, partitions):
-        failed = failed or finding.level == "FAIL"
-        print(finding, file=out, flush=True)
-    return ExitCode.FAILED if failed else ExitCode.OK
+        if finding not in found:  # topics that share a place are not told twice of it
+            found.add(finding)
+            print(finding, file=out, flush=True)
+    return ExitCode.FAILED if any(finding.level == "FAIL" for finding in found) else ExitCode.OK
 
 
 def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Finding]:
-    readable = True  # whether there is a topic to take a sample of
-    for finding in look_at_kafka(settings, create, partitions):
-        readable = readable and not (finding.level == "FAIL" and finding.what in ("Kafka", "topic"))
-        yield finding
-    fields: list[Stored] = []
+    readable: list[str] = []  # topics to take a sample of
+    yield from look_at_kafka(settings, create, partitions, readable)
     look = look_at_redis if settings.backend == "redis" else look_at_clickhouse
-    yield from look(settings, create, fields)
-    if readable and fields:
-        try:
-            yield from judge(_sample(settings), fields, settings.table)
-        except WorkerError as error:
-            yield trouble("sample", error)
+    for topic in dict.fromkeys([*Selection(settings).names, *readable]):
+        one, fields = settings.of(topic), list[Stored]()
+        yield from look(one, create, fields)
+        if topic in readable and fields:
+            try:
+                yield from judge(_sample(one), fields, one.table, "" if settings.one_topic else f" of {topic}")
+            except WorkerError as error:
+                yield trouble("sample", error)
     yield from _options(settings)
 
 

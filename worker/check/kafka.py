@@ -21,15 +21,19 @@ from worker.check.finding import Finding, fail, ok, trouble, warn
 from worker.deadletter import topic_config
 from worker.errors import Retryable, WorkerError
 from worker.kafka import client_properties
-from worker.monitor.lag import GroupLag
+from worker.monitor.lag import GroupLag, PartitionLag, Retention
 from worker.settings import Settings
+from worker.topics import Selection
 
 _TIMEOUT_S = 8.0
 _HOUR = 3600.0
 
 
-def look_at_kafka(settings: Settings, create: bool, partitions: int) -> Iterator[Finding]:
-    """Yield the findings; the topics are made only if `create`. Ends early where nothing more can be asked."""
+def look_at_kafka(settings: Settings, create: bool, partitions: int, readable: list[str]) -> Iterator[Finding]:
+    """Yield the findings; fill in the topics that can be read. They are made only if `create`.
+
+    Ends early where nothing more can be asked.
+    """
     try:
         lag = GroupLag(settings)
     except WorkerError as error:
@@ -37,24 +41,36 @@ def look_at_kafka(settings: Settings, create: bool, partitions: int) -> Iterator
         return
     with closing(lag):
         try:
-            count = lag.partitions()
+            counts = lag.partitions()
         except WorkerError as error:
             yield _unreachable(settings, error)
             return
         yield ok("Kafka", f"{settings.bootstrap_servers} answers")
         admin = AdminClient({**client_properties(settings), "log_level": 0})
         try:
-            if not count and not create:
-                fix = f"--create --partitions {partitions}, or name another --topic"
-                yield fail("topic", f"{settings.topic} does not exist", fix)
+            selection = Selection(settings)
+            missing = [topic for topic in selection.names if topic not in counts]
+            if missing and create:
+                for topic in missing:
+                    _create(admin, topic, partitions, {})
+                counts, missing = _wait_for(lag, missing), []
+            for topic in missing:
+                yield fail(
+                    "topic", f"{topic} does not exist", f"--create --partitions {partitions}, or another --topic"
+                )
+            if selection.patterns and not counts:
+                yield fail("topic", f"none matches {settings.topic}", "another --topic")
+            if clash := selection.clash(list(counts)):
+                yield fail("topic", f"{clash[0]} and {clash[1]} would both go into {clash[2]}", "another --table")
+            if not counts:
                 return
-            if not count:
-                _create(admin, settings.topic, partitions, {})
-                count = _wait_for(lag)
-            yield from _topic(admin, settings, count)
-            yield from _dead_letters(admin, settings, create)
+            yield _partitions(settings, counts)
+            for topic in counts:
+                yield from _topic(admin, topic)
+                yield from _dead_letters(admin, settings.of(topic), create)
             yield from _group(admin, settings)
-            yield from _retention(lag, settings, count)
+            yield from _retention(lag, settings, counts)
+            readable += counts
         except KafkaException as error:
             yield fail("Kafka", error.args[0].str(), "the rights of this client (kafka-acls.sh), or the broker's log")
         except WorkerError as error:
@@ -75,12 +91,12 @@ def _create(admin: AdminClient, topic: str, partitions: int, config: dict[str, s
     admin.create_topics([new], request_timeout=_TIMEOUT_S)[topic].result()
 
 
-def _wait_for(lag: GroupLag) -> int:
-    """Return the number of partitions once the brokers show a topic that was just made."""
+def _wait_for(lag: GroupLag, topics: list[str]) -> dict[str, int]:
+    """Return the number of partitions of each topic once the brokers show those that were just made."""
     deadline = time.monotonic() + _TIMEOUT_S
-    while not (count := lag.partitions()) and time.monotonic() < deadline:
+    while set(topics) - (counts := lag.partitions()).keys() and time.monotonic() < deadline:
         time.sleep(0.1)
-    return count
+    return counts
 
 
 def _described(admin: AdminClient, topic: str) -> Any:
@@ -111,15 +127,18 @@ def _config(admin: AdminClient, topic: str) -> dict[str, ConfigEntry]:
         return {}
 
 
-def _topic(admin: AdminClient, settings: Settings, count: int) -> Iterator[Finding]:
-    topic, wanted = settings.topic, settings.processes
+def _partitions(settings: Settings, counts: Mapping[str, int]) -> Finding:
+    wanted, count = settings.processes, sum(counts.values())
+    whose = f"{next(iter(counts))} has" if len(counts) == 1 else f"{len(counts)} topics have"
     if wanted is not None and wanted > count:
-        found = f"{topic} has {count} partitions, so {wanted - count} of {wanted} processes only stand by"
-        fix = f"--processes auto, or kafka-topics.sh --alter --topic {topic} --partitions {wanted}"
-        yield warn("partitions", found, fix)
-    else:
-        share = "a process for each" if wanted in (None, count) else f"shared by {wanted} processes"
-        yield ok("partitions", f"{topic} has {count}, {share}")
+        found = f"{whose} {count} partitions, so {wanted - count} of {wanted} processes only stand by"
+        more = f"kafka-topics.sh --alter --topic {next(iter(counts))} --partitions {wanted}"
+        return warn("partitions", found, "--processes auto" + (f", or {more}" if len(counts) == 1 else ""))
+    share = "a process for each" if wanted in (None, count) else f"shared by {wanted} processes"
+    return ok("partitions", f"{whose} {count}, {share}")
+
+
+def _topic(admin: AdminClient, topic: str) -> Iterator[Finding]:
     description = _described(admin, topic)
     if lacking := description and _lacking(description, AclOperation.READ, AclOperation.DESCRIBE):
         yield fail("rights", f"this client lacks {lacking} on topic {topic}", _grant("READ DESCRIBE", "topic", topic))
@@ -223,25 +242,32 @@ def _group(admin: AdminClient, settings: Settings) -> Iterator[Finding]:
         yield fail(
             "group", f"the members of {group} ({names}) use the other group protocol", f"{fix}, or another --group-id"
         )
-    elif new == "classic" and found.partition_assignor not in ("", "range"):
+    elif new == "classic" and found.partition_assignor not in ("", "range", "roundrobin"):
         text = f"the members of {group} ({names}) use the assignor {found.partition_assignor}, the worker range"
         yield fail("group", text, "stop them, or another --group-id")
     else:
         yield ok("group", f"{group} has {len(found.members)} members ({names}), which share the partitions")
 
 
-def _retention(lag: GroupLag, settings: Settings, count: int) -> Iterator[Finding]:
+def _retention(lag: GroupLag, settings: Settings, counts: Mapping[str, int]) -> Iterator[Finding]:
     """Compare what the group has not read with what retention removes."""
-    retention = lag.retention()
-    lags = lag.refresh(count, retention)
+    retention = lag.retention(counts)
+    lags = lag.refresh(counts, retention)
+    for topic in counts:
+        whose = "" if settings.one_topic else f" of {topic}"
+        own = [one for one in lags if one.topic == topic]
+        yield from _room(settings.of(topic), own, retention.get(topic, Retention()), whose)
+
+
+def _room(settings: Settings, lags: list[PartitionLag], retention: Retention, whose: str) -> Iterator[Finding]:
     gone = [one for one in lags if one.committed is not None and one.committed < one.start]
     for one in gone:
-        text = f"retention removed {one.committed}-{one.start - 1} of partition {one.partition} unread"
+        text = f"retention removed {one.committed}-{one.start - 1} of partition {one.partition}{whose} unread"
         reset = f"kafka-consumer-groups.sh --group {settings.group_id} --reset-offsets --to-earliest --execute"
         yield fail("retention", text, f"{reset} --topic {settings.topic}:{one.partition}")
     behind = sum(one.messages for one in lags)
     rooms = [one.headroom for one in lags if one.messages and one.headroom is not None]
-    text = f"{behind} events unread" + (f", the first is removed in {min(rooms) / _HOUR:.1f} h" if rooms else "")
+    text = f"{behind} events{whose} unread" + (f", the first is removed in {min(rooms) / _HOUR:.1f} h" if rooms else "")
     if rooms and retention.seconds and min(rooms) < max(_HOUR, retention.seconds / 10) and not gone:
         fix = f"{_alter(settings.topic, f'retention.ms={int(2 * retention.seconds) * 1000}')}, or more --processes"
         yield warn("retention", text, fix)

@@ -26,13 +26,16 @@ _KINDS = {
 Path = tuple[str, ...]
 
 
-def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str) -> Iterator[Finding]:
-    """Say how many of the events would be rows, and for each field at fault how often, why, and what to do."""
+def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str, whose: str = "") -> Iterator[Finding]:
+    """Say how many of the events would be rows, and for each field at fault how often, why, and what to do.
+
+    `whose` goes on "the events".
+    """
     if not payloads:
-        yield ok("sample", "the topic has no events to look at")
+        yield ok("sample", f"there are no events{whose} to look at" if whose else "the topic has no events to look at")
         return
     rows = decode(payloads, tuple(stored.field for stored in fields)).rows
-    total = f"of the {len(payloads)} newest events"
+    total = f"of the {len(payloads)} newest events{whose}"
     whole = Counter(reject.reason for reject in decode(payloads, (_anything,)).rejects)
     if whole:
         yield warn("sample", f"{_tally(whole)} {total}", "mend the producer, or leave them to the dead letters")
@@ -57,7 +60,7 @@ def judge(payloads: Sequence[bytes], fields: Sequence[Stored], table: str) -> It
     else:
         yield fail("sample", f"none {total} would be stored", "what is said above, another --topic or another --table")
     if ignored:
-        yield ok("sample", f"fields that are not stored: {', '.join(sorted(map(spell, ignored))[:_SHOWN])}")
+        yield ok("sample", f"fields{whose} that are not stored: {', '.join(sorted(map(spell, ignored))[:_SHOWN])}")
 
 
 def suggest(unfit: Sequence[Stored], ignored: Iterable[Path], payloads: Sequence[bytes]) -> dict[str, Path]:

@@ -12,11 +12,12 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from worker.batch import Key
 from worker.errors import ExitCode, Fatal, Retryable
 from worker.monitor.accounts import Accounts
 from worker.monitor.http import Request, Response, Server
@@ -27,6 +28,7 @@ from worker.monitor.report import Report
 from worker.monitor.status import Status
 from worker.settings import Settings
 from worker.stats import Stats
+from worker.topics import Selection
 
 log = logging.getLogger("worker.monitor")
 
@@ -53,8 +55,10 @@ class Monitor:
         self._kafka = ThreadPoolExecutor(1, "kafka")
         self._lag = GroupLag(settings)
         self._heard = time.monotonic()  # when Kafka last answered
-        self._retention = Retention()
-        self._targets: dict[int, int] | None = None  # the ends to reach, by partition
+        self._retention: dict[str, Retention] = {}
+        self._selection = Selection(settings)
+        self._refused: set[str] = set()  # topics that match, but cannot be read
+        self._targets: dict[Key, int] | None = None  # the ends to reach
         self._finished = False  # whether they are
         self._seen = Observed(settings)
         self._report = Report(self._seen)
@@ -89,32 +93,76 @@ class Monitor:
         return ExitCode.OK
 
     async def _work(self) -> None:
-        count = await self._find_topic()
+        counts = await self._find_topics()
         self._seen.trouble = f"starting: waiting for {self._settings.backend}"
-        await self._report.open(self._complain)
+        for topic in counts:
+            await self._report.open(topic, self._complain)
+        self._stats.roster.write([*dict.fromkeys([*self._selection.names, *counts])])
         if self._settings.until_end:
-            self._targets = await self._patiently(self._lag.ends, count)
-            self._see(await self._patiently(self._refresh, count), count)
+            self._targets = await self._patiently(self._lag.ends, counts)
+            self._see(await self._patiently(self._refresh, counts), counts)
         if not self._finished:
-            self._tell(f"partitions {count}")
+            self._tell(f"partitions {sum(counts.values())}")
         self._seen.trouble = ""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch(count))
+            tasks.create_task(self._watch(counts))
             tasks.create_task(self._report.run())
 
-    # start
+    # the topics
 
-    async def _find_topic(self) -> int:
-        count = await self._patiently(self._lag.partitions)
-        if not count:
-            topic, servers = self._settings.topic, self._settings.bootstrap_servers
-            raise Fatal(
-                f"topic {topic} does not exist on Kafka at {servers}; to make it: "
-                f"python -m worker produce --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
-                f"kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {servers}"
-            )
-        self._seen.kafka_up, self._seen.partitions = True, count
-        return count
+    async def _find_topics(self) -> dict[str, int]:
+        """Return how many partitions each topic has, once there is one; one that is named has to be there."""
+        while True:
+            counts = await self._patiently(self._lag.partitions)
+            servers = self._settings.bootstrap_servers
+            for topic in self._selection.names:
+                if topic not in counts:
+                    raise Fatal(
+                        f"topic {topic} does not exist on Kafka at {servers}; to make it: "
+                        f"python -m worker produce --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
+                        f"kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {servers}"
+                    )
+            if clash := self._selection.clash(list(counts)):
+                raise Fatal(_clash(clash))
+            if counts:
+                self._seen.kafka_up, self._seen.topics = True, counts
+                return counts
+            none = f"no topic on Kafka at {servers} matches {self._settings.topic}"
+            if self._settings.until_end:
+                raise Fatal(f"{none}; dead-letter topics and Kafka's own are left out")
+            self._complain(none)
+            await asyncio.sleep(_PARTITIONS_EVERY_S)
+
+    async def _follow(self, known: dict[str, int]) -> dict[str, int]:
+        """Return how many partitions each topic has now; consumers are told of topics that came or went."""
+        found = await self._blocking(self._lag.partitions)
+        counts = {topic: count for topic, count in found.items() if topic in known or await self._admit(topic, known)}
+        for topic in known.keys() - counts.keys():
+            log.warning("topic %s is gone", topic)
+            await self._report.forget(topic)
+        self._refused &= found.keys()
+        roster = [*dict.fromkeys([*self._selection.names, *counts])]
+        if self._stats.roster.read()[1] != roster:
+            self._stats.roster.write(roster)
+        return counts
+
+    async def _admit(self, topic: str, known: Iterable[str]) -> bool:
+        """Whether a topic that has appeared can be read; it must not stop the others."""
+        if topic in self._refused:
+            return False
+        try:
+            if clash := self._selection.clash([*known, topic]):
+                raise Fatal(_clash(clash))
+            await self._report.admit(topic)
+        except Retryable as error:
+            log.warning("topic %s has to wait: %s", topic, error)
+            return False
+        except Fatal as error:
+            log.error("topic %s is not read: %s", topic, error)
+            self._refused.add(topic)
+            return False
+        log.info("topic %s was found", topic)
+        return True
 
     async def _patiently(self, call: Callable[..., _T], *arguments: Any) -> _T:
         """Return what a question to Kafka returns, however long Kafka is away."""
@@ -143,46 +191,47 @@ class Monitor:
 
     # the group
 
-    async def _watch(self, count: int) -> None:
+    async def _watch(self, counts: dict[str, int]) -> None:
         """Refresh the lag every tick, and the number of partitions every few; whatever fails is asked again."""
         loop = asyncio.get_running_loop()
         tick = _TICK_UNTIL_END_S if self._settings.until_end else _TICK_S
-        told, counted_at, retention_due = count, loop.time(), 0.0
+        told, counted_at, retention_due = sum(counts.values()), loop.time(), 0.0
         while True:
             started = loop.time()
             if os.getppid() != self._parent:
                 raise Fatal("the supervisor is gone", code=ExitCode.FAILED)
             try:
                 if started - counted_at >= _PARTITIONS_EVERY_S:
-                    count = await self._blocking(self._lag.partitions)
+                    counts = await self._follow(counts)
                     counted_at = started
-                lags = await self._blocking(self._refresh, count) if count else []
+                lags = await self._blocking(self._refresh, counts) if counts else []
             except (Retryable, Fatal) as error:
                 self._kafka_is_away(error)
             else:
-                self._see(lags, count)
-                if count and count != told:
-                    log.info("the topic has %d partitions now", count)
-                    self._tell(f"partitions {count}")
-                    told = count
+                self._see(lags, counts)
+                if (partitions := sum(counts.values())) and partitions != told:
+                    log.info("there are %d partitions now", partitions)
+                    self._tell(f"partitions {partitions}")
+                    told = partitions
                 if started >= retention_due:  # after the lag: some brokers have no answer to this
                     retention_due = started + _RETENTION_EVERY_S
-                    self._retention = await self._blocking(self._lag.retention)
+                    self._retention = await self._blocking(self._lag.retention, list(counts))
             self._sums = self._accounts.read()
             self._seen.see_progress(self._stats, self._sums.accounted)
             self._status.sample(self._sums)
             await asyncio.sleep(max(tick / 4, tick - (loop.time() - started)))
 
-    def _see(self, lags: list[PartitionLag], count: int) -> None:
-        self._seen.see_lags(lags, count)
-        self._seen.trouble = "" if count else f"topic {self._settings.topic} is gone"
+    def _see(self, lags: list[PartitionLag], counts: dict[str, int]) -> None:
+        self._seen.see_lags(lags, counts)
+        gone = [topic for topic in self._selection.names if topic not in counts]
+        self._seen.trouble = f"topic {', '.join(gone)} is gone" if gone else ""
         if not self._finished and self._reached(lags):
             self._finished = True
             self._tell("finished")
 
-    def _refresh(self, count: int) -> list[PartitionLag]:
+    def _refresh(self, counts: dict[str, int]) -> list[PartitionLag]:
         """Blocking; in Kafka's thread."""
-        return self._lag.refresh(count, self._retention, self._event_bytes())
+        return self._lag.refresh(counts, self._retention, self._event_bytes())
 
     def _event_bytes(self) -> float:
         total = self._sums.total
@@ -191,10 +240,8 @@ class Monitor:
     def _reached(self, lags: list[PartitionLag]) -> bool:
         if self._targets is None:
             return False
-        positions = {lag.partition: lag for lag in lags}
-        return all(
-            partition in positions and positions[partition].reached(end) for partition, end in self._targets.items()
-        )
+        known = {lag.key: lag for lag in lags}
+        return all(key in known and known[key].reached(end) for key, end in self._targets.items())
 
     # pages
 
@@ -225,6 +272,11 @@ def run(settings: Settings, stats: Stats, to_parent: int) -> int:
         return runner.run(Monitor(settings, stats, to_parent).run())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+def _clash(clash: tuple[str, str, str]) -> str:
+    one, other, table = clash
+    return f"topics {one} and {other} would both go into the table {table}: --table needs other names, or give one only"
 
 
 def _plain(error: Exception) -> str:

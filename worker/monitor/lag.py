@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from worker.batch import Key
 from worker.delivery import of_another_topic
 from worker.errors import Fatal, Retryable
 from worker.kafka import ANSWER_S, answer, check_rights, client_properties, other_properties, topic_ids, unusable
 from worker.log import LIBRDKAFKA
 from worker.monitor.ends import Ends
 from worker.settings import Settings
+from worker.topics import Selection
 
 log = logging.getLogger("worker.monitor")
 
@@ -41,12 +45,17 @@ class Retention(NamedTuple):
 class PartitionLag(NamedTuple):
     """One partition of the group; offsets are of the next event, ages in seconds."""
 
+    topic: str
     partition: int
     start: int  # of what the log still has
     end: int
     committed: int | None  # None: the group has not committed here yet, and begins at the start
     seconds: float  # age of the oldest unread event, 0 without one
     headroom: float | None  # s until retention removes an unread event; None: it never does
+
+    @property
+    def key(self) -> Key:
+        return self.topic, self.partition
 
     @property
     def position(self) -> int:
@@ -68,7 +77,7 @@ class GroupLag:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._topic = settings.topic
+        self._selection = Selection(settings)
         self._said = ""  # Kafka's newest complaint
         self._refused: KafkaError | None = None
         quiet = {"log_level": 0}
@@ -79,63 +88,78 @@ class GroupLag:
             self._admin = AdminClient({**other_properties(settings), **quiet})
         except KafkaException as error:
             raise unusable(error) from None
-        self._ends: dict[int, Ends] = {}
-        self._topic_id = ""
-        self._starts: dict[int, int] = {}
+        self._ends: dict[Key, Ends] = {}
+        self._ids: dict[str, str] = {}  # of the topics that are there
+        self._starts: dict[Key, int] = {}
         self._logs_seen = -_LOGS_EVERY
 
-    def partitions(self) -> int:
-        """Return how many partitions the topic has; 0 where there is no such topic. Never makes one."""
-        found = self._ask(lambda: self._consumer.list_topics(self._topic, timeout=_TIMEOUT)).topics[self._topic]
-        if found.error is not None:
-            if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return 0
-            raise self._trouble(found.error)
-        return len(found.partitions)
+    def partitions(self) -> dict[str, int]:
+        """Return how many partitions each topic has that is there and asked for. Never makes one."""
+        there: dict[str, int] = {}
+        for asked in [None] if self._selection.patterns else self._selection.names:
+            for topic, found in self._ask(partial(self._list, asked)).topics.items():
+                if found.error is None:
+                    there[topic] = len(found.partitions)
+                elif topic in self._selection.names and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise self._trouble(found.error)
+        return {topic: there[topic] for topic in self._selection.among(there)}
 
-    def ends(self, count: int) -> dict[int, int]:
-        """Return the end of each of the first `count` partitions."""
-        return self._offsets(dict.fromkeys(range(count), _LATEST))
+    def _list(self, topic: str | None) -> Any:
+        """Ask for one topic; for all of them where none is named."""
+        named = {} if topic is None else {"topic": topic}
+        return self._consumer.list_topics(**named, timeout=_TIMEOUT)
 
-    def refresh(self, count: int, retention: Retention = Retention(), event_bytes: float = 0.0) -> list[PartitionLag]:  # noqa: B008 (immutable)
-        """Return the lag of those of the first `count` partitions that Kafka can tell of now.
+    def ends(self, counts: Mapping[str, int]) -> dict[Key, int]:
+        """Return the ends of the first partitions of each topic: so many as `counts` says."""
+        return self._offsets(dict.fromkeys(_keys(counts), _LATEST))
+
+    def refresh(
+        self,
+        counts: Mapping[str, int],
+        retention: Mapping[str, Retention] = MappingProxyType({}),
+        event_bytes: float = 0.0,
+    ) -> list[PartitionLag]:
+        """Return the lag of those of the first partitions of each topic that Kafka can tell of now.
 
         `event_bytes` is an event's mean size in the log: what `retention.bytes` is measured with.
         """
-        asked = [TopicPartition(self._topic, partition) for partition in range(count)]
+        keys = _keys(counts)
+        asked = [TopicPartition(*key) for key in keys]
         answers = self._ask(lambda: self._consumer.committed(asked, timeout=_TIMEOUT))
-        ends, now = self.ends(count), time.time()
-        if time.monotonic() - self._logs_seen > _LOGS_EVERY or ends.keys() - self._starts.keys():
-            self._topic_id = self._ask(lambda: topic_ids(self._admin, [self._topic]))[self._topic]
-            self._starts = self._offsets(dict.fromkeys(range(count), _EARLIEST))
+        ends, now = self.ends(counts), time.time()
+        new = ends.keys() - self._starts.keys() or counts.keys() - self._ids.keys()
+        if new or time.monotonic() - self._logs_seen > _LOGS_EVERY:
+            self._ids = self._ask(lambda: topic_ids(self._admin, list(counts)))
+            self._starts = self._offsets(dict.fromkeys(keys, _EARLIEST))
             self._logs_seen = time.monotonic()
-        committed = {
-            item.partition: None if item.offset < 0 or of_another_topic(item.metadata, self._topic_id) else item.offset
-            for item in self._good(answers)
-        }
+        committed = {(item.topic, item.partition): self._begun(item) for item in self._good(answers)}
         lags = [
-            PartitionLag(partition, self._starts[partition], ends[partition], offset, 0, None)
-            for partition, offset in sorted(committed.items())
-            if partition in ends and partition in self._starts
+            PartitionLag(*key, self._starts[key], ends[key], offset, 0, None)
+            for key, offset in sorted(committed.items())
+            if key in ends and key in self._starts and key[0] in self._ids
         ]
         for lag in lags:
-            self._ends.setdefault(lag.partition, Ends()).sample(now, lag.end)
+            self._ends.setdefault(lag.key, Ends()).sample(now, lag.end)
         self._date(lags, now)
-        return [self._dated(lag, now, retention, event_bytes) for lag in lags]
+        return [self._dated(lag, now, retention.get(lag.topic, Retention()), event_bytes) for lag in lags]
 
-    def retention(self) -> Retention:
-        """Return what the topic's configuration says; nothing where this user may not read it."""
-        resource = ConfigResource(ResourceType.TOPIC, self._topic)
-        try:
-            config = answer(self._admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])
-        except KafkaException as error:
-            log.info("no retention headroom: cannot read the topic's configuration: %s", error.args[0].str())
-            return Retention()
-        values = {name: entry.value for name, entry in config.items()}
-        if "delete" not in values.get("cleanup.policy", "delete"):
-            return Retention()
-        age, size = float(values.get("retention.ms", -1)), float(values.get("retention.bytes", -1))
-        return Retention(age / 1000 if age >= 0 else None, size if size >= 0 else None)
+    def _begun(self, commit: TopicPartition) -> int | None:
+        """Return the offset that the group has committed; None for none, or one of a deleted topic of this name."""
+        gone = of_another_topic(commit.metadata, self._ids.get(commit.topic, ""))
+        return None if commit.offset < 0 or gone else commit.offset
+
+    def retention(self, topics: Iterable[str]) -> dict[str, Retention]:
+        """Return what the topics' configurations say; nothing where this user may not read one."""
+        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+        asked = self._admin.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
+        found: dict[str, Retention] = {}
+        for resource, future in asked.items():
+            try:
+                found[resource.name] = _retention(answer(future))
+            except KafkaException as error:
+                said = error.args[0].str()
+                log.info("no retention headroom: cannot read the configuration of %s: %s", resource.name, said)
+        return found
 
     def close(self) -> None:
         self._consumer.close()
@@ -144,30 +168,32 @@ class GroupLag:
         """Ask Kafka where the logs ended at past times, until the oldest unread event of each partition is dated."""
         for _ in range(_QUESTIONS):
             times = {
-                lag.partition: time
+                lag.key: time
                 for lag in lags
-                if lag.messages and (time := self._ends[lag.partition].question(lag.position, now))
+                if lag.messages and (time := self._ends[lag.key].question(lag.position, now))
             }
             if not times:
                 return
-            found = self._offsets({partition: int(time * 1000) for partition, time in times.items()})
-            latest = {lag.partition: lag.end for lag in lags}
-            for partition, end in found.items():
+            found = self._offsets({key: int(time * 1000) for key, time in times.items()})
+            latest = {lag.key: lag.end for lag in lags}
+            for key, end in found.items():
                 # -1: nothing was written since, so the log had ended where it ends now
-                self._ends[partition].learn(times[partition], end if end >= 0 else latest[partition])
+                self._ends[key].learn(times[key], end if end >= 0 else latest[key])
 
     def _dated(self, lag: PartitionLag, now: float, retention: Retention, event_bytes: float) -> PartitionLag:
-        ends = self._ends[lag.partition]
+        ends = self._ends[lag.key]
         seconds = ends.age(lag.position, now) if lag.messages else 0.0
         room = headroom(lag, seconds, retention, event_bytes, ends.growth(now))
         ends.forget(lag.position)
         return lag._replace(seconds=seconds, headroom=room)
 
-    def _offsets(self, times: dict[int, int]) -> dict[int, int]:
+    def _offsets(self, times: Mapping[Key, int]) -> dict[Key, int]:
         """Return the first offset at or after a time (ms, or a special one) by partition; -1 where there is none."""
-        asked = [TopicPartition(self._topic, partition, time) for partition, time in times.items()]
+        asked = [TopicPartition(*key, time) for key, time in times.items()]
+        if not asked:
+            return {}
         answers = self._ask(lambda: self._consumer.offsets_for_times(asked, timeout=_TIMEOUT))
-        return {item.partition: item.offset for item in self._good(answers)}
+        return {(item.topic, item.partition): item.offset for item in self._good(answers)}
 
     def _good(self, answers: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Return the answers without those in error: a partition without a leader must not hide the others."""
@@ -177,7 +203,7 @@ class GroupLag:
                 good.append(item)
             else:
                 check_rights(item.error)
-                self._said = f"partition {item.partition}: {item.error.str()}"
+                self._said = f"{item.topic}[{item.partition}]: {item.error.str()}"
         return good
 
     def _ask(self, question: Callable[[], Any]) -> Any:
@@ -202,6 +228,18 @@ class GroupLag:
             self._refused = error
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._said = error.str()
+
+
+def _keys(counts: Mapping[str, int]) -> list[Key]:
+    return [(topic, partition) for topic, count in counts.items() for partition in range(count)]
+
+
+def _retention(config: Mapping[str, Any]) -> Retention:
+    values = {name: entry.value for name, entry in config.items()}
+    if "delete" not in values.get("cleanup.policy", "delete"):
+        return Retention()
+    age, size = float(values.get("retention.ms", -1)), float(values.get("retention.bytes", -1))
+    return Retention(age / 1000 if age >= 0 else None, size if size >= 0 else None)
 
 
 def headroom(

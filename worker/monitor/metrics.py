@@ -131,10 +131,10 @@ class Collector:
         yield _of("worker_rejected_messages_total", rejected)
 
     def _behind(self) -> Iterator[Metric]:
-        topic, lags = self._observed.settings.topic, self._observed.lags
-        yield _of("worker_lag_messages", {(topic, str(lag.partition)): lag.messages for lag in lags})
-        yield _of("worker_lag_seconds", {(topic, str(lag.partition)): lag.seconds for lag in lags})
-        headroom = {(topic, str(lag.partition)): lag.headroom for lag in lags if lag.headroom is not None}
+        lags = self._observed.lags
+        yield _of("worker_lag_messages", {(lag.topic, str(lag.partition)): lag.messages for lag in lags})
+        yield _of("worker_lag_seconds", {(lag.topic, str(lag.partition)): lag.seconds for lag in lags})
+        headroom = {(lag.topic, str(lag.partition)): lag.headroom for lag in lags if lag.headroom is not None}
         yield _of("worker_retention_headroom_seconds", headroom)
 
     def _histograms(self) -> Iterator[Metric]:
@@ -162,9 +162,10 @@ class Collector:
         yield _of("worker_sink_up", {} if up is None else {(): int(up)})
         yield _of("worker_sink_retries_total", {(reason,): self._sum(f"retries_{reason}") for reason in RETRY_REASONS})
         yield _of("worker_kafka_up", {(): int(seen.kafka_up or 0)})
-        yield _of("worker_topic_partitions", {(settings.topic,): seen.partitions} if seen.partitions else {})
+        yield _of("worker_topic_partitions", {(topic,): n for topic, n in seen.topics.items()})
         counted = seen.devices is not None and seen.store_up
-        yield _of("worker_devices", {(settings.topic, settings.backend): seen.devices or 0} if counted else {})
+        devices = {(topic, settings.backend): n for topic, n in seen.devices_by_topic.items()}
+        yield _of("worker_devices", devices if counted else {})
 
     def _processes(self) -> Iterator[Metric]:
         running, settings = alive(self._stats), self._observed.settings

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from worker.batch import Key
 from worker.monitor.accounts import alive
 from worker.monitor.lag import PartitionLag
 from worker.settings import Settings
@@ -24,14 +25,20 @@ class Observed:
     now: Callable[[], float] = time.monotonic
     kafka_up: bool | None = None  # None: it has not answered, and need not have yet
     begun: bool = False  # whether the group's lag was ever known
-    partitions: int = 0  # of the topic
-    devices: int | None = None
+    topics: dict[str, int] = field(default_factory=dict)  # how many partitions each has
+    devices: int | None = None  # of all topics
+    devices_by_topic: dict[str, int] = field(default_factory=dict)
     devices_at: float = 0.0
     store_up: bool | None = None  # whether the last count was answered
     trouble: str = "starting: waiting for Kafka"  # the monitor's own, empty without any
     progress_at: float | None = None  # when events were last accounted for, or the group's commits last moved
     _progress: tuple[int, int] = (0, 0)
-    _lags: dict[int, tuple[float, PartitionLag]] = field(default_factory=dict)
+    _lags: dict[Key, tuple[float, PartitionLag]] = field(default_factory=dict)
+
+    @property
+    def partitions(self) -> int:
+        """The partitions of all topics."""
+        return sum(self.topics.values())
 
     @property
     def starting(self) -> bool:
@@ -44,17 +51,18 @@ class Observed:
         oldest = self.now() - _LAG_KEPT_S
         return [lag for _, (taken, lag) in sorted(self._lags.items()) if taken > oldest]
 
-    def see_lags(self, lags: list[PartitionLag], partitions: int) -> None:
-        """Take a fresh look at the group; `partitions` is 0 where the topic is gone."""
-        self.kafka_up, self.partitions = True, partitions
+    def see_lags(self, lags: list[PartitionLag], topics: dict[str, int]) -> None:
+        """Take a fresh look at the group; `topics` are the partitions of those that are there."""
+        self.kafka_up, self.topics = True, topics
         now = self.now()
-        self._lags.update({lag.partition: (now, lag) for lag in lags})
+        self._lags.update({lag.key: (now, lag) for lag in lags})
+        self._lags = {key: seen for key, seen in self._lags.items() if key[0] in topics}
         self.begun = self.begun or bool(lags)
-        if not partitions:
-            self._lags.clear()
 
-    def see_devices(self, devices: int) -> None:
-        self.devices, self.devices_at, self.store_up = devices, self.now(), True
+    def see_devices(self, by_topic: dict[str, int], together: int | None = None) -> None:
+        """Take a fresh count, of each topic and of all."""
+        self.devices = sum(by_topic.values()) if together is None else together
+        self.devices_by_topic, self.devices_at, self.store_up = by_topic, self.now(), True
 
     def see_progress(self, stats: Stats, accounted: int) -> None:
         """Notice whether anything moved since the last call; `accounted` is Sums.accounted."""

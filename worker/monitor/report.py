@@ -1,16 +1,20 @@
-"""Counts the devices in the store, and prints `Total devices: N`: every report interval, and at the end."""
+"""Counts the devices in the store, and prints `Total devices: N`: every report interval, and at the end.
+
+For several topics there is a line for each before that, `Total devices in TOPIC: N`, and the total is of all together.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from worker.errors import Fatal, Retryable
 from worker.monitor.observed import Observed
-from worker.sinks import open_sink, uncounted
+from worker.settings import Settings
+from worker.sinks import Sink, open_sink, uncounted
 
 log = logging.getLogger("worker.monitor")
 
@@ -23,25 +27,38 @@ _T = TypeVar("_T")
 
 
 class Report:
-    """A connection to the store with a thread of its own: the event loop never waits for it."""
+    """Connections to the store with a thread of their own: the event loop never waits for them."""
 
     def __init__(self, seen: Observed) -> None:
         self._seen = seen
         self._interval = seen.settings.report_interval
         self._thread = ThreadPoolExecutor(1, "store")
-        self._sink = open_sink(seen.settings)
-        self._open = False
+        self._sinks: dict[str, Sink] = {}  # that are open, by topic
         self._told = False  # that there is nothing to report
 
-    async def open(self, complain: Callable[[str], None]) -> None:
-        """Connect and make the table, however long the store is away. Raises Fatal."""
-        while not self._open:
+    async def open(self, topic: str, complain: Callable[[str], None]) -> None:
+        """Connect and make the topic's table, however long the store is away. Raises Fatal."""
+        while True:
             try:
-                await self._blocking(self._sink.open)
-                self._open = True
+                return await self.admit(topic)
             except Retryable as error:
                 complain(str(error))
                 await asyncio.sleep(_RETRY_S)
+
+    async def admit(self, topic: str) -> None:
+        """Connect and make the topic's table; from now on it is reported. Raises Retryable and Fatal."""
+        sink = open_sink(self._seen.settings.of(topic))
+        try:
+            await self._blocking(sink.open)
+        except (Retryable, Fatal):
+            await self._blocking(sink.close)
+            raise
+        self._sinks[topic] = sink
+
+    async def forget(self, topic: str) -> None:
+        """Report the topic no longer."""
+        if sink := self._sinks.pop(topic, None):
+            await self._blocking(sink.close)
 
     async def run(self) -> None:
         """Count now and then for the pages, and print when it is time; never returns."""
@@ -60,7 +77,7 @@ class Report:
 
     async def last(self) -> None:
         """Count and print once more, if the store answers in time."""
-        if not self._open:
+        if not self._sinks:
             log.warning("no report: Kafka or the store has not answered yet")
             return
         try:
@@ -71,26 +88,49 @@ class Report:
             log.warning("no report: the store does not answer")
 
     async def _count(self) -> bool:
+        sinks = dict(self._sinks)
+        if not sinks:
+            return False
         try:
-            devices = await self._blocking(self._sink.devices)
+            by_topic, together = await self._blocking(lambda: count_devices(self._seen.settings, sinks))
         except (Retryable, Fatal) as error:
             self._seen.store_up = False
             log.warning("cannot count the devices: %s", error)
             return False
-        if devices is None:
+        if together is None:
             if not self._told:
                 log.info("%s", uncounted(self._seen.settings))
             self._told = True
             return False
-        self._seen.see_devices(devices)
+        self._seen.see_devices(by_topic, together)
         return True
 
     async def _print(self) -> None:
-        line = f"Total devices: {self._seen.devices}"
+        lines = report(self._seen.settings, self._seen.devices_by_topic, self._seen.devices or 0)
         try:
-            await self._blocking(lambda: print(line, flush=True))  # whoever reads stdout may be slow
+            await self._blocking(lambda: print(*lines, sep="\n", flush=True))  # whoever reads stdout may be slow
         except OSError as error:
             log.warning("cannot print the report: %s", error)
 
     async def _blocking(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def count_devices(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[dict[str, int], int | None]:
+    """Return the distinct devices of each topic whose store keeps them, and of all together (None: it keeps none).
+
+    `sinks` are those of one topic or more.
+    """
+    (first, sink), *others = sinks.items()
+    tell = not (settings.one_topic or settings.table_by_topic)
+    counted = {topic: one.devices(topic=topic if tell else "") for topic, one in sinks.items()}
+    by_topic = {topic: count for topic, count in counted.items() if count is not None}
+    if not others:
+        return by_topic, counted[first]
+    return by_topic, sink.devices(*(settings.of(topic) for topic, _ in others))
+
+
+def report(settings: Settings, by_topic: Mapping[str, int], together: int) -> list[str]:
+    """Return the lines to print; the last one is the total."""
+    topics = [] if settings.one_topic else [f"Total devices in {topic}: {count}" for topic, count in by_topic.items()]
+    return [*topics, f"Total devices: {together}"]

@@ -82,7 +82,11 @@ class Status:
         ups = [slot.get("sink_up") for slot in running]
         return {
             "version": version_text(),
-            "topic": settings.topic,
+            "topic": ", ".join(settings.topics),
+            "topics": [
+                {"topic": topic, "partitions": count, "devices": seen.devices_by_topic.get(topic)}
+                for topic, count in seen.topics.items()
+            ],
             "group": settings.group_id,
             "backend": settings.backend,
             "time": time.time(),
@@ -100,12 +104,13 @@ class Status:
             "devices_age_s": time.monotonic() - seen.devices_at if seen.devices is not None else None,
             "partitions": [
                 {
+                    "topic": lag.topic,
                     "partition": lag.partition,
                     "lag": lag.messages,
                     "lag_s": lag.seconds,
                     "position": lag.position,
                     "end": lag.end,
-                    "owner": sums.owner.get((settings.topic, lag.partition)),
+                    "owner": sums.owner.get(lag.key),
                 }
                 for lag in lags
             ],

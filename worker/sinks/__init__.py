@@ -37,8 +37,12 @@ class Sink(Protocol):
     def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return how many rows of the offsets [start, end) the store already has; None where it cannot tell."""
 
-    def devices(self) -> int | None:
-        """Return the number of distinct devices in the store; None where it does not keep them: see `uncounted`."""
+    def devices(self, *others: Settings, topic: str = "") -> int | None:
+        """Return the number of distinct devices in the store; with `others`, in what they name together with it.
+
+        `topic` leaves those of other topics out, where the store can tell: for topics that share a place. None where
+        the store does not keep them: see `uncounted`.
+        """
 
     def close(self) -> None:
         """Drop the connection."""

@@ -64,7 +64,7 @@ class ClickHouseSink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._table = ".".join(f"`{part}`" for part in settings.table.split("."))
+        self._table = _place(settings.table)
         self._client: Client = native.connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {native.address(settings.clickhouse_url)}"
         self._shape: _Shape | None = None
@@ -105,7 +105,7 @@ class ClickHouseSink:
     def open(self) -> None:
         """Make the table if it is missing, and learn its columns."""
         try:
-            described = self._describe()
+            described = self._describe(self._settings.table)
             if not described:
                 if self._settings.map:
                     raise Fatal(
@@ -115,7 +115,7 @@ class ClickHouseSink:
                 statement = files("worker.sinks").joinpath("events.sql").read_text().format(table=self._table)
                 self._execute(statement)
                 log.info("made the table %s", self._settings.table)
-                described = self._describe()
+                described = self._describe(self._settings.table)
             self._shape = self._learn(described)
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
@@ -164,13 +164,27 @@ class ClickHouseSink:
             raise trouble(self._where, error) from None
         return int(count)
 
-    def devices(self) -> int | None:
-        """Return uniqExact of the devices in the table; None where no column has them."""
+    def devices(self, *others: Settings, topic: str = "") -> int | None:
+        """Return uniqExact of the devices in the table, and in those of the others together with it.
+
+        None where no column has them.
+        """
         try:
-            column = self._shape.counted if self._shape else self._counted(self._describe())
-            if not column:
+            described = {
+                table: self._describe(table) for table in dict.fromkeys(one.table for one in (self._settings, *others))
+            }
+            found = {table: self._counted(table, listed) for table, listed in described.items()}
+            columns_of = {table: _quoted(column) for table, column in found.items() if column}
+            if not columns_of:
                 return None
-            ((count,),) = self._execute(f"SELECT uniqExact({_quoted(column)}) FROM {self._table}")
+            device = "toString({})" if len(columns_of) > 1 else "{}"  # their types may differ
+            tells = topic and any(column.name == "_topic" for column in described[self._settings.table])
+            where = " WHERE _topic = %(topic)s" if tells else ""
+            every = " UNION ALL ".join(
+                f"SELECT {device.format(column)} AS device FROM {_place(table)}{where}"
+                for table, column in columns_of.items()
+            )
+            ((count,),) = self._execute(f"SELECT uniqExact(device) FROM ({every})", {"topic": topic})
         except errors.ServerException as error:
             raise trouble(self._where, error) from None
         return int(count)
@@ -180,10 +194,10 @@ class ClickHouseSink:
 
     # the table's shape
 
-    def _describe(self) -> list[Column]:
+    def _describe(self, table: str) -> list[Column]:
         """Return the columns; nothing where there is no such table."""
         try:
-            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {self._table}")]
+            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {_place(table)}")]
         except errors.ServerException as error:
             if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
                 return []
@@ -191,7 +205,7 @@ class ClickHouseSink:
 
     def _learn(self, described: list[Column]) -> _Shape:
         """Decide what of an event goes into which column, and what can be promised."""
-        filled = self._filled(described)
+        filled = self._filled(self._settings.table, described)
         names = {column.name for column in described}
         origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
         delivery = self._settings.delivery
@@ -205,21 +219,21 @@ class ClickHouseSink:
             tuple(filled),
             tuple(one.field for one in filled),
             tuple(origin),
-            self._counted(described),
+            self._counted(self._settings.table, described),
             0 if obstacles else window,
             tuple(obstacles),
         )
 
-    def _filled(self, described: list[Column]) -> list[Filled]:
+    def _filled(self, table: str, described: list[Column]) -> list[Filled]:
         try:
             return fill(described, self._settings.map)
         except ValueError as error:
-            raise Fatal(f"{self._where}: table {self._settings.table}: {error}") from None
+            raise Fatal(f"{self._where}: table {table}: {error}") from None
 
-    def _counted(self, described: list[Column]) -> str:
+    def _counted(self, table: str, described: list[Column]) -> str:
         if not described:
-            raise Fatal(f"{self._where}: there is no table {self._settings.table}; name another with --table")
-        return counted(described, self._filled(described), self._settings.device_field)
+            raise Fatal(f"{self._where}: there is no table {table}; name another with --table")
+        return counted(described, self._filled(table, described), self._settings.device_field)
 
     def _memory(self, names: set[str]) -> tuple[int, list[Obstacle]]:
         """Return how many blocks' tokens the server remembers, and what keeps that from making exactly-once."""
@@ -274,3 +288,8 @@ class ClickHouseSink:
 def _quoted(name: str) -> str:
     escaped = name.replace("\\", "\\\\").replace("`", "\\`")
     return f"`{escaped}`"
+
+
+def _place(table: str) -> str:
+    """Return the quoted name of a table, with or without its database."""
+    return ".".join(map(_quoted, table.split(".")))

@@ -70,9 +70,10 @@ class RedisSink:
     def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return None: a HyperLogLog does not tell, and need not."""
 
-    def devices(self) -> int:
-        """Return PFCOUNT of the key."""
-        return int(self._node.ask("PFCOUNT", self._key))
+    def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
+        """Return PFCOUNT of the key and of those of the others; a HyperLogLog does not tell its topics apart."""
+        keys = {self._key, *(other.redis_key_name for other in others)}
+        return int(self._node.ask("PFCOUNT", *sorted(keys)))
 
     def close(self) -> None:
         self._node.close()
