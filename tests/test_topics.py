@@ -59,6 +59,16 @@ def test_topics_that_would_share_a_table_by_accident_are_found() -> None:
     assert Selection(Settings(topic="^", backend="clickhouse")).clash(["a-b", "a.b"]) is None
 
 
+def test_a_redis_cluster_needs_the_keys_of_several_topics_in_one_slot() -> None:
+    url = "redis+cluster://127.0.0.1:7000"
+    with pytest.raises(UsageError, match="share a hash tag"):
+        Selection(Settings(topic="a,b", redis_url=url))
+    Selection(Settings(topic="a", redis_url=url))
+    Selection(Settings(topic="a,b", redis_url=url, redis_key="{devices}:{topic}"))
+    Selection(Settings(topic="a,b", redis_url=url, redis_key="devices"))
+    Selection(Settings(topic="a,b"))
+
+
 @pytest.mark.parametrize(
     ("text", "topics"),
     [

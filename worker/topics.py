@@ -33,6 +33,13 @@ class Selection:
                 f"--topic {looped[0]} is where --dead-letter-topic {settings.dead_letter_topic} puts bad events: they "
                 "would come back for ever"
             )
+        if settings.backend == "redis" and "+cluster:" in settings.redis_url and not settings.one_topic:
+            tags = {_hash_tag(settings.of(topic).redis_key_name) for topic in ("a", "b")}
+            if len(tags) > 1:
+                raise UsageError(
+                    f"--redis-key {settings.redis_key}: a cluster counts several topics together only where their keys "
+                    "share a hash tag; write for example --redis-key '{devices}:{topic}'"
+                )
 
     def among(self, there: Iterable[str]) -> list[str]:
         """Return those of the topics that are there, the named ones first."""
@@ -55,6 +62,12 @@ class Selection:
 
     def _letters(self, topics: Iterable[str]) -> set[str]:
         return {self._settings.of(topic).dead_letter_topic_name for topic in topics}
+
+
+def _hash_tag(key: str) -> str:
+    """Return the part of a key that says where a cluster keeps it."""
+    found = re.search(r"\{([^}]+)\}", key)
+    return found[1] if found else key
 
 
 class Roster:
