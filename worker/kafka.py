@@ -77,6 +77,14 @@ def _fit_protocol(properties: dict[str, Any]) -> dict[str, Any]:
     return properties
 
 
+def assignors(settings: Settings) -> tuple[str, ...]:
+    """Return the assignors of the classic protocol that a worker can join with, the preferred one first.
+
+    By range, the first members would get the first partitions of every topic, and the last ones none.
+    """
+    return ("range",) if settings.one_topic else ("roundrobin", "range")
+
+
 def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
     """Return the properties of the consumer in slot `index`; each tuned one with its measurement in bench/README.md."""
     properties: dict[str, Any] = {
@@ -85,8 +93,7 @@ def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "enable.partition.eof": True,  # its offset is past transaction markers, which no message is
         "auto.offset.reset": "error",  # on_assign always says where to begin
-        # By range, the first members would get the first partitions of every topic, and the last ones none.
-        "partition.assignment.strategy": "range" if settings.one_topic else "roundrobin,range",
+        "partition.assignment.strategy": ",".join(assignors(settings)),
         "session.timeout.ms": 10_000,
         "heartbeat.interval.ms": 2500,
         "topic.metadata.refresh.interval.ms": 10_000,

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (
 from worker.check.finding import Finding, fail, ok, trouble, warn
 from worker.deadletter import topic_config
 from worker.errors import Retryable, WorkerError
-from worker.kafka import client_properties
+from worker.kafka import assignors, client_properties
 from worker.monitor.lag import GroupLag, PartitionLag, Retention
 from worker.settings import Settings
 from worker.topics import Selection
@@ -56,7 +56,7 @@ def look_at_kafka(settings: Settings, create: bool, partitions: int, readable: l
                 counts, missing = _wait_for(lag, missing), []
             for topic in missing:
                 yield fail(
-                    "topic", f"{topic} does not exist", f"--create --partitions {partitions}, or another --topic"
+                    "topic", f"{topic} does not exist", f"--create --partitions {partitions}, or name another --topic"
                 )
             if selection.patterns and not counts:
                 yield fail("topic", f"none matches {settings.topic}", "another --topic")
@@ -242,8 +242,9 @@ def _group(admin: AdminClient, settings: Settings) -> Iterator[Finding]:
         yield fail(
             "group", f"the members of {group} ({names}) use the other group protocol", f"{fix}, or another --group-id"
         )
-    elif new == "classic" and found.partition_assignor not in ("", "range", "roundrobin"):
-        text = f"the members of {group} ({names}) use the assignor {found.partition_assignor}, the worker range"
+    elif new == "classic" and found.partition_assignor not in ("", *assignors(settings)):
+        own = " or ".join(assignors(settings))
+        text = f"the members of {group} ({names}) use the assignor {found.partition_assignor}, the worker {own}"
         yield fail("group", text, "stop them, or another --group-id")
     else:
         yield ok("group", f"{group} has {len(found.members)} members ({names}), which share the partitions")
