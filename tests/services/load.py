@@ -10,9 +10,10 @@ GOOD = b'{"timestamp": 1700000000, "device_ip": "10.%d.%d.%d", "error_code": 1}'
 
 
 class Load:
-    """Writes events in swelling and ebbing numbers, a few of them bad, until stopped."""
+    """Writes events in swelling and ebbing numbers, a few of them bad, until stopped. `sent` are those that Kafka has."""
 
     def __init__(self, address: str, topic: str) -> None:
+        self.sent = 0
         self._where = (address, topic)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -31,3 +32,4 @@ class Load:
             if turn % 3 == 0:
                 events[0] = (b"not an event", b"[1]", b'{"device_ip": 7}', b"{}")[turn // 3 % 4]
             send(*self._where, events)
+            self.sent += size

@@ -94,12 +94,17 @@ def watched(kafka: Service, clickhouse: Service) -> Iterator[Watched]:
                 wait_until(lambda: time.time() - began > LOAD_S, PATIENCE_S + LOAD_S)
             finally:
                 load.stop()
+            # Not the lag: what the page shows of it was taken up to a second ago, before the last events came.
+            wait_until(lambda: sum(pages.metrics("messages_total").values()) == load.sent, PATIENCE_S)
             wait_until(lambda: sum(pages.metrics("lag_messages").values()) == 0, PATIENCE_S)
             written = pages.metric("messages_total", "written")
             assert written
             watched = Watched(server.address, began, time.time(), int(written))
             total = 'sum(worker_messages_total{outcome="written"})'
-            wait_until(lambda: watched.ask("query", query=total)["result"][0]["value"][1] == str(int(written)))
+            wait_until(
+                lambda: watched.ask("query", query=total)["result"][0]["value"][1] == str(int(written)),
+                message=f"Prometheus has the worker's own count, {written:.0f}",
+            )
             client = clickhouse_client(clickhouse.address)
             rows = client.execute(f"SELECT count() FROM {topic}")[0][0]
             client.disconnect()
