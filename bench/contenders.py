@@ -44,6 +44,7 @@ class Contender:
     in_store: bool = False  # the store's server does all the work: its client's CPU is no reader's
     as_text: bool = False  # stores the timestamp as it came
     waits: float = 0.0  # s that it waits on an empty topic before it ends, for it cannot know
+    earlier: int = 0  # rows that its table has before the run
     cwd: Path = ROOT
 
     @property
@@ -55,7 +56,9 @@ class Contender:
         return "" if self.ours else f"CREATE TABLE {target} {_AS_TEXT if self.as_text else _COLUMNS}"
 
 
-def ours(processes: int, store: str, extra: tuple[str, ...] = (), variant: str = "", cwd: Path = ROOT) -> Contender:
+def ours(
+    processes: int, store: str, extra: tuple[str, ...] = (), variant: str = "", cwd: Path = ROOT, *, earlier: int = 0
+) -> Contender:
     """Return the real worker, as a user starts it."""
 
     def command(job: Job) -> list[str]:
@@ -68,7 +71,7 @@ def ours(processes: int, store: str, extra: tuple[str, ...] = (), variant: str =
         return [*words, *(word.format(clickhouse=services.clickhouse, redis=services.redis) for word in extra)]
 
     name = f"worker, {processes} process{'es' if processes > 1 else ''}" + (f" [{variant}]" if variant else "")
-    return Contender(name, store, command, ours=True, cwd=cwd)
+    return Contender(name, store, command, ours=True, cwd=cwd, earlier=earlier)
 
 
 def variants(text: str) -> list[Contender]:

@@ -1,4 +1,4 @@
-"""`python -m bench.growth`: a message's cost as one thing grows: batches, devices, events, partitions, processes."""
+"""`python -m bench.growth`: a message's cost as one thing grows: batches, devices, events, partitions, …"""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ DIMENSIONS: dict[str, tuple[int, ...]] = {
     "event bytes": (_SMALL, 200, 500, 1000, 3000, 10_000),
     "partitions": (1, 4, 16, 64),
     "processes": (1, 2, 4, 8),
+    "table rows": (0, 1_000_000, 10_000_000, 100_000_000),
 }
 
 
@@ -76,7 +77,10 @@ def _points(running: Services, dimensions: list[str], stores: list[str], events:
             processes = value if dimension == "processes" else 1
             extra = ("--batch-rows", str(value)) if dimension == "batch rows" else ()
             for store in stores:
-                yield Point(dimension, value, contenders.ours(processes, store, extra), data, empty)
+                if dimension != "table rows":
+                    yield Point(dimension, value, contenders.ours(processes, store, extra), data, empty)
+                elif store == "clickhouse":
+                    yield Point(dimension, value, contenders.ours(processes, store, earlier=value), data, empty)
 
 
 def _table(points: list[Point], results: list[rounds.Result]) -> str:

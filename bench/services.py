@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -87,6 +88,17 @@ class Services:
             millis += sum(to_millis(row["timestamp"]) for row in rows)
             addresses.update(row["device_ip"] for row in rows)
         return Dataset(topic, events, partitions, devices, len(addresses), codes, millis, frozenset(addresses))
+
+    def filled_table(self, rows: int) -> str:
+        """Return a table of the worker's own shape with so many rows of other devices, made unless it is there."""
+        table = f"bench_filled_{rows}"
+        if not self.query(f"EXISTS TABLE {table}")[0][0]:
+            self.query(files("worker.sinks").joinpath("events.sql").read_text().format(table=table))
+            self.query(
+                f"INSERT INTO {table} SELECT now64(3), concat('172.16.', toString(number % 100), '.', "
+                f"toString(intDiv(number, 100) % 100)), 0, '', -1, number FROM numbers({rows})"
+            )
+        return table
 
     def _held(self, topic: str, partitions: int) -> int:
         consumer = Consumer({"bootstrap.servers": self.kafka, "group.id": "bench-look", "log_level": 2})

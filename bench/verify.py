@@ -43,8 +43,9 @@ def _in_clickhouse(contender: Contender, job: Job, run: Run) -> str:
     data = job.data
     millis = "0" if contender.as_text else "sum(toUnixTimestamp64Milli(timestamp))"
     places = "uniqExact(_partition, _offset)" if contender.ours else "count()"
+    those = "WHERE _partition >= 0" if contender.earlier else ""
     ((rows, devices, codes, found_millis, found_places),) = job.services.query(
-        f"SELECT count(), uniqExact(device_ip), sum(error_code), {millis}, {places} FROM {job.target}"
+        f"SELECT count(), uniqExact(device_ip), sum(error_code), {millis}, {places} FROM {job.target} {those}"
     )
     found = _differences(
         rows=(rows, data.events),
@@ -54,7 +55,8 @@ def _in_clickhouse(contender: Contender, job: Job, run: Run) -> str:
         offsets=(found_places, data.events),
     )
     if contender.ours and not found:
-        return _differences(printed=(run.output.strip().splitlines()[-1:], [f"Total devices: {data.distinct}"]))
+        ((devices,),) = job.services.query(f"SELECT uniqExact(device_ip) FROM {job.target}")
+        return _differences(printed=(run.output.strip().splitlines()[-1:], [f"Total devices: {devices}"]))
     return found
 
 
@@ -64,7 +66,9 @@ def _differences(**pairs: tuple[object, object]) -> str:
 
 def prepare(contender: Contender, job: Job) -> None:
     """Make the table that the contender fills."""
-    if contender.store == "clickhouse" and (statement := contender.table(job.target)):
+    if contender.earlier:
+        job.services.query(f"CREATE TABLE {job.target} CLONE AS {job.services.filled_table(contender.earlier)}")
+    elif contender.store == "clickhouse" and (statement := contender.table(job.target)):
         job.services.query(statement)
 
 

@@ -31,6 +31,8 @@ def consume(index: int) -> int:
             slot.ledger("t", "id", index).add(cell, 3)
         if not index:
             signal.pause()
+        while not list(stats.slot(0).ledgers()):  # the other one began
+            time.sleep(0.01)
         raise Fatal("too many bad events", code=ExitCode.HALT)
     if KIND == "crash":
         raise RuntimeError("defect")

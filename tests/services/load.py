@@ -10,7 +10,7 @@ GOOD = b'{"timestamp": 1700000000, "device_ip": "10.%d.%d.%d", "error_code": 1}'
 
 
 class Load:
-    """Writes events in swelling and ebbing numbers, a few of them bad, until stopped. `sent` are those that Kafka has."""
+    """Writes events in swelling and ebbing numbers, a few of them bad, until stopped. Kafka has `sent` of them."""
 
     def __init__(self, address: str, topic: str) -> None:
         self.sent = 0
