@@ -45,6 +45,8 @@ class Contender:
     as_text: bool = False  # stores the timestamp as it came
     waits: float = 0.0  # s that it waits on an empty topic before it ends, for it cannot know
     earlier: int = 0  # rows that its table has before the run
+    statement: str = ""  # that makes its table {target}, where that is no table of device events
+    arrived: Callable[[Job], str] | None = None  # says what is wrong in the store, where those are no device events
     cwd: Path = ROOT
 
     @property
@@ -53,11 +55,20 @@ class Contender:
 
     def table(self, target: str) -> str:
         """Return the statement that makes the table; ours makes its own, with the columns of the origin."""
+        if self.statement:
+            return self.statement.format(target=target)
         return "" if self.ours else f"CREATE TABLE {target} {_AS_TEXT if self.as_text else _COLUMNS}"
 
 
 def ours(
-    processes: int, store: str, extra: tuple[str, ...] = (), variant: str = "", cwd: Path = ROOT, *, earlier: int = 0
+    processes: int,
+    store: str,
+    extra: tuple[str, ...] = (),
+    variant: str = "",
+    cwd: Path = ROOT,
+    *,
+    earlier: int = 0,
+    name: str = "",
 ) -> Contender:
     """Return the real worker, as a user starts it."""
 
@@ -70,7 +81,7 @@ def ours(
         words += ["--clickhouse-url", services.clickhouse, "--table", job.target]
         return [*words, *(word.format(clickhouse=services.clickhouse, redis=services.redis) for word in extra)]
 
-    name = f"worker, {processes} process{'es' if processes > 1 else ''}" + (f" [{variant}]" if variant else "")
+    name = name or f"worker, {processes} process{'es' if processes > 1 else ''}" + (f" [{variant}]" if variant else "")
     return Contender(name, store, command, ours=True, cwd=cwd, earlier=earlier)
 
 
@@ -121,15 +132,16 @@ def peer(
     short: bool = False,
     in_store: bool = False,
     waits: float = 0.0,
+    kind: str = "",
 ) -> Contender:
-    """Return a program of peers/, run by `python`."""
+    """Return a program of peers/, run by `python`; `kind` is an argument of its own."""
 
     def command(job: Job) -> list[str]:
         services, data = job.services, job.data
         url = {"redis": services.redis, "clickhouse": services.clickhouse}.get(store, "")
         words = [python, "-m", f"bench.peers.{script}", "--bootstrap", services.kafka, "--topic", data.topic]
         words += ["--group", job.group, "--partitions", str(data.partitions), "--count", str(data.events)]
-        words += ["--store", store, "--url", url, "--target", job.target]
+        words += ["--store", store, "--url", url, "--target", job.target, "--kind", kind]
         return [*words, "--http", services.clickhouse_http()] if store == "clickhouse" else words
 
     return Contender(name, store, command, short=short, in_store=in_store, waits=waits)

@@ -16,6 +16,8 @@ def problem(contender: Contender, job: Job, run: Run) -> str:
     if run.code:
         last = run.errors.strip().splitlines()[-1:] or [""]
         return f"ended with {run.code}: {last[0][:300]}"
+    if contender.arrived:
+        return contender.arrived(job)
     if contender.store == "nothing":
         return _differences(read=(int(run.output.split()[-1]), job.data.events))
     if contender.store == "redis":
@@ -88,4 +90,5 @@ def remove(contender: Contender, job: Job) -> None:
         for table in (f"{job.target}_view", f"{job.target}_kafka", job.target):
             job.services.query(f"DROP TABLE IF EXISTS {table} SYNC")
     elif contender.store == "redis":
-        job.services.redis_client().delete(job.target)
+        client = job.services.redis_client()
+        client.delete(job.target, *client.scan_iter(f"{job.target}:*", count=1000))

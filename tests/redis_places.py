@@ -21,8 +21,10 @@ SERVICE = "mymaster"
 def cluster(nodes: int = 3) -> Iterator[list[Server]]:
     """Start primaries that share all slots evenly."""
     with ExitStack() as stack:
+        buses = [free_port() for _ in range(nodes)]  # else it is the port + 10 000, which may be taken
         servers = [
-            stack.enter_context(start_redis(cluster_enabled="yes", cluster_node_timeout=2000)) for _ in range(nodes)
+            stack.enter_context(start_redis(cluster_enabled="yes", cluster_node_timeout=2000, cluster_port=bus))
+            for bus in buses
         ]
         clients = [redis.Redis(port=server.port, socket_timeout=PATIENCE_S) for server in servers]
         for client in clients:
@@ -30,7 +32,7 @@ def cluster(nodes: int = 3) -> Iterator[list[Server]]:
         for index, client in enumerate(clients):
             first, last = SLOTS * index // nodes, SLOTS * (index + 1) // nodes - 1
             client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
-            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", servers[index].port)
+            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", servers[index].port, buses[index])
         for client in clients:
             wait_until(
                 lambda client=client: (  # type: ignore[misc]

@@ -12,6 +12,6 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", default="")
     for name in ("partitions", "count"):
         parser.add_argument(f"--{name}", type=int, default=0)
-    for name in ("kind", "program"):  # compiled.py
+    for name in ("kind", "program"):  # of by_hand.py, compiled.py
         parser.add_argument(f"--{name}", default="")
     return parser.parse_args()
