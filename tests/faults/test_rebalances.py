@@ -107,6 +107,27 @@ def test_topic_deleted_and_made_again_while_no_worker_runs(rows_job: Job, before
     assert rows_job.judge(range(before + after), origin=False) == EXACT
 
 
+def test_unread_partition_that_nobody_seems_to_own_is_shared_out_anew(rows_job: Job) -> None:
+    """A group that has given a partition to nobody looks the same from here as one whose owner does nothing."""
+    rows_job.create(2)
+    shares: list[int] = []
+    other = Consumer({"bootstrap.servers": rows_job.kafka, "group.id": rows_job.group, "enable.auto.commit": False})
+    other.subscribe([rows_job.topic], on_assign=lambda _, partitions: shares.append(len(partitions)))
+    with rows_job.start("--processes", "1") as worker:
+
+        def shared(times: int) -> bool:
+            other.poll(0.1)
+            return shares.count(1) >= times
+
+        wait_until(lambda: shared(1), PATIENCE_S, "each of two members has a partition")
+        _send_evenly(rows_job, 3000, first=0)
+        wait_until(lambda: shared(2), PATIENCE_S, "the group has shared its partitions out again")
+        other.close()
+        rows_job.all_done()
+        assert any("asking the group to share" in line for line in worker.stderr), worker.tail()
+    assert rows_job.judge(range(3000)) == EXACT
+
+
 def test_lost_answer_in_a_topic_that_was_made_again(rows_job: Job, clickhouse_proxy: Proxy) -> None:
     """The rows of the old topic, at the same offsets, are not taken for those of the insert that is in doubt."""
     count = 900  # one batch

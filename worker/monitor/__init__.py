@@ -24,6 +24,7 @@ from worker.monitor.http import Request, Response, Server
 from worker.monitor.lag import GroupLag, PartitionLag, Retention
 from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.observed import Observed
+from worker.monitor.orphans import Orphans
 from worker.monitor.report import Report
 from worker.monitor.status import Status
 from worker.settings import Settings
@@ -62,6 +63,7 @@ class Monitor:
         self._finished = False  # whether they are
         self._seen = Observed(settings)
         self._report = Report(self._seen)
+        self._orphans = Orphans()
         self._accounts = Accounts(stats)
         self._sums = self._accounts.read()
         self._exposition = Exposition(Collector(stats, self._seen, self._accounts))
@@ -218,8 +220,21 @@ class Monitor:
                     self._retention = await self._blocking(self._lag.retention, list(counts))
             self._sums = self._accounts.read()
             self._seen.see_progress(self._stats, self._sums.accounted)
+            if self._seen.store_up and (orphans := self._orphans.look(self._seen.lags, self._sums.owner)):
+                self._share_out_anew(orphans)
             self._status.sample(self._sums)
             await asyncio.sleep(max(tick / 4, tick - (loop.time() - started)))
+
+    def _share_out_anew(self, orphans: list[Key]) -> None:
+        """Have the consumers subscribe again: the group then shares its partitions out."""
+        names = ", ".join(f"{topic}[{partition}]" for topic, partition in orphans[:10])
+        log.warning(
+            "%d partitions have unread events, no consumer of this worker, and no commits: asking the group to share "
+            "its partitions out anew (%s)",
+            len(orphans),
+            names + (" …" if len(orphans) > 10 else ""),
+        )
+        self._stats.roster.write(self._stats.roster.read()[1])
 
     def _see(self, lags: list[PartitionLag], counts: dict[str, int]) -> None:
         self._seen.see_lags(lags, counts)

@@ -98,6 +98,7 @@ class Report:
             log.warning("cannot count the devices: %s", error)
             return False
         if together is None:
+            self._seen.store_up = True
             if not self._told:
                 log.info("%s", uncounted(self._seen.settings))
             self._told = True
