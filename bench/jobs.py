@@ -14,6 +14,7 @@ import random
 import re
 import sys
 import tempfile
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ _GUIDE = Path(__file__).parents[1] / "docs/mapping.md"
 _PARTITIONS = 4
 _SEED = 1
 _TAKE = 1000
-_FROM = 1_764_000_000  # Unix seconds of the first event
+_FROM = int(time.time()) // 86_400 * 86_400 - 8 * 86_400  # Unix seconds of the first event: windows are still kept
 
 Event = dict[str, Any]
 
@@ -114,7 +115,8 @@ def _events(shape: Shape, count: int) -> list[Event]:
 
 
 def _send(kafka: str, topic: str, events: list[Event]) -> None:
-    AdminClient({"bootstrap.servers": kafka}).create_topics([NewTopic(topic, _PARTITIONS, 1)])[topic].result(60)
+    admin = AdminClient({"bootstrap.servers": kafka})  # an answer comes only to a client that is still there
+    admin.create_topics([NewTopic(topic, _PARTITIONS, 1)])[topic].result(60)
     producer = Producer({"bootstrap.servers": kafka, "compression.type": "lz4", "linger.ms": 20, "acks": "all"})
     for n, event in enumerate(events):
         while True:
@@ -223,8 +225,8 @@ def _click(chosen: random.Random, n: int) -> Event:
 def _clicks_found(job: Job) -> tuple[Any, ...]:
     """Return the count of all, and that of each day and country."""
     client = job.services.redis_client()
-    keys = sorted(key.decode() for key in client.scan_iter(f"{job.target}:day:*:country=*", count=1000))
-    return int(client.pfcount(job.target)), *((key[len(job.target) :], client.pfcount(key)) for key in keys)
+    keys = sorted(key.decode() for key in client.scan_iter(f"*{job.target}*:day:*:country=*", count=1000))
+    return int(client.pfcount(job.target)), *((key[key.index(":day:") :], client.pfcount(key)) for key in keys)
 
 
 def _clicks_due(running: Services, events: list[Event]) -> tuple[Any, ...]:

@@ -91,4 +91,4 @@ def remove(contender: Contender, job: Job) -> None:
             job.services.query(f"DROP TABLE IF EXISTS {table} SYNC")
     elif contender.store == "redis":
         client = job.services.redis_client()
-        client.delete(job.target, *client.scan_iter(f"{job.target}:*", count=1000))
+        client.delete(job.target, *client.scan_iter(f"*{job.target}*", count=1000))
