@@ -62,6 +62,8 @@ class Shape(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.jobs", description=__doc__.partition("\n")[0])
     parser.add_argument("--events", type=int, default=500_000, help="of each job [%(default)s]")
+    names = [shape.name for shape in _SHAPES]
+    parser.add_argument("--job", action="append", choices=names, help="only this; repeatable")
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--check", action="store_true", help=f"fail above {MOST} times the script's CPU time")
     options = parser.parse_args(argv)
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         with services.running() as running, tempfile.TemporaryDirectory() as directory:
             config = Path(directory) / "access_log.toml"
             config.write_text(_guides("toml"))
-            field = [one for shape in _SHAPES for one in _field(running, shape, options.events, config)]
+            shapes = [shape for shape in _SHAPES if shape.name in (options.job or names)]
+            field = [one for shape in shapes for one in _field(running, shape, options.events, config)]
             results = rounds.play(running, field, options.rounds, rounds.progress)
     except Fatal as error:
         print(error, file=sys.stderr)

@@ -54,10 +54,12 @@ values = st.one_of(
 )
 
 
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> None:
-    timestamps._seconds.clear()
-    timestamps._rests.clear()
+@pytest.fixture(autouse=True, params=[True, False], ids=["by second", "by minute"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every column looked up in this way, and begin with empty caches."""
+    monkeypatch.setattr(timestamps._Seconds, "pay", lambda *_: request.param)
+    for cache in (timestamps._seconds, timestamps._minutes, timestamps._rests):
+        cache.clear()
 
 
 def outcome(convert: Any, value: Any) -> Any:
@@ -241,6 +243,23 @@ def test_caches_stay_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> 
         assert column_to_millis(column) == array("q", map(to_millis, column))
         assert len(timestamps._seconds) <= 100
         assert len(timestamps._rests) <= 100
+    for hour in range(300):
+        column_to_millis([f"2021-12-03T{hour % 24:02}:{minute:02}:{hour // 24:02}" for minute in range(60)])
+        assert len(timestamps._seconds) <= 100
+        assert len(timestamps._minutes) <= 100
+
+
+def test_seconds_are_looked_up_unless_most_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(timestamps, "_seconds", timestamps._Seconds())
+    live = [f"2021-12-03T16:15:{i % 3:02}.{i:03}Z" for i in range(900)]
+    backlog = [f"2021-12-{1 + i % 28:02}T{i % 24:02}:{i % 60:02}:{i % 59:02}Z" for i in range(900)]
+    for column, remembered in ((live, 3), (backlog, 903), (backlog, 903), (live, 903)):
+        assert column_to_millis(column) == array("q", map(to_millis, column))
+        assert len(timestamps._seconds) == remembered
+    for _ in range(timestamps._LEFT_OUT):
+        column_to_millis(["2020-01-01T00:00:00Z"])
+    assert len(timestamps._seconds) == 904
 
 
 def test_a_bad_value_is_never_cached_as_good() -> None:

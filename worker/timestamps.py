@@ -34,10 +34,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = 86_400_000
 _CACHED = 16_384  # entries of a cache; some 3 MB at most
+_LEFT_OUT = 30  # columns
 
-# An ISO text is cut at one place: what repeats (the second) before what hardly does.
+# An ISO text is cut where what repeats ends, the second; that of a backlog, which has many, once more at the minute.
 _SECOND, _REST = slice(19), slice(19, None)
-_iso_second = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})").fullmatch
+_MINUTE, _OF_MINUTE = slice(16), slice(16, 19)
+_SECONDS_OF_MINUTE = {f":{second:02}": second * 1000 for second in range(60)}
+_iso_minute = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})").fullmatch
 _iso_rest = re.compile(r"(?:[.,]([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?").fullmatch
 _unix = re.compile(r"-?[0-9]{1,14}(?:\.[0-9]{1,9})?").fullmatch
 
@@ -71,21 +74,34 @@ def column_to_millis(values: list[Any]) -> array[int]:
 
 
 def _each_to_millis(values: list[Any]) -> array[int]:
-    seconds, rests = _seconds, _rests
     try:
-        return array(
-            "q",
-            [
-                seconds[value[_SECOND]] + rests[value[_REST]]
-                if type(value) is str
-                else value
-                if type(value) is int and SECONDS_BELOW <= value <= LAST
-                else to_millis(value)
-                for value in values
-            ],
-        )
-    except ValueError:  # a bad value, or a good one that the caches do not take
+        return array("q", (_by_second if _seconds.pay(len(values)) else _by_minute)(values))
+    except (ValueError, KeyError):  # a bad value, or a good one that the caches do not take
         return array("q", list(map(to_millis, values)))
+
+
+def _by_second(values: list[Any]) -> list[int]:
+    seconds, rests = _seconds, _rests
+    return [
+        seconds[value[_SECOND]] + rests[value[_REST]]
+        if type(value) is str
+        else value
+        if type(value) is int and SECONDS_BELOW <= value <= LAST
+        else to_millis(value)
+        for value in values
+    ]
+
+
+def _by_minute(values: list[Any]) -> list[int]:
+    minutes, seconds, rests = _minutes, _SECONDS_OF_MINUTE, _rests
+    return [
+        minutes[value[_MINUTE]] + seconds[value[_OF_MINUTE]] + rests[value[_REST]]
+        if type(value) is str and len(value) > 18
+        else value
+        if type(value) is int and SECONDS_BELOW <= value <= LAST
+        else to_millis(value)
+        for value in values
+    ]
 
 
 def moment(text: str) -> int:
@@ -138,11 +154,20 @@ def _checked(millis: int) -> int:
 
 def _second_millis(text: str) -> int:
     """Return the milliseconds of `YYYY-MM-DDTHH:MM:SS`, which must have that shape, in UTC."""
-    parts = _iso_second(text)
+    millis = _minute_millis(text[_MINUTE])
+    try:
+        return millis + _SECONDS_OF_MINUTE[text[_OF_MINUTE]]
+    except KeyError:
+        raise ValueError("not ISO 8601: the second must be :00 to :59") from None
+
+
+def _minute_millis(text: str) -> int:
+    """Return the milliseconds of `YYYY-MM-DDTHH:MM`, in UTC."""
+    parts = _iso_minute(text)
     if not parts:
         raise ValueError("not ISO 8601")
-    year, month, day, hour, minute, second = map(int, parts.groups())
-    return (datetime(year, month, day, hour, minute, second, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+    year, month, day, hour, minute = map(int, parts.groups())
+    return (datetime(year, month, day, hour, minute, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 
 def _rest_millis(text: str) -> int:
@@ -158,15 +183,46 @@ def _rest_millis(text: str) -> int:
 class _Seconds(dict[str, int]):
     """The first 19 characters of a text → milliseconds to which those of any rest can be added.
 
-    A shorter key is the whole text, and its rest is empty. A key of 19 is the second of an ISO text, and never within a
-    day of FIRST or LAST, so that no zone moves the sum out of range. Any other key is a ValueError: to_millis decides.
+    A shorter key is the whole text, and its rest is empty. A key of 19 is the second of an ISO text. Any other key is a
+    ValueError or KeyError: to_millis decides.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._new = 0  # seconds that were not known, of the last column
+        self._values = 0  # how many that had
+        self._left_out = 0  # columns that are still to go without
 
     def __missing__(self, key: str) -> int:
         if len(key) < 19:
             millis = _checked(_text_millis(key))
             return millis if len(key) > 10 else _remember(self, key, millis)  # Unix milliseconds hardly repeat
-        millis = _second_millis(key)
+        self._new += 1
+        return _remember(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
+
+    def pay(self, values: int) -> bool:
+        """Whether a column of so many values is to be looked up here.
+
+        Not where more than a quarter of the last one was new: a backlog of many devices has too many seconds, and to
+        remember them takes twice as long as not to. It is tried again after a while.
+        """
+        if self._left_out:
+            self._left_out -= 1
+            return False
+        if 4 * self._new > self._values:
+            self._left_out = _LEFT_OUT
+        self._new, self._values = 0, values
+        return not self._left_out
+
+
+class _Minutes(dict[str, int]):
+    """The first 16 characters of an ISO text → milliseconds to which those of any second and rest can be added.
+
+    Never within a day of FIRST or LAST, so that no zone moves the sum out of range. Any other key is a ValueError.
+    """
+
+    def __missing__(self, key: str) -> int:
+        millis = _minute_millis(key)
         if not FIRST + _DAY <= millis <= LAST - _DAY:
             raise ValueError("near the end of the range")
         return _remember(self, key, millis)
@@ -187,6 +243,7 @@ def _remember(cache: dict[str, int], key: str, millis: int) -> int:
 
 
 _seconds = _Seconds()
+_minutes = _Minutes()
 _rests = _Rests()
 
 
