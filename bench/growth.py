@@ -27,7 +27,7 @@ DIMENSIONS: dict[str, tuple[int, ...]] = {
     "event bytes": (_SMALL, 200, 500, 1000, 3000, 10_000),
     "partitions": (1, 4, 16, 64),
     "processes": (1, 2, 4, 8),
-    "table rows": (0, 1_000_000, 10_000_000, 100_000_000),
+    "table rows": (100_000, 1_000_000, 10_000_000, 100_000_000),
 }
 
 

@@ -25,7 +25,7 @@ class Bar(NamedTuple):
 def bars(rows: Sequence[Bar], title: str) -> str:
     """Return a bar per row, the smallest sum first; one that would dwarf the others is cut, and says its figure."""
     rows = sorted(rows, key=lambda row: row.reader + row.store)
-    left, width, step, top = 270, 460, 26, 56
+    left, width, step, top = 290, 460, 26, 56
     sums = sorted(row.reader + row.store for row in rows)
     limit = max([total for total in sums if total <= 12 * sums[len(sums) // 2]], default=1.0) if sums else 1.0
     parts = [f'<text x="16" y="24" font-weight="600">{escape(title)}</text>']
