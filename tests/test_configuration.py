@@ -21,8 +21,9 @@ from jsonschema import Draft202012Validator
 from worker.__main__ import main
 from worker.configuration import as_toml, json_schema
 from worker.kafka import property_names
+from worker.loading import OWNED_PROPERTIES, load
 from worker.mapping import spell
-from worker.settings import OWNED_PROPERTIES, Settings, UsageError, default_of, load
+from worker.settings import Settings, UsageError, default_of
 
 SCHEMA = Draft202012Validator(json_schema())
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20)

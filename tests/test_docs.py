@@ -11,11 +11,13 @@ import pytest
 
 from worker import cli
 from worker.kafka import property_names
-from worker.settings import load
+from worker.loading import load
 from worker.stats import REJECT_REASONS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.parts))
+PAGES = sorted(
+    path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
 USERS_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.loading import load
 from worker.mapping import columns, path, spell
-from worker.settings import UsageError, load
+from worker.settings import UsageError
 
 
 @given(st.lists(st.text(min_size=1), min_size=1))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from worker.errors import Fatal
+from worker.loading import load
 from worker.redis import Node, same_slot
-from worker.settings import Settings, UsageError, load
+from worker.settings import Settings, UsageError
 
 
 def where(url: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from worker.errors import ExitCode
-from worker.settings import OWNED_PROPERTIES, Settings, UsageError, load
+from worker.loading import OWNED_PROPERTIES, load
+from worker.settings import Settings, UsageError
 
 
 def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.settings import Settings, UsageError, load
+from worker.loading import load
+from worker.settings import Settings, UsageError
 from worker.topics import Roster, Selection
 
 _NAMES = st.text("ab._-1", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
@@ -93,6 +94,7 @@ def test_what_is_neither_a_name_nor_an_expression_is_refused(text: str) -> None:
 @given(lists=st.lists(st.lists(_NAMES, unique=True), max_size=5))
 def test_the_roster_tells_what_was_written_last_and_that_it_changed(lists: list[list[str]]) -> None:
     roster, versions = Roster(), [0]
+    roster.partitions = 7
     for topics in lists:
         roster.write(topics)
         version, found = roster.read()
@@ -100,6 +102,7 @@ def test_the_roster_tells_what_was_written_last_and_that_it_changed(lists: list[
         versions.append(version)
     assert len(set(versions)) == len(versions)
     assert not any(version % 2 for version in versions)
+    assert roster.partitions == 7
 
 
 def test_more_topics_than_the_roster_has_room_for_are_refused() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.events import decode
-from worker.settings import UsageError, load
+from worker.loading import load
+from worker.settings import UsageError
 from worker.sinks.redis import RedisSink
 from worker.sinks.windows import OTHER, VALUES, Keys, Labels, cover, group, slices, windows
 

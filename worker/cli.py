@@ -10,18 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worker.settings import (
-    CONFIG_VARIABLE,
-    Settings,
-    UsageError,
-    default_of,
-    flag_of,
-    from_environment,
-    load,
-    nearest,
-    number,
-    written,
-)
+from worker.forms import nearest, number
+from worker.loading import CONFIG_VARIABLE, from_environment, load
+from worker.settings import Settings, UsageError, default_of, flag_of, written
 from worker.stats import REJECT_REASONS
 from worker.timestamps import moment
 

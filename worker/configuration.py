@@ -8,16 +8,10 @@ from dataclasses import fields
 from typing import Any
 
 from worker import mapping
-from worker.settings import (
-    OWNED_PROPERTIES,
-    PREFIX,
-    Settings,
-    default_of,
-    flag_of,
-    properties,
-    secret_property,
-    written,
-)
+from worker.forms import properties
+from worker.loading import OWNED_PROPERTIES, PREFIX
+from worker.masking import secret_property
+from worker.settings import Settings, default_of, flag_of, written
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 

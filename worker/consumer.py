@@ -21,7 +21,7 @@ from worker.outbox import Outbox
 from worker.outlets import Outlets
 from worker.settings import Settings
 from worker.source import READ_MESSAGES, Source
-from worker.stats import Stats
+from worker.stats import MAX_SLOTS, Stats
 from worker.writer import Recreated, Writer
 
 log = logging.getLogger("worker.consumer")
@@ -182,11 +182,13 @@ class Consumer:
 
 def run(settings: Settings, stats: Stats, index: int) -> int:
     """Be the consumer in slot `index`; called in a fresh child of the supervisor."""
+    partitions = max(1, stats.roster.partitions)
+    consumers = min(settings.processes or partitions, MAX_SLOTS)
     return Consumer(
         settings,
         stats,
         index,
-        source=Source(settings, index),
+        source=Source(settings, index, share=-(-partitions // consumers)),
         outlets=Outlets.by(settings),
         letters=DeadLetters(settings),
         writer=Writer(),

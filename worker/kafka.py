@@ -12,7 +12,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, libvers
 from confluent_kafka.admin import AdminClient
 
 from worker.errors import Fatal, Retryable
-from worker.settings import Settings, nearest
+from worker.forms import nearest
+from worker.settings import Settings
 from worker.topics import Selection
 
 # A commit from a member that the group no longer has, or from before its newest generation.
@@ -35,6 +36,7 @@ _NO_RIGHTS = {
 
 ANSWER_S = 10.0  # that an AdminClient waits for the broker
 
+_FEW_PARTITIONS = 8
 _CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
 _CONSUMERS_ONLY = ("group.", "session.", "heartbeat.", "max.poll.", "fetch.", "queued.", "partition.assignment.")
 
@@ -85,8 +87,11 @@ def assignors(settings: Settings) -> tuple[str, ...]:
     return ("range",) if settings.one_topic else ("roundrobin", "range")
 
 
-def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
-    """Return the properties of the consumer in slot `index`; each tuned one with its measurement in bench/README.md."""
+def consumer_properties(settings: Settings, index: int, share: int) -> dict[str, Any]:
+    """Return the properties of the consumer in slot `index`, which may come to own `share` partitions.
+
+    Each tuned one has its measurement in bench/README.md.
+    """
     properties: dict[str, Any] = {
         "group.id": settings.group_id,
         "enable.auto.commit": False,
@@ -101,7 +106,8 @@ def consumer_properties(settings: Settings, index: int) -> dict[str, Any]:
         "queued.min.messages": 10_000,
         "queued.max.messages.kbytes": 32_768,
         "fetch.queue.backoff.ms": 1,
-        "fetch.message.max.bytes": 262_144,  # per partition and fetch; a larger event still comes, alone
+        # Per partition and fetch; a larger event still comes, alone. Much of many partitions fills memory and caches.
+        "fetch.message.max.bytes": 262_144 if share <= _FEW_PARTITIONS else 65_536,
         "fetch.min.bytes": 65_536,
         "fetch.wait.max.ms": max(5, min(50, settings.linger_ms // 4)),
         **client_properties(settings),

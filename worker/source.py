@@ -70,14 +70,15 @@ class Read(NamedTuple):
 class Source:
     """A consumer of Kafka; a member of the group once it is subscribed."""
 
-    def __init__(self, settings: Settings, index: int) -> None:
+    def __init__(self, settings: Settings, index: int, share: int) -> None:
+        """`share` is how many partitions it may come to own."""
         self._callbacks: dict[str, Any] = {}
         self._many_topics = not settings.one_topic
         # The new group protocol gives and takes partitions one by one; the classic one, with range, all at once.
         self._incremental = settings.kafka.get("group.protocol") == "consumer"
         self._failure: BaseException | None = None
         self._consumer = Consumer(
-            consumer_properties(settings, index), logger=logging.getLogger(LIBRDKAFKA), error_cb=self._on_error
+            consumer_properties(settings, index, share), logger=logging.getLogger(LIBRDKAFKA), error_cb=self._on_error
         )
         self._admin_properties = other_properties(settings)
         self._admin = self._new_admin()

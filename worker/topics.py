@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from worker.settings import Settings, UsageError
 
 _BYTES = 1 << 20
-_HEAD = 2 * 8  # version, length
+_HEAD = 3 * 8  # version, length, partitions
 
 
 class Selection:
@@ -81,6 +81,15 @@ class Roster:
     def version(self) -> int:
         """Another number once the names are others; odd while they are being written."""
         return int(self._words[0])
+
+    @property
+    def partitions(self) -> int:
+        """How many the topics had together when that was last looked at."""
+        return int(self._words[2])
+
+    @partitions.setter
+    def partitions(self, count: int) -> None:
+        self._words[2] = count
 
     def write(self, topics: Sequence[str]) -> None:
         """Replace the names. Raises ValueError where they are too many."""

@@ -18,8 +18,9 @@ import redis
 from tests.faults.job import Job
 from tests.faults.oracle import EXACT, events
 from tests.kit import PATIENCE_S, Service, Worker, run_worker
+from worker.loading import load
 from worker.local import Server, start_clickhouse
-from worker.settings import UsageError, load
+from worker.settings import UsageError
 
 pytestmark = pytest.mark.faults
 

@@ -104,7 +104,7 @@ class Monitor:
             self._targets = await self._patiently(self._lag.ends, counts)
             self._see(await self._patiently(self._refresh, counts), counts)
         if not self._finished:
-            self._tell(f"partitions {sum(counts.values())}")
+            self._tell_partitions(sum(counts.values()))
         self._seen.trouble = ""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(counts))
@@ -213,7 +213,7 @@ class Monitor:
                 self._see(lags, counts)
                 if (partitions := sum(counts.values())) and partitions != told:
                     log.info("there are %d partitions now", partitions)
-                    self._tell(f"partitions {partitions}")
+                    self._tell_partitions(partitions)
                     told = partitions
                 if started >= retention_due:  # after the lag: some brokers have no answer to this
                     retention_due = started + _RETENTION_EVERY_S
@@ -271,6 +271,10 @@ class Monitor:
     def _readyz(self, _request: Request) -> Response:
         reason = self._seen.unready(self._stats)
         return Response(f"{reason}\n".encode(), status=503) if reason else Response(b"ready\n")
+
+    def _tell_partitions(self, count: int) -> None:
+        self._stats.roster.partitions = count  # first: the consumers that the parent now forks look at it
+        self._tell(f"partitions {count}")
 
     def _tell(self, line: str) -> None:
         os.write(self._to_parent, f"{line}\n".encode())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from worker import mapping
 from worker.events import Field
-from worker.settings import nearest
+from worker.forms import nearest
 from worker.sinks import columns
 
 ORIGIN = ("_topic", "_partition", "_offset")

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from worker.events import BadValue, Field, millis
+from worker.forms import WINDOWS, window_ttls
 from worker.redis import same_slot
-from worker.settings import WINDOWS, Settings, window_ttls
+from worker.settings import Settings
 
 VALUES = 256  # that get keys of their own, as far as a process knows; the others share OTHER
 _VALUE_LENGTH = 64  # of one, escaped
