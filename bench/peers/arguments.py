@@ -1,8 +1,9 @@
-"""The arguments that every contender of this directory takes."""
+"""The arguments that every contender of this directory takes, and a consumer's properties for those that are tuned."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def arguments() -> argparse.Namespace:
@@ -15,3 +16,19 @@ def arguments() -> argparse.Namespace:
     for name in ("kind", "program"):  # of by_hand.py, compiled.py
         parser.add_argument(f"--{name}", default="")
     return parser.parse_args()
+
+
+def tuned(job: argparse.Namespace) -> dict[str, Any]:
+    """Return the properties of a consumer with the worker's queue; the end of a partition is a message."""
+    return {
+        "bootstrap.servers": job.bootstrap,
+        "group.id": job.group,
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "queued.min.messages": 10_000,
+        "queued.max.messages.kbytes": 32_768,
+        "fetch.queue.backoff.ms": 1,
+        "fetch.min.bytes": 65_536,
+        "fetch.wait.max.ms": 50,
+    }

@@ -15,7 +15,7 @@ from clickhouse_driver import Client
 from confluent_kafka import Consumer
 from redis import Redis
 
-from bench.peers.arguments import arguments
+from bench.peers.arguments import arguments, tuned
 
 _ROWS = 100_000
 _DAY = 86_400
@@ -26,20 +26,7 @@ Event = dict[str, Any]
 
 def main() -> None:
     job = arguments()
-    consumer = Consumer(
-        {
-            "bootstrap.servers": job.bootstrap,
-            "group.id": job.group,
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,  # how it knows that it is done
-            "queued.min.messages": 10_000,
-            "queued.max.messages.kbytes": 32_768,
-            "fetch.queue.backoff.ms": 1,
-            "fetch.min.bytes": 65_536,
-            "fetch.wait.max.ms": 50,
-        }
-    )
+    consumer = Consumer(tuned(job))
     consumer.subscribe([job.topic])
     write = _SCRIPTS[job.kind](job.url, job.target)
     gc.freeze()

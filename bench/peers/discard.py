@@ -6,25 +6,12 @@ import gc
 
 from confluent_kafka import Consumer
 
-from bench.peers.arguments import arguments
+from bench.peers.arguments import arguments, tuned
 
 
 def main() -> None:
     job = arguments()
-    consumer = Consumer(
-        {
-            "bootstrap.servers": job.bootstrap,
-            "group.id": job.group,
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "queued.min.messages": 10_000,
-            "queued.max.messages.kbytes": 32_768,
-            "fetch.queue.backoff.ms": 1,
-            "fetch.min.bytes": 65_536,
-            "fetch.wait.max.ms": 50,
-        }
-    )
+    consumer = Consumer(tuned(job))
     consumer.subscribe([job.topic])
     gc.freeze()
     gc.disable()

@@ -8,27 +8,14 @@ from urllib.parse import urlencode
 
 from confluent_kafka import Consumer, Message
 
-from bench.peers.arguments import arguments
+from bench.peers.arguments import arguments, tuned
 
 _ROWS = 100_000
 
 
 def main() -> None:
     job = arguments()
-    consumer = Consumer(
-        {
-            "bootstrap.servers": job.bootstrap,
-            "group.id": job.group,
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "queued.min.messages": 10_000,
-            "queued.max.messages.kbytes": 32_768,
-            "fetch.queue.backoff.ms": 1,
-            "fetch.min.bytes": 65_536,
-            "fetch.wait.max.ms": 50,
-        }
-    )
+    consumer = Consumer(tuned(job))
     consumer.subscribe([job.topic])
     # The types' own readers take milliseconds for seconds, so the expression that the Kafka engine's view has, too.
     query = (
