@@ -108,12 +108,16 @@ def test_topic_deleted_and_made_again_while_no_worker_runs(rows_job: Job, before
 
 
 def test_unread_partition_that_nobody_seems_to_own_is_shared_out_anew(rows_job: Job) -> None:
-    """A group that has given a partition to nobody looks the same from here as one whose owner does nothing."""
+    """A group that has given a partition to nobody looks the same from here as one whose owner does nothing.
+
+    The worker is there first: who joins a group first is its leader, and only when that joins again is all shared out.
+    """
     rows_job.create(2)
     shares: list[int] = []
     other = Consumer({"bootstrap.servers": rows_job.kafka, "group.id": rows_job.group, "enable.auto.commit": False})
-    other.subscribe([rows_job.topic], on_assign=lambda _, partitions: shares.append(len(partitions)))
     with rows_job.start("--processes", "1") as worker:
+        worker.wait_for("took a partition")
+        other.subscribe([rows_job.topic], on_assign=lambda _, partitions: shares.append(len(partitions)))
 
         def shared(times: int) -> bool:
             other.poll(0.1)

@@ -10,6 +10,7 @@ import pty
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from select import select
 from typing import Any
 
 import pytest
@@ -192,8 +193,11 @@ def test_a_terminal_gets_a_progress_bar_and_is_left_clean(kafka: Any) -> None:
     with os.fdopen(slave, "w") as terminal:
         options = ProduceOptions(kafka.address, topic, num_messages=400, pause_ms=2)
         assert produce(options, stop=never, progress=terminal) == ExitCode.OK
-        shown = os.read(master, 100_000).decode()
+        read = b""
+        while select([master], [], [], 1)[0]:  # a terminal hands out 4 kB at once
+            read += os.read(master, 100_000)
     os.close(master)
+    shown = read.decode()
     assert "/400" in shown
     assert "░" in shown
     assert "%" in shown

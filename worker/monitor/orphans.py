@@ -2,7 +2,8 @@
 
 The leader of a classic group shares out what its metadata shows at that moment. A topic that is just being made
 again, or a broker that is just coming up, shows none: every member is then given nothing, and librdkafka, to which the
-topic looks the same before and after, does not ask again. Seen on Kafka 4.3.1 with librdkafka 2.16: for ever.
+topic looks the same before and after, does not ask again. Seen on Kafka 4.3.1 with librdkafka 2.16: for ever. A leader
+that joins again has everything shared out anew (others change nothing), so each host of the group looks for itself.
 """
 
 from __future__ import annotations
