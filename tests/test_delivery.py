@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -26,7 +27,8 @@ from worker.events import Field
 from worker.outlets import Outlet, Outlets
 from worker.settings import Settings
 from worker.source import Committed, Read
-from worker.stats import Stats
+from worker.stats import Slot, Stats
+from worker.writer import Backoff, Writer
 
 TOPIC = "t"
 KEY = (TOPIC, 0)
@@ -224,6 +226,8 @@ class FakeWriter:
         if self._job:
             self._world.orphans.append(self._job)
         self._job = None
+
+    def rest(self, timeout: float) -> None: ...
 
     def close(self) -> None: ...
 
@@ -473,3 +477,25 @@ def test_a_block_that_landed_before_its_table_changed_is_not_written_again(chang
     assert not world.letters
     assert world.committed is not None
     assert world.committed[0] == world.end
+
+
+class Away(FakeSink):
+    """A store that nobody reaches."""
+
+    def open(self) -> None:
+        raise Retryable("away", reason="connection")
+
+    def __init__(self) -> None: ...
+
+
+def test_a_consumer_that_waits_for_its_store_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once took a whole core for as long as the store was away."""
+    world, beats = World(), itertools.count()
+    STATS.roster.write([TOPIC])
+    outlets = Outlets(lambda topic: Outlet(topic, Away(), BadRatio(1.0), Backoff()))
+    parts: dict[str, Any] = {"source": FakeSource(world), "letters": FakeLetters(world), "writer": Writer()}
+    consumer = Consumer(Settings(topic=TOPIC), STATS, 0, outlets=outlets, **parts)
+    monkeypatch.setattr(Slot, "beat", lambda _: next(beats))
+    threading.Timer(1.0, consumer.stop).start()
+    assert not consumer._reach_store()
+    assert next(beats) < 50

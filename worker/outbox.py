@@ -60,7 +60,8 @@ class Outbox:
     def work(self, timeout: float, *, hurry: bool = False) -> None:
         """Hear the writer for up to `timeout` seconds; then do the next step, if there is one that need not wait.
 
-        In a hurry, batches are sealed at any size and age.
+        It takes the time also where there is nothing to hear: who waits for a store calls it again and again. In a
+        hurry, batches are sealed at any size and age.
         """
         try:
             if self._writer.poll(timeout):
@@ -78,6 +79,7 @@ class Outbox:
         except Reshaped as change:
             log.warning("%s", change)
             self._reshape()
+        self._writer.rest(timeout)
 
     @property
     def idle(self) -> bool:

@@ -153,6 +153,11 @@ class Writer:
         self._future = None
         return True
 
+    def rest(self, timeout: float) -> None:
+        """Wait for so long where no job is under way: there is nothing to hear then."""
+        if self._future is None and timeout:
+            time.sleep(timeout)
+
     def drop(self) -> None:
         """Give the job up; it ends by itself, unheard."""
         self._future = None
