@@ -95,7 +95,8 @@ def test_every_command_passes_tls_and_scram(
 ) -> None:
     env = {"WORKER_KAFKA_PASSWORD": CANARY}
     there = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(certificates)]
-    produced = finished("produce", *there, "--partitions", "2", "--num-messages", "500", "--bad-ratio", "0.01", env=env)
+    fleet = ("--partitions", "2", "--num-messages", "500", "--bad-ratio", "0.1", "--seed", "1")  # some of a bad device
+    produced = finished("produce", *there, *fleet, env=env)
     assert "produced 500, failed 0" in produced
     job = [*there, "--redis-url", redis_server.address, "--group-id", group_id, "--metrics-port", "0"]
     assert "FAIL" not in finished("check", *job, env=env)
