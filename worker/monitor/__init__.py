@@ -99,7 +99,7 @@ class Monitor:
         self._seen.trouble = f"starting: waiting for {self._settings.backend}"
         for topic in counts:
             await self._report.open(topic, self._complain)
-        self._stats.roster.write([*dict.fromkeys([*self._selection.names, *counts])])
+        self._call_roll(counts)
         if self._settings.until_end:
             self._targets = await self._patiently(self._lag.ends, counts)
             self._see(await self._patiently(self._refresh, counts), counts)
@@ -143,10 +143,14 @@ class Monitor:
             log.warning("topic %s is gone", topic)
             await self._report.forget(topic)
         self._refused &= found.keys()
-        roster = [*dict.fromkeys([*self._selection.names, *counts])]
+        self._call_roll(counts)
+        return counts
+
+    def _call_roll(self, there: Iterable[str]) -> None:
+        """Tell the consumers which topics to read, where that is news: those that are named, and those that were found."""
+        roster = [*dict.fromkeys([*self._selection.names, *there])]
         if self._stats.roster.read()[1] != roster:
             self._stats.roster.write(roster)
-        return counts
 
     async def _admit(self, topic: str, known: Iterable[str]) -> bool:
         """Whether a topic that has appeared can be read; it must not stop the others."""
