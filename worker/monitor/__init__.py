@@ -147,7 +147,7 @@ class Monitor:
         return counts
 
     def _call_roll(self, there: Iterable[str]) -> None:
-        """Tell the consumers which topics to read, where that is news: those that are named, and those that were found."""
+        """Tell the consumers which topics to read, where that is news: those that are named or were found."""
         roster = [*dict.fromkeys([*self._selection.names, *there])]
         if self._stats.roster.read()[1] != roster:
             self._stats.roster.write(roster)
