@@ -16,7 +16,7 @@ if not __package__:  # run as a file
 from bench import contenders, machine, picture, report, rounds, services
 from bench.contenders import Contender
 from bench.services import Dataset, Services
-from worker.errors import Fatal
+from worker.core.errors import Fatal
 
 _MOST_BYTES = 400 << 20  # of one topic
 _SMALL = 80  # bytes of an event as the fleet has it

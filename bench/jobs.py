@@ -34,8 +34,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from bench import contenders, report, rounds, services
 from bench.contenders import Contender, Job
 from bench.services import Dataset, Services
-from worker.errors import Fatal
-from worker.timestamps import to_iso
+from worker.core.errors import Fatal
+from worker.decoding.timestamps import to_iso
 
 MOST = 1.5
 _GUIDE = Path(__file__).parents[1] / "docs/mapping.md"

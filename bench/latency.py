@@ -35,9 +35,9 @@ from clickhouse_driver import Client
 
 from bench import contenders, machine, rounds, services
 from bench.services import ROOT, Services
-from worker.errors import Fatal
+from worker.commands.produce.fleet import device_ip
+from worker.core.errors import Fatal
 from worker.local.process import free_port
-from worker.produce.fleet import device_ip
 
 _PATIENCE_S = 120.0
 _PAUSE_S = 0.002

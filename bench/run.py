@@ -12,7 +12,7 @@ if not __package__:  # run as a file
 
 from bench import binaries, contenders, report, rounds, services, venvs
 from bench.contenders import FLOOR, Contender
-from worker.errors import Fatal
+from worker.core.errors import Fatal
 
 LIMITS = {"redis": 1.7, "clickhouse": 2.2}  # reader ÷ floor, one process
 

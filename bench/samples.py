@@ -13,11 +13,11 @@ import hiredis
 import orjson
 from redis.connection import Connection
 
-from worker import events
-from worker.events import Field
-from worker.produce.fleet import Fleet
-from worker.sinks import columns
-from worker.timestamps import column_to_millis
+from worker.commands.produce.fleet import Fleet
+from worker.decoding import json as events
+from worker.decoding.json import Field
+from worker.decoding.timestamps import column_to_millis
+from worker.sinks.clickhouse import types as columns
 
 _CALL = tuple[str, Callable[[], Any], int]
 

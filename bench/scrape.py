@@ -11,12 +11,12 @@ from statistics import median
 if not __package__:  # run as a file
     sys.path[0] = str(Path(__file__).parents[1])
 
-from worker.monitor.accounts import Accounts
-from worker.monitor.lag import PartitionLag
+from worker.config.settings import Settings
+from worker.core.accounts import Accounts
+from worker.core.counters import Stats
+from worker.kafka.group_lag import PartitionLag
 from worker.monitor.metrics import Collector, Exposition
-from worker.monitor.observed import Observed
-from worker.settings import Settings
-from worker.stats import Stats
+from worker.monitor.state import Observed
 
 _ACCEPT = "application/openmetrics-text; version=1.0.0, text/plain; version=0.0.4; q=0.5"
 

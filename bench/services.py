@@ -20,9 +20,9 @@ from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
 
 from bench import machine
+from worker.commands.produce.fleet import Fleet
+from worker.decoding.timestamps import to_millis
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
-from worker.produce.fleet import Fleet
-from worker.timestamps import to_millis
 
 ROOT = Path(__file__).parents[1]
 _TAKE = 10_000
@@ -93,7 +93,7 @@ class Services:
         """Return a table of the worker's own shape with so many rows of other devices, made unless it is there."""
         table = f"bench_filled_{rows}"
         if not self.query(f"EXISTS TABLE {table}")[0][0]:
-            self.query(files("worker.sinks").joinpath("events.sql").read_text().format(table=table))
+            self.query(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=table))
             self.query(
                 f"INSERT INTO {table} SELECT now64(3), concat('172.16.', toString(number % 100), '.', "
                 f"toString(intDiv(number, 100) % 100)), 0, '', -1, number FROM numbers({rows})"

@@ -6,10 +6,10 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from worker.configuration import json_schema
-from worker.loading import OWNED_PROPERTIES, PREFIX
+from worker.config.export import json_schema
+from worker.config.settings import Settings, default_of, flag_of, written
+from worker.config.sources import OWNED_PROPERTIES, PREFIX
 from worker.monitor.metrics import METRICS
-from worker.settings import Settings, default_of, flag_of, written
 
 HERE = Path(__file__).parent
 

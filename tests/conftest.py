@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.kit import Service
+from tests.support.kit import Service
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from worker import cli
-from worker.loading import load
+from worker.config.settings import Settings
+from worker.config.sources import load
 from worker.local import fetch
 from worker.monitor.metrics import METRICS
-from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from worker import cli
-from worker.kafka import property_names
-from worker.loading import load
-from worker.stats import REJECT_REASONS
+from worker.config.sources import load
+from worker.core.counters import REJECT_REASONS
+from worker.kafka.client import property_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import PATIENCE_S, alive, children, wait_until
+from tests.support.kit import PATIENCE_S, alive, children, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +24,7 @@ class Supervised:
     def __init__(self, kind: str, directory: Path) -> None:
         self._out, self._err = directory / "out", directory / "err"
         with self._out.open("w") as out, self._err.open("w") as err:
-            command = [sys.executable, "-m", "tests.supervised", kind]
+            command = [sys.executable, "-m", "tests.support.supervised", kind]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, start_new_session=True)
 
     @property

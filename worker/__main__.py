@@ -10,9 +10,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from worker import cli, log
-from worker.errors import ExitCode, Fatal, WorkerError
-from worker.settings import Settings, UsageError, written
+from worker import cli
+from worker.config.settings import Settings, UsageError, written
+from worker.core import log
+from worker.core.errors import ExitCode, Fatal, WorkerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,24 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_config(arguments: argparse.Namespace) -> int:
-    from worker.configuration import as_toml
+    from worker.config.export import as_toml
 
     print(as_toml(*cli.loaded(arguments)), end="")
     return ExitCode.OK
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from worker.configuration import json_schema
+    from worker.config.export import json_schema
 
     print(json.dumps(json_schema(), indent=2))
     return ExitCode.OK
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from worker import consumer, monitor
-    from worker.stats import Stats
+    from worker.config.topic_selection import Selection
+    from worker.core.counters import Stats
+    from worker.ingest import consumer
+    from worker.monitor import process as monitor
     from worker.supervisor import Supervisor
-    from worker.topics import Selection
 
     settings, _ = cli.settings_of(arguments)
     Selection(settings)  # refuses what would come back for ever, before anything is forked
@@ -67,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _say_start(settings: Settings) -> None:
     """Log what runs here, and with which settings."""
-    from worker.kafka import librdkafka_version
+    from worker.kafka.client import librdkafka_version
 
     effective = {name: written(value) for name, value in settings.shown().items()}
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
@@ -81,15 +83,15 @@ def _say_start(settings: Settings) -> None:
 
 
 def _count(arguments: argparse.Namespace) -> int:
-    from worker.count import count
+    from worker.commands.count import count
 
     settings, _ = cli.settings_of(arguments)
     return count(settings, start=arguments.start, end=arguments.end, out=sys.stdout, notes=sys.stderr)
 
 
 def _produce(arguments: argparse.Namespace) -> int:
-    from worker.kafka import produce_properties
-    from worker.produce import ProduceOptions, produce
+    from worker.commands.produce import ProduceOptions, produce
+    from worker.kafka.client import produce_properties
 
     settings, _ = cli.settings_of(arguments)
     if not settings.one_topic:
@@ -117,19 +119,19 @@ def _on_signals() -> Callable[[], bool]:
 
 
 def _timestamps(arguments: argparse.Namespace) -> int:
-    from worker import timestamps
+    from worker.decoding import timestamps
 
     return timestamps.main(arguments.file)
 
 
 def _top(arguments: argparse.Namespace) -> int:
-    from worker.top import top
+    from worker.commands.top import top
 
     return top(arguments.metrics, stream=sys.stdout, stop=_on_signals())
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from worker.demo import demo
+    from worker.commands.demo import demo
 
     return demo(
         backend=arguments.backend,
@@ -142,7 +144,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from worker.check import check
+    from worker.commands.check import check
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, "critical", "check")  # what goes wrong is a finding
@@ -150,7 +152,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from worker.verify import verify
+    from worker.commands.verify import verify
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "verify")
@@ -159,7 +161,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _dlq(arguments: argparse.Namespace) -> int:
-    from worker import dlq
+    from worker.commands import dlq
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "dlq")
@@ -174,7 +176,7 @@ def _dlq(arguments: argparse.Namespace) -> int:
 
 def _for_each_topic(settings: Settings, command: Callable[[Settings], int]) -> int:
     """Run a command that works on a single topic, under a heading where there are several; return the worst code."""
-    from worker.kafka import each_topic
+    from worker.kafka.client import each_topic
 
     worst: int = ExitCode.OK
     for one in each_topic(settings):

@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worker.forms import nearest, number
-from worker.loading import CONFIG_VARIABLE, from_environment, load
-from worker.settings import Settings, UsageError, default_of, flag_of, written
-from worker.stats import REJECT_REASONS
-from worker.timestamps import moment
+from worker.config.parsers import nearest, number
+from worker.config.settings import Settings, UsageError, default_of, flag_of, written
+from worker.config.sources import CONFIG_VARIABLE, from_environment, load
+from worker.core.counters import REJECT_REASONS
+from worker.decoding.timestamps import moment
 
 COMMANDS = {
     "run": "read the topic into the store (the default: needs no word)",

@@ -20,14 +20,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from worker import log as logs
-from worker.errors import ExitCode, Fatal
-from worker.log import fields
-from worker.monitor.accounts import ACCOUNTS, by_partition
-from worker.settings import Settings
-from worker.stats import MAX_SLOTS, Slot, Stats
+from worker.config.settings import Settings
+from worker.core import log as logs
+from worker.core.accounts import ACCOUNTS, by_partition
+from worker.core.counters import MAX_SLOTS, Slot, Stats
+from worker.core.errors import ExitCode, Fatal
+from worker.core.log import fields
 
-log = logging.getLogger("worker.supervisor")
+log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TICK_S = 1.0

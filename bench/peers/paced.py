@@ -14,7 +14,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from worker.produce.fleet import Fleet, device_ip
+from worker.commands.produce.fleet import Fleet, device_ip
 
 _TICK_S = 0.005
 

@@ -7,7 +7,7 @@ import sys
 
 from confluent_kafka import Producer
 
-from worker.produce.fleet import Fleet
+from worker.commands.produce.fleet import Fleet
 
 _TAKE = 1000
 _POOL = 4 << 20

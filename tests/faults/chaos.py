@@ -19,10 +19,10 @@ from contextlib import ExitStack
 
 from clickhouse_driver import Client
 
-from tests.faults.job import Job, kill, status, stopped
-from tests.faults.oracle import EXACT, Verdict, event
-from tests.kit import Worker, clickhouse_client, host_and_port, run_worker, wait_until
-from tests.proxy import END_OF_STREAM, Proxy
+from tests.support.job import Job, kill, status, stopped
+from tests.support.kit import Worker, clickhouse_client, host_and_port, run_worker, wait_until
+from tests.support.oracle import EXACT, Verdict, event
+from tests.support.proxy import END_OF_STREAM, Proxy
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 _PARTITIONS = 6

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from clickhouse_driver import Client
 
-from tests.faults.job import Job
-from tests.kit import Service, clickhouse_client, host_and_port
-from tests.proxy import Proxy
+from tests.support.job import Job
+from tests.support.kit import Service, clickhouse_client, host_and_port
+from tests.support.proxy import Proxy
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from tests.faults.job import Job, consumers, status
-from tests.faults.oracle import EXACT, events
-from tests.faults.waiting import Scenario, pause
-from tests.kit import Worker, descendants
+from tests.support.job import Job, consumers, status
+from tests.support.kit import Worker, descendants
+from tests.support.oracle import EXACT, events
+from tests.support.waiting import Scenario, pause
 from worker.local import Server
 
 _SMALL = 400 << 20  # bytes of one process

@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests import prometheus
-from tests.faults import oracle
-from tests.faults.job import Job, kill
-from tests.faults.processes import Life, Watch
-from tests.kit import clickhouse_client, run_worker, wait_until
-from tests.pages import Pages
+from tests.support import oracle, prometheus
+from tests.support.job import Job, kill
+from tests.support.kit import clickhouse_client, run_worker, wait_until
+from tests.support.pages import Pages
+from tests.support.processes import Life, Watch
 from worker.local import Server, start_clickhouse, start_kafka, start_prometheus, start_redis
 
 _DEVICES = 10_000

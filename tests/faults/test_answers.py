@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from clickhouse_driver import Client
 
-from tests.faults.job import Job
-from tests.faults.oracle import EXACT, events
-from tests.kit import PATIENCE_S, wait_until
-from tests.proxy import END_OF_STREAM, Proxy
+from tests.support.job import Job
+from tests.support.kit import PATIENCE_S, wait_until
+from tests.support.oracle import EXACT, events
+from tests.support.proxy import END_OF_STREAM, Proxy
 
 pytestmark = pytest.mark.faults
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.job import Job, consumers, status
-from tests.faults.oracle import EXACT, DeadLetter, device, event, events
-from tests.kit import PATIENCE_S, clickhouse_client, wait_until
-from worker.produce.fleet import BAD_EVENTS
+from tests.support.job import Job, consumers, status
+from tests.support.kit import PATIENCE_S, clickhouse_client, wait_until
+from tests.support.oracle import EXACT, DeadLetter, device, event, events
+from worker.commands.produce.fleet import BAD_EVENTS
 
 pytestmark = pytest.mark.faults
 
@@ -262,7 +262,7 @@ def _make_table(job: Job, check: str) -> None:
     """Make the table that the worker would make, with a constraint."""
     client = clickhouse_client(job.url)
     try:
-        client.execute(files("worker.sinks").joinpath("events.sql").read_text().format(table=job.place))
+        client.execute(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=job.place))
         client.execute(f"ALTER TABLE {job.place} ADD CONSTRAINT sound CHECK {check}")
     finally:
         client.disconnect()

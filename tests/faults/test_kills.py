@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.job import Job, consumers, kill, status, stopped
-from tests.faults.oracle import EXACT, events
-from tests.kit import PATIENCE_S, alive, descendants, wait_until
-from tests.proxy import END_OF_STREAM, Proxy
+from tests.support.job import Job, consumers, kill, status, stopped
+from tests.support.kit import PATIENCE_S, alive, descendants, wait_until
+from tests.support.oracle import EXACT, events
+from tests.support.proxy import END_OF_STREAM, Proxy
 from worker.local import Server
 
 pytestmark = pytest.mark.faults

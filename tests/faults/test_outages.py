@@ -12,15 +12,15 @@ import pytest
 import redis
 from clickhouse_driver import Client
 
-from tests.faults.job import Job, status
 from tests.faults.long_outages import (
     broker_gone_for_60_s,
     clickhouse_gone_for_90_s,
     consumer_that_dies_whenever_it_starts,
 )
-from tests.faults.oracle import EXACT, events
-from tests.faults.waiting import together
-from tests.kit import Worker, wait_until
+from tests.support.job import Job, status
+from tests.support.kit import Worker, wait_until
+from tests.support.oracle import EXACT, events
+from tests.support.waiting import together
 from worker.local import Server
 
 pytestmark = pytest.mark.faults
@@ -155,7 +155,9 @@ def test_table_is_dropped_and_made_again(rows_job: Job, clickhouse_sql: Client) 
         clickhouse_sql.execute(f"DROP TABLE {rows_job.place}")
         rows_job.send(_SECOND)
         worker.wait_for("will try again: ClickHouse.*code 60")
-        clickhouse_sql.execute(files("worker.sinks").joinpath("events.sql").read_text().format(table=rows_job.place))
+        clickhouse_sql.execute(
+            files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=rows_job.place)
+        )
     assert rows_job.judge(range(3000, 6000)) == EXACT
 
 

@@ -14,10 +14,10 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.faults.job import Job, consumers, status
-from tests.faults.oracle import EXACT, Verdict, ends, event, events
-from tests.kit import PATIENCE_S, Worker, wait_until
-from tests.proxy import Proxy
+from tests.support.job import Job, consumers, status
+from tests.support.kit import PATIENCE_S, Worker, wait_until
+from tests.support.oracle import EXACT, Verdict, ends, event, events
+from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.faults
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.faults.job import Job
-from tests.faults.oracle import EXACT, events
-from tests.kit import PATIENCE_S, Service, Worker, run_worker
-from worker.loading import load
+from tests.support.job import Job
+from tests.support.kit import PATIENCE_S, Service, Worker, run_worker
+from tests.support.oracle import EXACT, events
+from worker.config.settings import UsageError
+from worker.config.sources import load
 from worker.local import Server, start_clickhouse
-from worker.settings import UsageError
 
 pytestmark = pytest.mark.faults
 

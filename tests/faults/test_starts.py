@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from tests.faults.job import Job
-from tests.faults.oracle import EXACT, events
+from tests.support.job import Job
+from tests.support.oracle import EXACT, events
 
 pytestmark = pytest.mark.faults
 

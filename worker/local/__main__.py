@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from worker.errors import ExitCode, Fatal
+from worker.core.errors import ExitCode, Fatal
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 _SERVICES: dict[str, tuple[Callable[[], Server], tuple[str, ...]]] = {

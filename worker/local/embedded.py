@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from worker.errors import Fatal
+from worker.core.errors import Fatal
 from worker.local.directory import Directory
 from worker.local.kafka import metadata_brokers
 from worker.local.process import Server, free_port

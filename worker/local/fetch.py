@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.errors import Fatal
+from worker.core.errors import Fatal
 
 KAFKA_VERSION = "4.3.1"
 LOG4J_VERSION = "2.25.1"

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from worker.errors import ExitCode, Fatal
+from worker.core.errors import ExitCode, Fatal
 from worker.local.directory import Directory
 
 START_TIMEOUT_S = 120.0

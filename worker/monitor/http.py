@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from worker.errors import Fatal
+from worker.core.errors import Fatal
 
-log = logging.getLogger("worker.monitor")
+log = logging.getLogger(__name__)
 
 _HEADER_S = 5.0
 _ANSWER_S = 10.0

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from worker.errors import Fatal, Retryable
-from worker.monitor.observed import Observed
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.core.errors import Fatal, Retryable
+from worker.monitor.state import Observed
 from worker.sinks import Sink, open_sink, uncounted
 
-log = logging.getLogger("worker.monitor")
+log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _COUNT_EVERY_S = 2.0  # at most; and counting takes at most a fiftieth of the store's time

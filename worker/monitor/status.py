@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from worker.cli import version_text
-from worker.monitor.accounts import Accounts, Sums, alive
+from worker.core.accounts import Accounts, Sums, alive
+from worker.core.counters import Slot, Stats
 from worker.monitor.http import Request, Response
-from worker.monitor.observed import Observed
-from worker.stats import Slot, Stats
+from worker.monitor.state import Observed
 
 _HISTORY_S = 900
 _EVERY_S = 2.0

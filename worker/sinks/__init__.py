@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from worker.batch import Batch
-from worker.events import Field
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.core.batch import Batch
+from worker.decoding.json import Field
 
 
 class Sink(Protocol):
@@ -59,9 +59,9 @@ def uncounted(settings: Settings) -> str:
 def open_sink(settings: Settings) -> Sink:
     """Return the sink that the settings name, not yet connected; its library is imported only now."""
     if settings.backend == "redis":
-        from worker.sinks.redis import RedisSink
+        from worker.sinks.redis.sink import RedisSink
 
         return RedisSink(settings)
-    from worker.sinks.clickhouse import ClickHouseSink
+    from worker.sinks.clickhouse.sink import ClickHouseSink
 
     return ClickHouseSink(settings)

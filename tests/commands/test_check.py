@@ -1,0 +1,372 @@
+"""`check` against real servers: it names what is wrong with the fix, and the fix mends it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import time
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
+from worker.commands.check import check
+from worker.config import field_paths as mapping
+from worker.config.settings import Settings
+from worker.core.errors import ExitCode
+from worker.local import start_clickhouse, start_redis
+
+CANARY = "s3cret-canary"
+GOOD = {"timestamp": "2024-01-01T00:00:00Z", "device_ip": "10.0.0.1", "error_code": 3}
+
+
+def run(settings: Settings, create: bool = False, partitions: int = 3) -> tuple[int, str]:
+    """Return the exit code and the lines."""
+    out = io.StringIO()
+    code = check(settings, create=create, partitions=partitions, out=out)
+    assert all(line[:6] in ("OK    ", "WARN  ", "FAIL  ") for line in out.getvalue().splitlines())
+    assert all("; fix: " in line for line in out.getvalue().splitlines() if not line.startswith("OK"))
+    return code, out.getvalue()
+
+
+def line_of(text: str, start: str) -> str:
+    """Return the one line that starts so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return line
+
+
+@pytest.fixture
+def counted(kafka: Service, redis_server: Service, topic_name: str, group_id: str) -> Settings:
+    """A topic of two partitions, into Redis."""
+    create_topic(kafka.address, topic_name, 2)
+    return Settings(
+        topic=topic_name,
+        group_id=group_id,
+        bootstrap_servers=kafka.address,
+        redis_url=redis_server.address,
+        metrics_port=0,
+    )
+
+
+@pytest.fixture
+def stored(counted: Settings, clickhouse: Service, table_name: str) -> Settings:
+    """The same into a table of ClickHouse that does not exist."""
+    return replace(counted, backend="clickhouse", clickhouse_url=clickhouse.address, table=table_name)
+
+
+def sql(settings: Settings, statement: str) -> Any:
+    client = clickhouse_client(settings.clickhouse_url)
+    try:
+        return client.execute(statement)
+    finally:
+        client.disconnect()
+
+
+def test_a_good_place_has_nothing_to_mend_and_nothing_is_written(stored: Settings) -> None:
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(GOOD).encode()] * 10)
+    code, text = run(stored)
+    assert (code, text.count("FAIL"), text.count("WARN")) == (ExitCode.OK, 0, 0), text
+    assert "does not exist; it is made when the first letter comes" in line_of(text, "OK    dead letters")
+    assert f"default.{stored.table} does not exist; the worker makes it" in line_of(text, "OK    table")
+    assert sql(stored, f"EXISTS TABLE {stored.table}") == [(0,)]
+    admin = AdminClient({"bootstrap.servers": stored.bootstrap_servers})
+    assert stored.dead_letter_topic_name not in admin.list_topics(timeout=PATIENCE_S).topics
+    groups = admin.list_consumer_groups().result(PATIENCE_S).valid
+    assert stored.group_id not in [group.group_id for group in groups]
+
+
+def test_create_makes_topic_dead_letter_topic_and_table(stored: Settings) -> None:
+    missing = replace(stored, topic=f"{stored.topic}-new")
+    code, text = run(missing)
+    assert code == ExitCode.FAILED
+    assert line_of(text, "FAIL").endswith("does not exist; fix: --create --partitions 3, or name another --topic")
+    code, text = run(missing, create=True)
+    assert code == ExitCode.OK, text
+    assert "has 3, a process for each" in line_of(text, "OK    partitions")
+    assert "was made (MergeTree); filled: timestamp DateTime64(3, 'UTC')" in line_of(text, "OK    table")
+    assert "exactly-once is possible" in line_of(text, "OK    delivery")
+    assert "exists" in line_of(run(missing)[1], "OK    dead letters")
+
+
+def test_a_deduplication_window_that_is_off_is_mended_by_the_statement_that_is_shown(stored: Settings) -> None:
+    columns = "timestamp DateTime64(3), device_ip String, error_code Int8, _partition Int32, _offset Int64"
+    sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY device_ip")
+    code, text = run(stored)
+    assert code == ExitCode.OK
+    found, _, fix = line_of(text, "WARN  delivery").partition("; fix: ")
+    assert "only at-least-once: the deduplication window is 0" in found
+    assert line_of(run(replace(stored, delivery="at-least-once"))[1], "OK    delivery")
+    code, text = run(replace(stored, delivery="exactly-once"))
+    assert code == ExitCode.FAILED
+    assert "only at-least-once" in line_of(text, "FAIL  delivery")
+    sql(stored, fix)
+    assert line_of(run(stored)[1], "OK    delivery").endswith("exactly-once is possible")
+
+
+def test_the_sample_tells_each_column_that_events_do_not_fit_into(stored: Settings) -> None:
+    columns = "timestamp DateTime64(3), device_ip String, error_code Int8, country String"
+    sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY device_ip")
+    fine = {**GOOD, "country": "NL", "weight": 3}
+    events: list[Any] = [fine] * 40 + [{**fine, "error_code": 300}] * 2 + [{**fine, "device_ip": 7}] + [GOOD] * 3 + [7]
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(one).encode() for one in events], partition=0)
+    code, text = run(stored)
+    assert code == ExitCode.OK
+    for expected in (
+        "WARN  sample: 1 not_object of the 47 newest events",
+        "WARN  sample: column error_code Int8: 2 out_of_range of the 47 newest events",
+        "WARN  sample: column device_ip String: 1 wrong_type of the 47 newest events",
+        "WARN  sample: column country String: 3 missing_field of the 47 newest events",
+        "OK    sample: 40 of the 47 newest events would be stored",
+        "OK    sample: fields that are not stored: weight",
+    ):
+        assert line_of(text, expected)
+    for name in ("column country", "column error_code"):
+        sql(stored, line_of(text, f"WARN  sample: {name}").partition("fix: ")[2].partition(", or")[0])
+    assert line_of(run(stored)[1], "OK    sample: 45 of")
+
+
+def test_fields_that_columns_may_be_meant_for_are_named_with_the_map_that_takes_them(stored: Settings) -> None:
+    columns = "time DateTime64(3), method String, upstream_time Nullable(Float32), headers Map(String, String)"
+    sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY time")
+    request = {"method": "GET", "headers": {"a": "b"}}
+    event = {"time_iso8601": "2024-01-01T00:00:00Z", "request": request, "upstream": {"time": 0.1, "addr": "x"}}
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(event).encode()] * 9)
+    code, text = run(stored)
+    assert code == ExitCode.FAILED
+    assert line_of(text, "OK    devices").endswith("--device-field names another field")
+    fixes = [line.partition("fix: --map ")[2] for line in text.splitlines() if line.startswith("WARN  sample")]
+    assert fixes == [
+        "time_iso8601=time",
+        "request.method=method",
+        "upstream.time=upstream_time",
+        "request.headers=headers",
+    ]
+    code, text = run(replace(stored, map=mapping.columns(fixes), device_field="request.method"))
+    assert code == ExitCode.OK, text
+    assert line_of(text, "OK    devices").endswith("counted in column method")
+    assert line_of(text, "OK    sample: 9 of the 9 newest events would be stored")
+    assert line_of(text, "OK    sample: fields that are not stored: upstream.addr")
+
+
+def test_a_topic_of_something_else_is_refused(stored: Settings) -> None:
+    send(stored.bootstrap_servers, stored.topic, [b'{"other": 1}'] * 3, partition=0)
+    code, text = run(stored, create=True)
+    assert code == ExitCode.FAILED
+    assert "none of the 3 newest events would be stored" in line_of(text, "FAIL  sample")
+
+
+def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Settings) -> None:
+    sql(stored, f"CREATE TABLE {stored.table} (device_ip Dynamic) ENGINE = MergeTree ORDER BY tuple()")
+    code, text = run(stored)
+    assert code == ExitCode.FAILED
+    assert "column device_ip: type Dynamic is not supported; fix: give it a DEFAULT" in line_of(text, "FAIL  table")
+    code, text = run(replace(stored, map={"devic_ip": "device.ip"}))
+    assert code == ExitCode.FAILED
+    assert "--map device.ip=devic_ip: there is no column devic_ip (did you mean" in line_of(text, "FAIL  table")
+    code, text = run(replace(stored, table=f"{stored.table}_none", map={"ip": "device.ip"}))
+    assert code == ExitCode.FAILED
+    assert line_of(text, "FAIL  table").endswith(
+        "make it with CREATE TABLE (the one that the worker makes is for device events)"
+    )
+    code, text = run(replace(stored, table="nowhere.events"))
+    assert code == ExitCode.FAILED
+    assert line_of(text, "FAIL  table").endswith("no database nowhere; fix: CREATE DATABASE nowhere")
+
+
+def test_rights_that_are_missing_are_named(stored: Settings) -> None:
+    grants = {"query": f"GRANT SELECT ON default.{stored.table}"}
+    with start_clickhouse(users={"reader": {"password": CANARY, "grants": grants}}) as server:
+        url = server.address.replace("default@", "reader@")
+        sql(
+            replace(stored, clickhouse_url=server.address),
+            f"CREATE TABLE {stored.table} (device_ip String) ENGINE = MergeTree ORDER BY tuple()",
+        )
+        code, text = run(replace(stored, clickhouse_url=url, clickhouse_password=CANARY))
+        assert code == ExitCode.FAILED
+        fix = f"GRANT INSERT ON default.{stored.table} TO reader"
+        assert (
+            line_of(text, "FAIL  rights") == f"FAIL  rights: reader lacks INSERT on default.{stored.table}; fix: {fix}"
+        )
+        code, text = run(replace(stored, clickhouse_url=url, clickhouse_password=f"not-{CANARY}"))
+        assert code == ExitCode.FAILED
+        assert "WORKER_CLICKHOUSE_PASSWORD" in line_of(text, "FAIL  ClickHouse")
+        assert CANARY not in text
+
+
+def test_servers_that_do_not_answer_are_told_within_seconds_and_no_secret_is_shown(counted: Settings) -> None:
+    with socket.socket() as silent:  # takes connections, and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        options = ["--topic", counted.topic, "--bootstrap-servers", f"127.0.0.1:{port}", "--metrics-port", "0"]
+        secrets = {
+            "WORKER_REDIS_URL": f"redis://me:{CANARY}@127.0.0.1:{port}/0",
+            "WORKER_CLICKHOUSE_URL": f"clickhouse://me:{CANARY}@127.0.0.1:{port}/default",
+            "WORKER_KAFKA_PASSWORD": CANARY,
+        }
+        for backend, name in (("redis", "Redis"), ("clickhouse", "ClickHouse")):
+            started = time.monotonic()
+            with run_worker("check", *options, "--backend", backend, env=secrets) as command:
+                assert command.wait() == ExitCode.FAILED
+            text = "\n".join(command.stdout)
+            assert time.monotonic() - started < 60
+            assert line_of(text, "FAIL  Kafka: ").startswith(f"FAIL  Kafka: 127.0.0.1:{port} does not answer")
+            assert line_of(text, f"FAIL  {name}: ").startswith(
+                f"FAIL  {name}: {name} at 127.0.0.1:{port} does not answer"
+            )
+            assert CANARY not in command.tail()
+
+
+def test_redis_that_may_lose_or_refuse_the_key_is_told(counted: Settings) -> None:
+    with start_redis(requirepass=CANARY, maxmemory="64mb", maxmemory_policy="allkeys-lru", appendonly="no") as server:
+        there = replace(counted, redis_url=f"redis://127.0.0.1:{server.port}/0")
+        code, text = run(there)
+        assert code == ExitCode.FAILED
+        assert "WORKER_REDIS_PASSWORD" in line_of(text, "FAIL  Redis")
+        there = replace(there, redis_password=CANARY)
+        code, text = run(there)
+        assert code == ExitCode.OK
+        assert "allkeys-lru may drop the key" in line_of(text, "WARN  eviction")
+        assert "loses devices" in line_of(text, "WARN  persistence")
+        assert CANARY not in text
+        with closing(redis.Redis(port=server.port, password=CANARY)) as client:
+            for fix in ("eviction", "persistence"):
+                words = line_of(text, f"WARN  {fix}").partition("fix: ")[2].split(" (")[0].split()
+                client.execute_command(*words)
+            assert run(there)[1].count("WARN") == 0
+            assert client.keys() == []
+            client.config_set("maxmemory", "100kb")
+            code, text = run(there)
+            assert code == ExitCode.FAILED
+            assert line_of(text, "FAIL  memory")
+            client.config_set("maxmemory", "0")
+            client.replicaof("127.0.0.1", "1")
+            code, text = run(there)
+            assert code == ExitCode.FAILED
+            assert "takes no writes" in line_of(text, "FAIL  role")
+            client.replicaof("NO", "ONE")
+            client.acl_setuser(
+                "reader", enabled=True, passwords=[f"+{CANARY}"], keys="*", commands=["+pfcount", "+info", "+multi"]
+            )
+        code, text = run(replace(there, redis_url=f"redis://reader@127.0.0.1:{server.port}/0"))
+        assert code == ExitCode.FAILED
+        assert "may not PFADD" in line_of(text, "FAIL  rights")
+
+
+def test_a_key_of_another_type_is_refused(counted: Settings) -> None:
+    with closing(redis.Redis.from_url(counted.redis_url)) as client:
+        client.set(counted.redis_key_name, "text")
+        code, text = run(counted)
+        assert code == ExitCode.FAILED
+        assert "is no HyperLogLog" in line_of(text, "FAIL  key")
+
+
+def test_more_processes_than_partitions_a_taken_port_and_hasty_batches_are_told(stored: Settings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, text = run(replace(stored, processes=5, metrics_port=port, batch_rows=10, linger_ms=10))
+    assert code == ExitCode.FAILED
+    assert "3 of 5 processes only stand by; fix: --processes auto" in line_of(text, "WARN  partitions")
+    assert f"127.0.0.1:{port} cannot be served" in line_of(text, "FAIL  metrics")
+    assert "--batch-rows 100000" in line_of(text, "WARN  options: --batch-rows 10 ")
+    assert "--linger-ms 1000" in line_of(text, "WARN  options: --linger-ms 10 ")
+
+
+def test_a_dead_letter_topic_that_takes_less_than_the_topic_would_block(counted: Settings) -> None:
+    large = f"{counted.topic}-large"
+    create_topic(counted.bootstrap_servers, large, 1, {"max.message.bytes": "5000000"})
+    own = replace(counted, topic=large)
+    code, text = run(own)
+    assert code == ExitCode.OK, text
+    assert "it is made when the first letter comes" in text  # as large as the topic's events
+    create_topic(counted.bootstrap_servers, own.dead_letter_topic_name)
+    code, text = run(own)
+    assert code == ExitCode.FAILED
+    assert line_of(text, "FAIL  dead letters").endswith("--add-config max.message.bytes=5000000")
+
+
+def test_a_dead_letter_topic_that_refuses_or_loses_letters_is_mended_by_what_is_shown(counted: Settings) -> None:
+    letters = counted.dead_letter_topic_name
+    unfit = {"min.insync.replicas": "2", "cleanup.policy": "compact", "retention.ms": "3600000"}
+    create_topic(counted.bootstrap_servers, letters, 1, unfit)
+    code, text = run(counted)
+    assert code == ExitCode.FAILED
+    assert f"{letters} wants 2 in-sync replicas and has 1: a letter would block" in text
+    assert f"{letters} is compacted" in text
+    mend(counted, text)
+    code, text = run(counted)
+    assert code == ExitCode.OK
+    assert f"{letters} removes letters after 1.0 h" in line_of(text, "WARN  dead letters")
+    mend(counted, text)
+    assert line_of(run(counted)[1], "OK    dead letters").endswith(" exists")
+
+
+def mend(settings: Settings, text: str) -> None:
+    """Do what the `kafka-configs.sh --alter --add-config` commands would do."""
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    for topic, name, value in re.findall(r"--entity-name (\S+) --add-config ([\w.]+)=(\S+)", text):
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        (done,) = admin.incremental_alter_configs([resource]).values()
+        done.result(PATIENCE_S)
+
+
+@pytest.mark.parametrize(("ahead", "found"), [(60, "60 s ahead of"), (-60, "60 s behind")])
+def test_a_clock_that_differs_is_told(
+    stored: Settings, monkeypatch: pytest.MonkeyPatch, ahead: float, found: str
+) -> None:
+    assert line_of(run(stored)[1], "OK    clock")
+    true_time = time.time
+    monkeypatch.setattr("worker.commands.check.clickhouse.time.time", lambda: true_time() + ahead)
+    code, text = run(stored)
+    assert code == ExitCode.OK
+    assert f"this host's is {found} the server's" in line_of(text, "WARN  clock")
+
+
+def test_members_that_the_worker_cannot_join_are_named(counted: Settings) -> None:
+    member = Consumer(
+        {
+            "bootstrap.servers": counted.bootstrap_servers,
+            "group.id": counted.group_id,
+            "client.id": "somebody",
+            "partition.assignment.strategy": "roundrobin",
+        }
+    )
+    with closing(member):
+        member.subscribe([counted.topic])
+        wait_until(lambda: member.poll(0.1) or member.assignment(), PATIENCE_S)
+        code, text = run(counted)
+        assert code == ExitCode.FAILED
+        assert "(somebody) use the assignor roundrobin" in line_of(text, "FAIL  group")
+        code, text = run(replace(counted, kafka={"group.protocol": "consumer"}))
+        assert "use the other group protocol" in line_of(text, "FAIL  group")
+
+
+def test_events_that_retention_has_removed_unread_and_those_that_it_soon_will_are_told(counted: Settings) -> None:
+    place = TopicPartition(counted.topic, 0, 2)
+    with closing(Consumer({"bootstrap.servers": counted.bootstrap_servers, "group.id": counted.group_id})) as group:
+        wait_until(lambda: group.commit(offsets=[place], asynchronous=False), PATIENCE_S)
+    send(counted.bootstrap_servers, counted.topic, [json.dumps(GOOD).encode()] * 9, partition=0)
+    assert "7 events unread, the first is removed in 16" in line_of(run(counted)[1], "OK    retention")
+    admin = AdminClient({"bootstrap.servers": counted.bootstrap_servers})
+    (removed,) = admin.delete_records([TopicPartition(counted.topic, 0, 5)]).values()
+    removed.result(PATIENCE_S)
+    code, text = run(counted)
+    assert code == ExitCode.FAILED
+    assert "retention removed 2-4 of partition 0 unread" in line_of(text, "FAIL  retention")
+
+
+def test_a_backlog_that_retention_is_about_to_cut_is_a_warning(counted: Settings) -> None:
+    short = replace(counted, topic=f"{counted.topic}-short")
+    create_topic(counted.bootstrap_servers, short.topic, 1, {"retention.ms": "1800000"})
+    send(counted.bootstrap_servers, short.topic, [json.dumps(GOOD).encode()])
+    assert "1 events unread, the first is removed in 0.5 h" in line_of(run(short)[1], "WARN  retention")

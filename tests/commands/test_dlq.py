@@ -1,0 +1,222 @@
+"""`dlq` against a real broker: letters are shown without what is in them, and replayed each once."""
+
+from __future__ import annotations
+
+import io
+from contextlib import closing
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from tests.support.kit import PATIENCE_S, Service, create_topic, run_worker, wait_until
+from worker.commands.dlq import count_letters, list_letters, replay, sender
+from worker.commands.dlq.letters import StoredLetter
+from worker.commands.dlq.sender import Place
+from worker.config.settings import Settings
+from worker.core.batch import Letter
+from worker.core.errors import ExitCode, Retryable
+from worker.kafka.dead_letters import DeadLetters
+from worker.kafka.log_reader import Scan
+
+NOT_JSON = Letter(3, b"{canary", "not_json", "")
+TOO_HIGH = Letter(4, b'{"error_code": 300}', "out_of_range", "error_code")
+TOO_LOW = Letter(9, b'{"error_code": -300}', "out_of_range", "error_code")
+HOSTILE = Letter(5, b"\x1b[2J\n\xff", "not_json", "")
+
+
+@pytest.fixture
+def settings(kafka: Service, topic_name: str, group_id: str) -> Settings:
+    create_topic(kafka.address, topic_name, 2)
+    return Settings(topic=topic_name, group_id=group_id, bootstrap_servers=kafka.address)
+
+
+def write(settings: Settings, *letters: Letter, partition: int = 1, topic: str = "") -> None:
+    DeadLetters(settings).write(topic or settings.topic, partition, letters)
+
+
+def listed(settings: Settings, reason: str | None = None, limit: int = 100, payload: bool = False) -> list[str]:
+    out = io.StringIO()
+    assert list_letters(settings, reason=reason, limit=limit, payload=payload, out=out) == ExitCode.OK
+    return out.getvalue().splitlines()
+
+
+def replayed(settings: Settings, reason: str | None = None, yes: bool = True) -> str:
+    out = io.StringIO()
+    assert replay(settings, reason=reason, yes=yes, out=out) == ExitCode.OK
+    return out.getvalue().strip()
+
+
+def origin(settings: Settings) -> list[tuple[int, bytes | None, dict[str, Any]]]:
+    """Return partition, payload and headers of all that is in the topic."""
+    found = []
+    with closing(Scan(settings, settings.topic)) as scan:
+        for partition in range(scan.partitions()):
+            for messages in scan.read(partition, *scan.bounds(partition)):
+                found += [(partition, message.value(), dict(message.headers() or [])) for message in messages]
+    return found
+
+
+def replayed_to_origin(settings: Settings, count: int) -> list[tuple[int, bytes | None, dict[str, Any]]]:
+    """Return what is in the topic, which is at least `count`: a transaction shows a moment after it was committed."""
+    wait_until(lambda: len(origin(settings)) >= count, PATIENCE_S, f"{count} events are back")
+    return origin(settings)
+
+
+def test_a_letter_is_one_line_that_shows_its_event_only_when_asked(settings: Settings) -> None:
+    write(settings, NOT_JSON, TOO_HIGH)
+    write(settings, HOSTILE, partition=0)
+    write(settings, NOT_JSON, topic="another")
+    lines = listed(settings)
+    place = settings.topic
+    assert [line.split("  ")[:3] for line in lines] == [
+        [f"{place}[1]@3", "not_json", "-"],
+        [f"{place}[1]@4", "out_of_range", "error_code"],
+        [f"{place}[0]@5", "not_json", "-"],
+    ]
+    assert [line.split("  ")[4] for line in lines] == ["7 bytes", "19 bytes", "6 bytes"]
+    assert "canary" not in "".join(lines)
+    assert [line.split("  ")[5] for line in listed(settings, "not_json", payload=True)] == [
+        "{canary",
+        r"\x1b[2J\n\xff",
+    ]
+    assert listed(settings, limit=1) == [lines[0], "and 2 more (--limit 3)"]
+
+
+def test_letters_are_counted_by_reason_and_partition_and_doubles_are_told(settings: Settings) -> None:
+    write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
+    write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
+    write(settings, HOSTILE, partition=0)
+    out = io.StringIO()
+    assert count_letters(settings, out=out) == ExitCode.OK
+    *counts, total = out.getvalue().splitlines()
+    assert counts == [
+        "out_of_range error_code: 4",
+        "not_json: 3",
+        f"{settings.topic}[0]: 1",
+        f"{settings.topic}[1]: 6",
+    ]
+    assert total.startswith("total: 7 letters of 4 events, 98 bytes, from 20")
+
+
+def test_letters_of_other_groups_are_left_out_and_told(settings: Settings) -> None:
+    other = replace(settings, group_id=f"{settings.group_id}-other")
+    create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
+    write(settings, NOT_JSON)
+    write(other, NOT_JSON, TOO_HIGH)
+    left_out = f"left out: 2 letters of another group (--group-id {other.group_id})"
+    line, hint = listed(settings)
+    assert line.startswith(f"{settings.topic}[1]@3  not_json")
+    assert hint == left_out
+    out = io.StringIO()
+    count_letters(settings, out=out)
+    assert "total: 1 letters of 1 events" in out.getvalue()
+    assert out.getvalue().splitlines()[-1] == left_out
+    assert f"every group that reads {settings.topic} will get" in replayed(settings, yes=False)
+    assert replayed(settings).startswith("replayed 1 letters")
+    assert replayed(other).startswith("replayed 2 letters")  # the other group's replay is no double of this one's
+    assert replayed(settings).startswith("replayed 0 letters")
+
+
+def test_without_a_dead_letter_topic_there_are_no_letters(settings: Settings) -> None:
+    assert listed(settings) == []
+    assert replayed(settings).startswith("replayed 0 letters")
+
+
+def test_the_raw_bytes_go_back_to_their_partition_with_where_they_come_from(settings: Settings) -> None:
+    write(settings, TOO_HIGH)
+    write(settings, HOSTILE, partition=0)
+    assert replayed(settings, yes=False).startswith(f"would replay 2 letters to {settings.topic}")
+    assert origin(settings) == []
+    assert replayed(settings).startswith(f"replayed 2 letters to {settings.topic};")
+    (zero, hostile, _), (one, high, headers) = replayed_to_origin(settings, 2)
+    assert (zero, hostile, one, high) == (0, HOSTILE.payload, 1, TOO_HIGH.payload)
+    assert headers == {
+        "dlq_topic": settings.dead_letter_topic_name.encode(),
+        "dlq_partition": b"0",
+        "dlq_offset": b"0",
+        "dlq_reason": b"out_of_range",
+        "dlq_field": b"error_code",
+        "dlq_origin": f"{settings.topic}[1]@4".encode(),
+    }
+
+
+def test_each_event_is_replayed_once_over_all_runs_reasons_and_doubles(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_CHUNK", 2)
+    create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
+    for _ in range(2):  # a batch of letters that was tried again
+        write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
+    assert replayed(settings, "out_of_range").startswith("replayed 2 letters")
+    assert replayed(settings, "out_of_range").startswith("replayed 0 letters")
+    write(settings, HOSTILE, partition=0)
+    write(settings, TOO_HIGH._replace(payload=b"same place, in a topic made anew"))
+    write(settings, NOT_JSON, topic="another")
+    assert replayed(settings).startswith("replayed 3 letters")
+    assert replayed(settings).startswith("replayed 0 letters")
+    write(settings, NOT_JSON, NOT_JSON._replace(offset=77))  # one is a double of what an earlier run replayed
+    assert replayed(settings).startswith("replayed 1 letters")
+    sent = [NOT_JSON, TOO_HIGH, TOO_LOW, HOSTILE, NOT_JSON]
+    expected = [letter.payload for letter in sent] + [b"same place, in a topic made anew"]
+    assert sorted(payload or b"" for _, payload, _ in replayed_to_origin(settings, len(expected))) == sorted(expected)
+
+
+def test_what_a_failed_replay_did_not_send_the_next_one_sends(settings: Settings) -> None:
+    large = TOO_HIGH._replace(offset=5, payload=Random(1).randbytes(5000))
+    write(settings, NOT_JSON, large)
+    limit(settings, 1000)
+    with pytest.raises(Retryable, match="run it again"):
+        replayed(settings)
+    assert origin(settings) == []
+    limit(settings, 100_000)
+    assert replayed(settings).startswith("replayed 2 letters")
+    assert [payload for _, payload, _ in replayed_to_origin(settings, 2)] == [NOT_JSON.payload, large.payload]
+
+
+def limit(settings: Settings, size: int) -> None:
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, settings.topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    admin.incremental_alter_configs([resource])[resource].result(PATIENCE_S)
+
+
+def test_the_commands_do_it_from_the_shell(settings: Settings) -> None:
+    options = ["--topic", settings.topic, "--bootstrap-servers", settings.bootstrap_servers]
+    options += ["--group-id", settings.group_id]
+    create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
+    write(settings, Letter(0, b"bad", "not_json", ""))
+    with run_worker("dlq", "replay", *options) as command:
+        assert command.wait() == ExitCode.OK
+    assert "would replay 1 letters" in command.stdout[0]
+    with run_worker("dlq", "replay", "--yes", *options) as command:
+        assert command.wait() == ExitCode.OK, command.tail()
+    assert command.stdout[0].startswith("replayed 1 letters")
+    with run_worker("dlq", "list", *options) as command:
+        assert command.wait() == ExitCode.OK
+    assert len(command.stdout) == 1
+    with run_worker("dlq", "stats", *options) as command:
+        assert command.wait() == ExitCode.OK
+    assert command.stdout[0] == "not_json: 1"
+    with run_worker("dlq", "replay", "--reason", "boredom", *options) as command:
+        assert command.wait() == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("place", [Place(), Place(7), Place(7, {"not_json": 9, "too_large": 12})])
+def test_a_place_is_read_as_it_was_written(place: Place) -> None:
+    assert Place.parse(place.every, place.encode()) == place
+    assert Place.parse(None, "") == Place()
+    assert Place.parse(3, "a comment of another tool") == Place(3)
+
+
+def test_a_reason_is_ahead_of_the_others_until_they_have_caught_up() -> None:
+    def at(position: int, reason: str) -> StoredLetter:
+        return StoredLetter(0, position, "", "t", 0, position, reason, "", 0, b"")
+
+    place = Place(2).after(at(5, "not_json"), "not_json")
+    assert [place.passed(at(n, "not_json")) for n in (1, 5, 6)] == [True, True, False]
+    assert [place.passed(at(n, "too_large")) for n in (1, 2, 5)] == [True, False, False]
+    assert place.after(at(3, "too_large"), None) == Place(4, {"not_json": 6})
+    assert place.after(at(5, "too_large"), None) == Place(6)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import io
+import re
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import orjson
+import pytest
+
+from worker.commands import top
+from worker.config.settings import Settings
+from worker.core.accounts import Accounts
+from worker.core.counters import Stats
+from worker.core.errors import Fatal
+from worker.kafka.group_lag import PartitionLag
+from worker.monitor.state import Observed
+from worker.monitor.status import Status
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def status() -> dict[str, Any]:
+    stats = Stats()
+    seen = Observed(Settings(topic="events", group_id="fleet"), trouble="")
+    slot = stats.slot(0)
+    slot.set("started_ns", time.monotonic_ns())
+    slot.set("pid", 4711)
+    slot.set("sink_up", 1)
+    slot.set("assigned", 20)
+    slot.beat()
+    for partition in range(20):
+        ledger = slot.ledger("events", "id", partition)
+        ledger.set("assigned", 1)
+        ledger.add("consumed", 1000)
+        ledger.add("written", 990)
+        ledger.add("in_flight", 10)
+    slot.set_error("Redis is down")
+    seen.see_lags([PartitionLag("events", p, 0, 2000, 1000, 90.0, None) for p in range(20)], {"events": 20})
+    seen.see_devices({"events": 12345})
+    accounts = Accounts(stats)
+    page = Status(stats, seen, accounts)
+    page.sample(accounts.read())
+    answer: dict[str, Any] = orjson.loads(orjson.dumps(page.now()))
+    return answer
+
+
+def test_the_table_shows_what_matters_and_fits(status: dict[str, Any]) -> None:
+    lines = [ESCAPES.sub("", line) for line in top.table(status, "", width=100)]
+    text = "\n".join(lines)
+    for wanted in (
+        "group fleet → redis",
+        "20000 events unread, and nothing written yet",
+        "read 20,000 = written 19,800",
+        "in flight 200: 0 unaccounted",
+        "12,345",
+        "1m30s",
+        "and 8 less far behind",
+        "4711",
+        "Redis is down",
+    ):
+        assert wanted in text
+    assert max(map(len, lines)) <= 100
+    assert max(len(ESCAPES.sub("", line)) for line in top.table(status, "gone", width=30)) <= 30
+
+
+def test_partitions_of_several_topics_are_told_apart(status: dict[str, Any]) -> None:
+    assert "topic" not in "\n".join(top.table(status, "", width=100))
+    other = dict(status["partitions"][0], topic="alarms", lag=999_999)
+    status["partitions"].append(other)
+    status["topics"].append({"topic": "alarms", "partitions": 1, "devices": 5})
+    lines = [ESCAPES.sub("", line) for line in top.table(status, "", width=100)]
+    (alarms,) = [line for line in lines if line.endswith("alarms")]
+    assert alarms.split()[:2] == ["0", "999,999"]
+    assert sum(line.endswith("   events") for line in lines) == 11
+
+
+def test_the_line_for_pipes_has_the_same_figures(status: dict[str, Any]) -> None:
+    line = top.summary(status)
+    assert "\x1b" not in line
+    for wanted in ("events:", "lag 20,000 (1m30s)", "devices 12,345", "written 19,800", "unaccounted 0", "1 consumers"):
+        assert wanted in line
+
+
+class Served:
+    def __init__(self, body: bytes) -> None:
+        self.paths: list[str] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                served.paths.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.server_port}"
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def test_it_runs_until_stopped_on_a_terminal_and_off_one(status: dict[str, Any]) -> None:
+    served = Served(orjson.dumps(status))
+    try:
+        for stream in (Terminal(), io.StringIO()):
+            seen: list[str] = []
+
+            def stop(stream: io.StringIO = stream, seen: list[str] = seen) -> bool:
+                seen.append(stream.getvalue())
+                return len(seen) > 2
+
+            assert top.top(f"http://{served.address}/metrics", stream=stream, stop=stop) == 0
+            assert "events" in stream.getvalue()
+            assert ("\x1b[?1049h" in stream.getvalue()) == stream.isatty()
+            assert stream.getvalue().endswith("\x1b[?1049l" if stream.isatty() else "restarts\n")
+        assert set(served.paths) == {"/status.json"}
+    finally:
+        served.stop()
+
+
+def test_an_address_without_a_worker_is_said_plainly() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(Fatal, match=f"no answer from {address}: .*refused.*is the worker running"):
+            top.top(address, stream=io.StringIO(), stop=lambda: False)
+    served = Served(b'{"hello": 1}')
+    try:
+        with pytest.raises(Fatal, match="something else than a worker"):
+            top.top(served.address, stream=Terminal(), stop=lambda: False)
+    finally:
+        served.stop()
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://"])
+def test_what_is_no_address_is_a_usage_error(url: str) -> None:
+    with pytest.raises(Fatal, match="write for example"):
+        top.top(url, stream=io.StringIO(), stop=lambda: False)

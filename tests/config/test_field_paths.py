@@ -1,0 +1,84 @@
+"""Which field fills which column: spelled as a flag, a variable or a TOML table, each says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.config.field_paths import columns, path, spell
+from worker.config.settings import UsageError
+from worker.config.sources import load
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_any_keys_can_be_spelled(keys: list[str]) -> None:
+    assert path(spell(keys)) == tuple(keys)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("status", ("status",)),
+        ("request.user.id", ("request", "user", "id")),
+        (r"k8s\.io/name.x", ("k8s.io/name", "x")),
+        (r"back\\slash", ("back\\slash",)),
+    ],
+)
+def test_a_path_is_keys_with_dots_between(text: str, keys: tuple[str, ...]) -> None:
+    assert path(text) == keys
+
+
+@pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", "a\\"])
+def test_what_is_no_path_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="keys with dots between"):
+        path(text)
+
+
+def test_flag_variable_and_file_say_the_same(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text('[map]\nrequest.user.id = "user"\ntime = ["at", "day"]\n"a\\\\.b" = "c"\n')
+    expected = {"user": "request.user.id", "at": "time", "day": "time", "c": r"a\.b"}
+    texts = [f"{name}={column}" for column, name in expected.items()]
+    for flags, environ, file in (
+        ({"map": texts}, {}, None),
+        ({}, {"WORKER_MAP": ",".join(texts)}, None),
+        ({}, {}, config),
+    ):
+        assert load({"topic": "t", **flags}, environ, file)[0].map == expected
+
+
+def test_a_flag_fills_a_column_anew_and_leaves_the_others(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text('[map]\na = "x"\nb = "y"\n')
+    settings, origins = load({"map": ["c=x"]}, {"WORKER_MAP": "d=z"}, config)
+    assert settings.map == {"x": "c", "y": "b", "z": "d"}
+    assert origins["map"] == "--map"
+
+
+@pytest.mark.parametrize("text", ["a", "=a", "a=", "", "a..b=c"])
+def test_a_pair_that_is_none_is_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--map: .*such as request\.user\.id"):
+        load({"map": [text]}, {})
+
+
+def test_one_column_cannot_have_two_fields_but_one_field_may_fill_two_columns() -> None:
+    assert columns(["a=x", "a=y", "a=x"]) == {"x": "a", "y": "a"}
+    with pytest.raises(UsageError, match=r"--map: .*column x cannot have two fields, a and b"):
+        load({"map": ["a=x", "b=x"]}, {})
+
+
+def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    for text in ("map = 5", "[map]\na.b = 5", '[map]\na = [""]'):
+        config.write_text(text)
+        with pytest.raises(UsageError, match="write"):
+            load({}, {}, config)
+
+
+@pytest.mark.parametrize("text", ["a.", "."])
+def test_the_counted_field_is_a_path(text: str) -> None:
+    with pytest.raises(UsageError, match="--device-field"):
+        load({"device_field": text}, {})

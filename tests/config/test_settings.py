@@ -1,0 +1,93 @@
+"""Options: a flag wins over a variable, a variable over the file; every refusal says what to write instead."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.config.settings import Settings, UsageError
+from worker.config.sources import OWNED_PROPERTIES, load
+from worker.core.errors import ExitCode
+
+
+def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text('topic = "file"\nbatch-rows = 7\nlinger_ms = 9\n')
+    settings, origins = load({"topic": "flag"}, {"WORKER_TOPIC": "variable", "WORKER_BATCH_ROWS": "8"}, config)
+    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == ("flag", 8, 9, "worker")
+    assert origins == {"topic": "--topic", "batch_rows": "WORKER_BATCH_ROWS", "linger_ms": f"{config}: linger_ms"}
+
+
+def test_value_from_a_named_file(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\n")
+    settings, _ = load({"topic": "t"}, {"WORKER_REDIS_PASSWORD_FILE": str(secret)})
+    assert settings.redis_password == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"processes": "0"}, "1 to 256"),
+        ({"processes": "many"}, "auto"),
+        ({"batch_rows": "0"}, "from 1 to"),
+        ({"linger_ms": "1.5"}, "whole number"),
+        ({"backend": "clickhose"}, "did you mean clickhouse"),
+        ({"topic": "a b"}, "topic name"),
+        ({"table": "x; DROP TABLE y"}, "table name"),
+        ({"redis_url": "http://x"}, "redis://"),
+        ({"redis_url": "redis://u:p@x"}, "WORKER_REDIS_PASSWORD_FILE"),
+        ({"redis_url": "redis://:p/q@x"}, "WORKER_REDIS_PASSWORD_FILE"),
+        ({"kafka": {"ssl.keystore.password": "x"}}, "seen by every user"),
+        ({"clickhouse_url": "clickhouse://u:p@x/"}, "WORKER_CLICKHOUSE_PASSWORD_FILE"),
+        ({"max_bad_ratio": "nan"}, "from 0 to 1"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_what_to_write(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match="(?s).*" + says) as refusal:
+        load({"topic": "t", **flags}, {})
+    assert refusal.value.code == ExitCode.USAGE
+
+
+def test_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text("batch_row = 5")
+    with pytest.raises(UsageError, match="did you mean batch_rows"):
+        load({}, {}, config)
+
+
+def test_secrets_do_not_belong_into_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text('redis_password = "x"')
+    with pytest.raises(UsageError, match="WORKER_REDIS_PASSWORD_FILE"):
+        load({}, {}, config)
+
+
+@pytest.mark.parametrize("name", OWNED_PROPERTIES)
+def test_properties_that_the_worker_owns_are_refused_with_a_reason(name: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        load({"topic": "t", "kafka": {name: "x"}}, {})
+    assert OWNED_PROPERTIES[name] in str(refusal.value)
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    secrets = {item.name: "canary" for item in fields(Settings) if item.metadata["secret"]}
+    environ = {
+        **{f"WORKER_{name.upper()}": value for name, value in secrets.items()},
+        "WORKER_REDIS_URL": "redis://u:canary@h:1/0",
+        "WORKER_CLICKHOUSE_URL": "clickhouse://u:canary@h/d",
+    }
+    config = tmp_path / "worker.toml"
+    config.write_text('[kafka]\n"ssl.keystore.password" = "canary"\n"ssl.key.pem" = "canary"\n')
+    settings, _ = load({"topic": "t"}, environ, config)
+    assert settings.kafka["ssl.key.pem"] == "canary"
+    assert secrets
+    assert "canary" not in str(settings.shown())
+
+
+def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
+    assert Settings(topic="a").redis_key_name == "devices:{a}"
+    assert Settings(topic="a").dead_letter_topic_name == "a.dlq"

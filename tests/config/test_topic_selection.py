@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.config.settings import Settings, UsageError
+from worker.config.sources import load
+from worker.config.topic_selection import Roster, Selection
+
+_NAMES = st.text("ab._-1", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
+
+
+def selected(*topics: str, there: list[str], **options: str) -> list[str]:
+    return Selection(Settings(topic=",".join(topics), **options)).among(there)  # type: ignore[arg-type]
+
+
+def test_named_topics_come_first_and_only_if_they_are_there() -> None:
+    assert selected("b", "^a", "c", there=["a2", "a1", "b", "d"]) == ["b", "a1", "a2"]
+
+
+def test_an_expression_is_anchored_at_the_start_alone() -> None:
+    assert selected("^ev", there=["events", "my-events"]) == ["events"]
+    assert selected("^ev$", there=["events", "ev"]) == ["ev"]
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden"),
+    [
+        ({}, "a.dlq"),
+        ({}, "__consumer_offsets"),
+        ({}, "of-another-worker.dlq"),
+        ({"dead_letter_topic": "bad"}, "bad"),
+        ({"dead_letter_topic": "bad-{topic}-x"}, "bad-a-x"),
+    ],
+)
+def test_an_expression_finds_neither_dead_letters_nor_kafkas_own(options: dict[str, str], hidden: str) -> None:
+    assert selected("^.*", there=["a", hidden], **options) == ["a"]
+
+
+def test_a_dead_letter_topic_may_be_named_but_not_beside_its_own_topic() -> None:
+    assert selected("a.dlq", there=["a", "a.dlq"]) == ["a.dlq"]
+    with pytest.raises(UsageError, match="come back for ever"):
+        selected("a", "a.dlq", there=[])
+
+
+@given(
+    topics=st.lists(_NAMES, unique=True), template=st.sampled_from(["{topic}.dlq", "x{topic}", "b", "{topic}-{topic}"])
+)
+def test_what_the_worker_writes_its_letters_to_it_never_reads(topics: list[str], template: str) -> None:
+    settings = Settings(topic="^", dead_letter_topic=template)
+    read = Selection(settings).among([*topics, *(settings.of(topic).dead_letter_topic_name for topic in topics)])
+    assert not {settings.of(topic).dead_letter_topic_name for topic in read} & set(read)
+
+
+def test_topics_that_would_share_a_table_by_accident_are_found() -> None:
+    selection = Selection(Settings(topic="^", backend="clickhouse", table="t_{topic}"))
+    assert selection.clash(["a-b", "c", "a.b"]) == ("a-b", "a.b", "t_a_b")
+    assert selection.clash(["a-b", "c"]) is None
+    assert Selection(Settings(topic="^", backend="clickhouse")).clash(["a-b", "a.b"]) is None
+
+
+def test_a_redis_cluster_needs_the_keys_of_several_topics_in_one_slot() -> None:
+    url = "redis+cluster://127.0.0.1:7000"
+    with pytest.raises(UsageError, match="share a hash tag"):
+        Selection(Settings(topic="a,b", redis_url=url))
+    Selection(Settings(topic="a", redis_url=url))
+    Selection(Settings(topic="a,b", redis_url=url, redis_key="{devices}:{topic}"))
+    Selection(Settings(topic="a,b", redis_url=url, redis_key="devices"))
+    Selection(Settings(topic="a,b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "topics"),
+    [
+        ("a", ("a",)),
+        ("a, b,a", ("a", "b")),
+        ("^a{2,3},b", ("^a{2,3}", "b")),
+        ("", ()),
+    ],
+)
+def test_topics_are_split_at_commas_but_not_inside_a_count(text: str, topics: tuple[str, ...]) -> None:
+    settings, _ = load({"topic": text}, {})
+    assert settings.topics == topics
+    assert settings.one_topic == (topics == ("a",))
+
+
+@pytest.mark.parametrize("text", ["a b", "^(", "a,."])
+def test_what_is_neither_a_name_nor_an_expression_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--topic"):
+        load({"topic": text}, {})
+
+
+@given(lists=st.lists(st.lists(_NAMES, unique=True), max_size=5))
+def test_the_roster_tells_what_was_written_last_and_that_it_changed(lists: list[list[str]]) -> None:
+    roster, versions = Roster(), [0]
+    roster.partitions = 7
+    for topics in lists:
+        roster.write(topics)
+        version, found = roster.read()
+        assert found == topics
+        versions.append(version)
+    assert len(set(versions)) == len(versions)
+    assert not any(version % 2 for version in versions)
+    assert roster.partitions == 7
+
+
+def test_more_topics_than_the_roster_has_room_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="too many"):
+        Roster().write(["x" * 249] * 5000)

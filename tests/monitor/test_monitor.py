@@ -1,0 +1,221 @@
+"""The monitor as part of a whole worker, on real servers."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from tests.support.kit import PATIENCE_S, Service, Worker, create_topic, run_worker, send, wait_until
+from tests.support.pages import Pages
+from worker.local import Server
+
+EVENTS = [b'{"timestamp": 1700000000, "device_ip": "10.0.0.%d", "error_code": 1}' % (i % 100) for i in range(1000)]
+
+
+@pytest.fixture
+def arguments(topic_name: str, group_id: str, redis_key: str) -> list[str]:
+    return [
+        *("--topic", topic_name),
+        *("--group-id", group_id),
+        *("--redis-key", redis_key),
+        *("--metrics-port", "0"),
+        *("--linger-ms", "100"),
+        *("--report-interval", "0.5"),
+    ]
+
+
+@pytest.fixture
+def worker(kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]) -> Iterator[Worker]:
+    """A worker on a topic of two partitions with a thousand events."""
+    create_topic(kafka.address, topic_name, 2)
+    send(kafka.address, topic_name, EVENTS)
+    with run_worker(*arguments, "--bootstrap-servers", kafka.address, "--redis-url", redis_server.address) as running:
+        yield running
+
+
+def test_reports_metrics_and_readiness_follow_the_work(kafka: Service, worker: Worker, topic_name: str) -> None:
+    pages = Pages(worker)
+    wait_until(lambda: pages.metric("messages_total", "written") == 1000, PATIENCE_S)
+    worker.wait_for(r"^Total devices: 100$")
+    wait_until(lambda: sum(pages.metrics("lag_messages").values()) == 0, PATIENCE_S)
+    wait_until(lambda: pages.get("/readyz") == (200, b"ready\n"), PATIENCE_S)
+    assert pages.get("/livez") == (200, b"alive\n")
+    assert set(pages.metrics("lag_messages")) == {("0", topic_name), ("1", topic_name)}
+    assert pages.metric("consumed_messages_total") == 1000
+    assert pages.metric("consumed_bytes_total") == sum(map(len, EVENTS))
+    assert pages.metric("processes") == pages.metric("processes_wanted") == 2
+    assert pages.metric("sink_up") == pages.metric("kafka_up") == 1
+    wait_until(lambda: pages.metric("devices", "redis", topic_name) == 100, PATIENCE_S)
+    status = pages.status()
+    assert status["accounts"]["written"] == 1000
+    assert status["accounts"]["unaccounted"] == 0
+    assert {item["partition"] for item in status["partitions"]} == {0, 1}
+    assert {item["pid"] for item in status["processes"]} < set(worker.children())
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert worker.stdout[-1] == "Total devices: 100"
+    assert not [line for line in worker.stdout if not re.fullmatch(r"Total devices: \d+", line)]
+
+
+def test_counters_go_on_after_a_consumer_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
+    pages = Pages(worker)
+    wait_until(lambda: pages.metric("messages_total", "written") == 1000, PATIENCE_S)
+    victim = pages.status()["processes"][0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: pages.metric("restarts_total") == 1, PATIENCE_S)
+    send(kafka.address, topic_name, EVENTS)
+    wait_until(lambda: pages.metric("messages_total", "written") == 2000, PATIENCE_S)
+    # None at all are there in the moment of a rebalance.
+    assert set(wait_until(lambda: pages.metrics("unaccounted_messages"), PATIENCE_S).values()) == {0}
+    wait_until(lambda: sum(pages.metrics("lag_messages").values()) == 0, PATIENCE_S)
+    assert pages.metric("slot_restarts_total", "0") == 1
+
+
+def test_no_counter_runs_backwards_whoever_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
+    pages = Pages(worker)
+    seen: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    scrapes = 0
+
+    def scraped() -> bool:
+        """Look at every counter; False while the monitor is away."""
+        nonlocal seen, scrapes
+        try:
+            now = pages.counters()
+        except (OSError, http.client.HTTPException):
+            return False
+        assert {sample: value for sample, value in seen.items() if now.get(sample, -1) < value} == {}
+        seen, scrapes = now, scrapes + 1
+        return True
+
+    def of(name: str, **labels: str) -> float:
+        return seen.get((f"worker_{name}", frozenset(labels.items())), 0)
+
+    def written(events: int) -> None:
+        wait_until(lambda: scraped() and of("messages_total", outcome="written") >= events, PATIENCE_S)
+
+    written(len(EVENTS))
+    for number, (consumers, monitor) in enumerate(((True, False), (False, True), (True, True), (False, True)), 2):
+        wait_until(lambda: len(pages.status()["processes"]) == 2, PATIENCE_S)
+        pids = {one["pid"] for one in pages.status()["processes"]}
+        send(kafka.address, topic_name, EVENTS)  # some are on their way when the signal comes
+        for pid in worker.children():
+            if consumers if pid in pids else monitor:
+                os.kill(pid, signal.SIGKILL)
+        written(number * len(EVENTS))
+    wait_until(lambda: scraped() and of("restarts_total") == 4, PATIENCE_S)
+    assert min(of("slot_cpu_seconds_total", slot=slot) for slot in "01") > 0
+    assert scrapes > 10
+
+
+def test_partitions_that_are_added_get_a_consumer_and_a_lag(kafka: Service, worker: Worker, topic_name: str) -> None:
+    pages = Pages(worker)
+    wait_until(lambda: pages.metric("processes") == 2, PATIENCE_S)
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    admin.create_partitions([NewPartitions(topic_name, 3)])[topic_name].result(PATIENCE_S)
+    wait_until(lambda: len(pages.metrics("lag_messages")) == 3, PATIENCE_S)
+    wait_until(lambda: pages.metric("processes") == pages.metric("processes_wanted") == 3, PATIENCE_S)
+
+
+def test_it_ends_by_itself_when_what_was_there_is_written(
+    kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]
+) -> None:
+    create_topic(kafka.address, topic_name, 3)
+    send(kafka.address, topic_name, EVENTS, partition=1)  # the others are empty
+    where = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
+    with run_worker(*arguments, *where, "--until-end") as worker:
+        assert worker.wait() == 0
+        assert worker.stdout[-1] == "Total devices: 100"
+    with run_worker(*arguments, *where, "--until-end") as again:
+        assert again.wait() == 0
+        assert again.stdout[-1] == "Total devices: 100"
+
+
+def test_a_topic_that_is_missing_is_a_configuration_error(
+    kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]
+) -> None:
+    where = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
+    with run_worker(*arguments, *where) as worker:
+        assert worker.wait() == 78
+        (line,) = [line for line in worker.stderr if topic_name in line and "ERROR" in line]
+        assert f"python -m worker produce --topic {topic_name} --partitions 4" in line
+        assert worker.stdout == []
+        assert "Traceback" not in worker.tail()
+
+
+def test_a_port_that_is_taken_is_a_configuration_error(
+    kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]
+) -> None:
+    where = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with run_worker(*arguments, *where, "--metrics-port", port) as worker:
+            assert worker.wait() == 78
+            assert f"address 127.0.0.1:{port} is taken" in worker.tail()
+            assert "Traceback" not in worker.tail()
+
+
+def test_an_unreachable_broker_is_waited_for_and_said_once(redis_server: Service, arguments: list[str]) -> None:
+    where = ["--bootstrap-servers", "127.0.0.1:1", "--redis-url", redis_server.address]
+    with run_worker(*arguments, *where) as worker:
+        worker.wait_for(r"Kafka at 127\.0\.0\.1:1 does not answer: .*Connection refused; still trying")
+        pages = Pages(worker)
+        assert pages.metric("kafka_up") == 0
+        assert pages.get("/livez")[0] == 200
+        code, reason = pages.get("/readyz")
+        assert (code, b"does not answer" in reason) == (503, True)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert len([line for line in worker.stderr if "does not answer" in line]) == 1
+        assert "Traceback" not in worker.tail()
+
+
+@pytest.mark.faults
+def test_lag_is_gone_while_kafka_is_and_comes_back(
+    own_kafka: Server, redis_server: Service, topic_name: str, arguments: list[str]
+) -> None:
+    create_topic(own_kafka.address, topic_name, 2)
+    send(own_kafka.address, topic_name, EVENTS)
+    where = ["--bootstrap-servers", own_kafka.address, "--redis-url", redis_server.address]
+    with run_worker(*arguments, *where) as worker:
+        pages = Pages(worker)
+        wait_until(lambda: pages.get("/readyz")[0] == 200, PATIENCE_S)
+        own_kafka.kill()
+        wait_until(lambda: pages.metric("kafka_up") == 0, PATIENCE_S)
+        wait_until(lambda: not pages.metrics("lag_messages"), PATIENCE_S)
+        wait_until(lambda: pages.get("/readyz")[0] == 503, PATIENCE_S)
+        assert pages.get("/livez")[0] == 200
+        own_kafka.start()
+        wait_until(lambda: len(pages.metrics("lag_messages")) == 2, PATIENCE_S)
+        send(own_kafka.address, topic_name, EVENTS)
+        wait_until(lambda: pages.metric("messages_total", "written") == 2000, PATIENCE_S)
+        wait_until(lambda: pages.get("/readyz")[0] == 200, PATIENCE_S)
+
+
+@pytest.mark.faults
+def test_a_store_that_is_away_is_not_ready_and_no_reason_to_end(
+    kafka: Service, own_redis: Server, topic_name: str, arguments: list[str]
+) -> None:
+    create_topic(kafka.address, topic_name, 1)
+    own_redis.kill()
+    where = ["--bootstrap-servers", kafka.address, "--redis-url", own_redis.address]
+    with run_worker(*arguments, *where) as worker:
+        worker.wait_for("still trying")
+        pages = Pages(worker)
+        assert pages.get("/readyz")[0] == 503
+        own_redis.start()
+        wait_until(lambda: pages.get("/readyz")[0] == 200, PATIENCE_S)
+        own_redis.kill()
+        send(kafka.address, topic_name, EVENTS)
+        wait_until(lambda: pages.metric("sink_up") == 0, PATIENCE_S)
+        worker.wait_for("cannot count the devices")
+        assert pages.metric("devices", "redis", topic_name) is None
+        own_redis.start()
+        wait_until(lambda: pages.metric("devices", "redis", topic_name) == 100, PATIENCE_S)
+        wait_until(lambda: pages.metric("sink_up") == 1, PATIENCE_S)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from worker.config.settings import Settings
+from worker.core.counters import Slot, Stats
+from worker.kafka.group_lag import PartitionLag
+from worker.monitor.state import Observed
+
+BEHIND = PartitionLag("events", 0, start=0, end=10, committed=4, seconds=2.5, headroom=None)
+CAUGHT_UP = BEHIND._replace(committed=10)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stats() -> Stats:
+    return Stats()
+
+
+@pytest.fixture
+def seen(clock: Clock) -> Observed:
+    return Observed(Settings(topic="events"), now=clock, trouble="")
+
+
+def start(stats: Stats) -> Slot:
+    slot = stats.slot(0)
+    slot.set("started_ns", 1)
+    slot.set("pid", 4711)
+    slot.set("assigned", 1)
+    slot.set("sink_up", 1)
+    slot.beat()
+    return slot
+
+
+def test_not_ready_before_kafka_answers(seen: Observed, stats: Stats) -> None:
+    seen.trouble = "waiting for Kafka"
+    assert seen.unready(stats) == "waiting for Kafka"
+
+
+def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: Observed, stats: Stats) -> None:
+    assert seen.unready(stats) == "starting"
+    start(stats)
+    seen.topics = {"events": 1}
+    for kafka_up in (None, True):
+        seen.kafka_up = kafka_up
+        assert seen.unready(stats) == "starting: the lag is not known yet"
+    seen.kafka_up = False
+    assert "Kafka does not answer" in seen.unready(stats)
+
+
+def test_ready_when_nothing_is_unread(seen: Observed, stats: Stats) -> None:
+    start(stats)
+    seen.see_lags([CAUGHT_UP], {"events": 1})
+    assert seen.unready(stats) == ""
+
+
+def test_alive_is_not_ready_before_the_first_progress(seen: Observed, stats: Stats) -> None:
+    start(stats)
+    seen.see_lags([BEHIND], {"events": 1})
+    assert seen.unready(stats) == "6 events unread, and nothing written yet"
+    seen.see_progress(stats, 5)
+    assert seen.unready(stats) == ""
+
+
+def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clock: Clock) -> None:
+    slot = start(stats)
+    seen.see_progress(stats, 5)
+    clock.now += 61
+    slot.set("heartbeat_ns", int(clock.now * 1e9))
+    seen.see_lags([BEHIND], {"events": 1})
+    seen.see_progress(stats, 5)
+    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
+    slot.set("sink_up", 0)
+    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
+    slot.set_error("Connection refused")
+    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
+
+
+def test_not_ready_without_a_heartbeat(seen: Observed, stats: Stats, clock: Clock) -> None:
+    slot = start(stats)
+    seen.see_lags([CAUGHT_UP], {"events": 1})
+    clock.now += 31
+    assert "no consumer" in seen.unready(stats)
+    slot.set("pid", 0)
+    assert "no consumer" in seen.unready(stats)
+
+
+def test_not_ready_when_the_lag_is_not_known(seen: Observed, stats: Stats, clock: Clock) -> None:
+    slot = start(stats)
+    seen.see_lags([CAUGHT_UP], {"events": 1})
+    clock.now += 20
+    slot.set("heartbeat_ns", int(clock.now * 1e9))
+    assert seen.unready(stats) == "the lag is not known yet"
+    seen.kafka_up = False
+    assert "Kafka does not answer" in seen.unready(stats)
+    seen.see_lags([], {})
+    assert seen.unready(stats) == "the topic is gone"
+
+
+def test_a_standby_is_ready_while_the_group_moves(seen: Observed, stats: Stats) -> None:
+    slot = start(stats)
+    slot.set("assigned", 0)
+    seen.see_lags([BEHIND], {"events": 1})
+    seen.see_progress(stats, 0)
+    assert seen.unready(stats)
+    seen.see_lags([BEHIND._replace(committed=5)], {"events": 1})
+    seen.see_progress(stats, 0)
+    assert seen.unready(stats) == ""
+
+
+def test_anothers_progress_is_not_ours(seen: Observed, stats: Stats) -> None:
+    start(stats)
+    for committed in (4, 5):
+        seen.see_lags([BEHIND._replace(committed=committed)], {"events": 1})
+        seen.see_progress(stats, 0)
+    assert seen.unready(stats)

@@ -1,0 +1,67 @@
+"""Partitions with unread events that nobody reads: when the group is asked to share them out anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.kafka.group_lag import PartitionLag
+from worker.monitor.unowned_partitions import Orphans
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def lag(partition: int, committed: int | None, end: int = 100) -> PartitionLag:
+    return PartitionLag("events", partition, 0, end, committed, 1.0, None)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_what_nobody_reads_is_told_after_half_a_minute(clock: Clock) -> None:
+    orphans = Orphans(clock)
+    for _ in range(29):
+        assert orphans.look([lag(0, 10), lag(1, None)], ()) == []
+        clock.time += 1
+    clock.time += 1
+    assert orphans.look([lag(0, 10), lag(1, None)], ()) == [("events", 0), ("events", 1)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "owned"),
+    [
+        pytest.param(lambda i: lag(0, 10 + i), (), id="somebody elsewhere commits"),
+        pytest.param(lambda _: lag(0, 10), {("events", 0)}, id="it is owned here, and waits for the store"),
+        pytest.param(lambda _: lag(0, 100), (), id="there is nothing to read"),
+        pytest.param(lambda i: lag(0, 10) if i % 20 else lag(0, 100), (), id="it is read to the end now and then"),
+    ],
+)
+def test_what_is_read_or_owned_is_left_alone(clock: Clock, seen: object, owned: object) -> None:
+    orphans = Orphans(clock)
+    for i in range(3600):
+        assert orphans.look([seen(i)], owned) == []  # type: ignore[operator, arg-type]
+        clock.time += 1
+
+
+def test_the_pauses_double_and_begin_anew(clock: Clock) -> None:
+    orphans = Orphans(clock)
+    asked: list[float] = []
+    for second in range(4000):
+        if orphans.look([lag(0, 10)], ()):
+            asked.append(second)
+        clock.time += 1
+    assert asked == [30, 60, 120, 240, 480, 960, 1560, 2160, 2760, 3360, 3960]
+    assert orphans.look([lag(0, 100)], ()) == []
+    clock.time += 600
+    assert orphans.look([lag(0, 100, 200)], ()) == []
+    clock.time += 30
+    assert orphans.look([lag(0, 100, 200)], ()) == [("events", 0)]

@@ -1,0 +1,88 @@
+"""Which columns are filled from which field, and what is refused with what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.sinks.clickhouse.table import Column, counted, fill
+
+TABLE = [
+    Column("time", "DateTime64(3)"),
+    Column("request.user", "LowCardinality(Nullable(String))"),
+    Column("size", "UInt32", "DEFAULT"),
+    Column("raw", "String", "EPHEMERAL"),
+    Column("day", "Date", "MATERIALIZED"),
+    Column("host", "String", "ALIAS"),
+    Column("_topic", "String"),
+    Column("_partition", "Int32"),
+    Column("_offset", "Int64"),
+]
+
+
+def test_a_column_is_filled_from_the_field_of_its_name_and_the_rest_is_the_servers() -> None:
+    found = fill(TABLE, {})
+    assert [(one.column, one.field.path, one.field.required) for one in found] == [
+        ("time", ("time",), True),
+        ("request.user", ("request", "user"), False),
+    ]
+
+
+def test_map_names_another_field_also_for_columns_with_a_default() -> None:
+    found = fill(TABLE, {"time": "@timestamp", "size": "response.bytes", "raw": r"a\.b"})
+    assert [(one.column, one.field.name, one.field.path) for one in found] == [
+        ("time", "@timestamp", ("@timestamp",)),
+        ("request.user", "request.user", ("request", "user")),
+        ("size", "response.bytes", ("response", "bytes")),
+        ("raw", r"a\.b", ("a.b",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mapped", "says"),
+    [
+        ({"tme": "t"}, r"--map t=tme: there is no column tme \(did you mean time\?\)"),
+        ({"zzz": "t"}, r"there is no column zzz; correct it, or ALTER TABLE … ADD COLUMN zzz"),
+        ({"_offset": "t"}, "the worker itself fills _offset"),
+        ({"day": "t"}, "column day is MATERIALIZED, so the server fills it"),
+        ({"host": "t"}, "column host is ALIAS"),
+    ],
+)
+def test_a_mapping_that_cannot_be_is_refused_with_what_to_do(mapped: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        fill(TABLE, mapped)
+
+
+def test_a_table_without_a_column_to_fill_and_a_type_that_is_not_supported_are_refused() -> None:
+    with pytest.raises(ValueError, match="no column that an event could fill"):
+        fill(TABLE[2:], {})
+    with pytest.raises(ValueError, match="column v: type Dynamic is not supported; give it a DEFAULT, or another type"):
+        fill([Column("v", "Dynamic")], {})
+    assert fill([Column("v", "Dynamic", "DEFAULT"), *TABLE], {}) == fill(TABLE, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "mapped", "column"),
+    [
+        ("time", {}, "time"),
+        ("t", {"time": "t"}, "time"),
+        ("request.user", {}, "request.user"),
+        ("size", {}, "size"),  # by its name: the server fills it
+        ("day", {}, "day"),
+        ("time", {"time": "t"}, "time"),
+        ("raw", {}, ""),  # stored nowhere
+        ("device_ip", {}, ""),
+    ],
+)
+def test_what_is_counted_is_the_column_that_the_field_fills(field: str, mapped: dict[str, str], column: str) -> None:
+    assert counted(TABLE, fill(TABLE, mapped), field) == column
+
+
+def test_a_table_for_device_events_has_to_hold_them_and_another_need_not() -> None:
+    table = [Column("timestamp", "UInt64"), Column("device_ip", "Nullable(IPv4)"), Column("error_code", "Int8")]
+    with pytest.raises(
+        ValueError, match="column timestamp is UInt64, which cannot hold an event's timestamp; its type"
+    ):
+        fill(table, {})
+    assert fill(table[:2], {})
+    assert fill(table, {"timestamp": "at"})
+    assert fill([Column("timestamp", "Nullable(DateTime64(3))"), *table[1:]], {})

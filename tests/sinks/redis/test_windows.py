@@ -1,0 +1,145 @@
+"""Windows: every event is in the slice of its own time, and slices that cover a span count it once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.config.settings import UsageError
+from worker.config.sources import load
+from worker.decoding.json import decode
+from worker.sinks.redis.sink import RedisSink
+from worker.sinks.redis.windows import OTHER, VALUES, Keys, Labels, cover, group, slices, windows
+
+TTLS = {"minute": 86_400, "hour": 30 * 86_400, "day": 400 * 86_400}
+DAY = 1_795_478_400  # 2026-11-24T00:00:00Z
+names = st.sets(st.sampled_from(["minute", "hour", "day"]))
+
+
+def keys(**options: str) -> Keys:
+    return Keys(load({"topic": "t", **options}, {})[0])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3000), st.integers(1, 3000), names.filter(bool))
+def test_a_span_is_covered_once_by_slices_that_cannot_be_joined(first: int, length: int, wanted: set[str]) -> None:
+    among = windows(wanted)
+    unit = among[0].seconds
+    start, end = first * unit, (first + length) * unit
+    found = cover(start, end, among)
+    assert found == sorted(found, key=lambda one: one[0].seconds * one[1])
+    edge = start
+    for window, number in found:
+        assert number * window.seconds == edge
+        edge += window.seconds
+    assert edge == end
+    for coarse in among:  # no slice lies in one of a coarser window that lies in the span
+        first_whole, last_whole = -(-start // coarse.seconds), end // coarse.seconds
+        places = [n * w.seconds // coarse.seconds for w, n in found if w.seconds < coarse.seconds]
+        assert not any(first_whole <= place < last_whole for place in places)
+
+
+def test_days_are_between_hours_and_these_between_minutes() -> None:
+    found = cover(DAY + 22 * 3600 + 58 * 60, DAY + 86_400 * 2 + 3600 + 60, windows(TTLS))
+    spelled = [f"{window.name} {window.spell(number)}" for window, number in found]
+    assert spelled == [
+        "minute 2026-11-24T22:58",
+        "minute 2026-11-24T22:59",
+        "hour 2026-11-24T23",
+        "day 2026-11-25",
+        "hour 2026-11-26T00",
+        "minute 2026-11-26T01:00",
+    ]
+
+
+def test_a_span_that_no_slices_make_up_is_refused() -> None:
+    with pytest.raises(ValueError, match="whole hours"):
+        cover(60, 7200, windows(["hour", "day"]))
+
+
+moments = st.integers(DAY - 200_000, DAY + 200_000)
+values = st.sampled_from(["NL", "DE", "a:b", "", 3, "3", "ü", "x" * 80, "%"])
+chunks = st.lists(st.lists(st.tuples(moments, st.integers(0, 20), values), min_size=1, max_size=20), max_size=4)
+
+
+@settings(deadline=None)
+@given(chunks, names, st.booleans())
+def test_each_key_has_the_devices_of_its_slice_and_value(chunks: list[Any], wanted: set[str], by: bool) -> None:
+    options = {"windows": ",".join(wanted), "by": "country" if by else ""}
+    sink = RedisSink(load({"topic": "t", **options}, {})[0])
+    kept = keys(**options)
+    columns: list[list[Any]] = [[] for _ in sink.fields]
+    expected: dict[str, set[str]] = defaultdict(set)
+    labels = Labels()
+    for chunk in chunks:
+        events = [{"timestamp": moment, "device_ip": f"d{device}", "country": v} for moment, device, v in chunk]
+        for parts, part in zip(columns, decode(list(map(orjson.dumps, events)), sink.fields).columns, strict=True):
+            parts.append(part)
+        for moment, device, value in chunk:
+            for label in {"", labels[value]} if by else {""}:
+                tail = f":country={label}" if label else ""
+                expected[f"devices:{{t}}{tail}"].add(f"d{device}")
+                for window in windows(wanted):
+                    spelled = window.spell(moment // window.seconds)
+                    expected[f"devices:{{t}}:{window.name}:{spelled}{tail}"].add(f"d{device}")
+    found = list(slices(group(columns, kept, Labels()), kept))
+    assert {key: devices for key, _, devices in found if devices} == expected
+    assert len({key for key, _, _ in found}) == len(found)
+
+
+def test_a_key_lives_for_its_ttl_after_its_slice_however_late_it_is_written() -> None:
+    kept = keys(windows="minute,day", window_ttl="minute=2h")
+    minute, day = kept.windows
+    assert kept.expires(minute, DAY // 60) == DAY + 60 + 7200
+    assert kept.expires(day, DAY // 86_400) == DAY + 86_400 + TTLS["day"]
+
+
+def test_values_beyond_the_limit_share_a_key_and_what_redis_has_is_known() -> None:
+    labels = Labels()
+    labels.learn(["seen"])
+    assert [labels[n] for n in range(VALUES)] == [*map(str, range(VALUES - 1)), OTHER]
+    assert (labels["seen"], labels[0], labels["x" * 65]) == ("seen", "0", OTHER)
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "field"),
+    [
+        ({"device_ip": "a", "country": "NL"}, "missing_field", "timestamp"),
+        ({"device_ip": "a", "country": "NL", "timestamp": "soon"}, "bad_timestamp", "timestamp"),
+        ({"device_ip": "a", "timestamp": DAY}, "missing_field", "country"),
+        ({"device_ip": "a", "timestamp": DAY, "country": True}, "wrong_type", "country"),
+        ({"device_ip": "a", "timestamp": DAY, "country": None}, "wrong_type", "country"),
+        ({"device_ip": "a", "timestamp": DAY, "country": 1.5}, "wrong_type", "country"),
+    ],
+)
+def test_only_windows_judge_the_time_and_only_by_the_value(event: dict[str, Any], reason: str, field: str) -> None:
+    payload = orjson.dumps(event)
+    judged = RedisSink(load({"topic": "t", "windows": "day", "by": "country"}, {})[0]).fields
+    (reject,) = decode([payload], judged).rejects
+    assert (reject.reason, reject.field) == (reason, field)
+    assert not decode([payload], RedisSink(load({"topic": "t"}, {})[0]).fields).rejects
+
+
+def test_all_keys_have_the_hash_tag_of_the_total() -> None:
+    for total in ("devices:{topic}", "plain", "a{b}c"):
+        kept = keys(redis_key=total, windows="minute", by="x")
+        tags = {key.partition("{")[2].partition("}")[0] for key in (kept.of(kept.windows[0], 1, "v"), kept.registry)}
+        assert tags == {{"devices:{topic}": "t", "plain": "plain", "a{b}c": "b"}[total]}
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("windows", "week", "minute, hour, day"),
+        ("window_ttl", "day=forever", "minute=1d,hour=30d,day=400d"),
+        ("window_ttl", "day=0d", "minute=1d,hour=30d,day=400d"),
+    ],
+)
+def test_options_say_what_to_write(option: str, text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load({"topic": "t", option: text}, {})

@@ -1,0 +1,35 @@
+"""Events for a worker to be looked at while it works."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.support.kit import send
+
+GOOD = b'{"timestamp": 1700000000, "device_ip": "10.%d.%d.%d", "error_code": 1}'
+
+
+class Load:
+    """Writes events in swelling and ebbing numbers, a few of them bad, until stopped. Kafka has `sent` of them."""
+
+    def __init__(self, address: str, topic: str) -> None:
+        self.sent = 0
+        self._where = (address, topic)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        turn = 0
+        while not self._stop.wait(0.2):
+            turn += 1
+            size = 500 + 400 * abs(turn % 40 - 20) // 20 + (2000 if turn % 97 < 12 else 0)
+            events: list[bytes | None] = [GOOD % (turn % 200, i % 251, i % 83) for i in range(size)]
+            if turn % 3 == 0:
+                events[0] = (b"not an event", b"[1]", b'{"device_ip": 7}', b"{}")[turn // 3 % 4]
+            send(*self._where, events)
+            self.sent += size

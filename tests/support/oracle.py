@@ -1,0 +1,210 @@
+"""Says exactly what is missing and what is there twice: events carry their number, and stores are asked for it back.
+
+Event `i` is one millisecond after event `i - 1`, from a device of its own, so a row tells which event it is and whether
+it is that event whole. What may never become a row is told apart by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import redis
+from clickhouse_driver import Client
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from tests.support.kit import PATIENCE_S, wait_until
+
+BEGINNING_MS = 1_700_000_000_000
+_NETWORK = 10 << 24  # 10.0.0.0
+_SHOWN = 5
+_T = TypeVar("_T")
+
+
+class Verdict(NamedTuple):
+    """How many events were lost, how many rows are one too many, and how many rows are not what was sent."""
+
+    missing: int
+    doubled: int
+    wrong: int
+    examples: str = ""
+
+
+EXACT = Verdict(0, 0, 0)
+
+
+class DeadLetter(NamedTuple):
+    """A letter in the dead-letter topic, by its headers."""
+
+    partition: int
+    offset: int
+    reason: str
+    field: str
+    payload: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def device(i: int) -> str:
+    return ".".join(str((_NETWORK + i) >> shift & 255) for shift in (24, 16, 8, 0))
+
+
+def event(i: int) -> bytes:
+    return b'{"timestamp": %d, "device_ip": "%s", "error_code": %d}' % (BEGINNING_MS + i, device(i).encode(), i % 11)
+
+
+def events(count: int, first: int = 0) -> list[bytes]:
+    return [event(i) for i in range(first, first + count)]
+
+
+def rows(clickhouse: str, table: str) -> int:
+    """Return how many rows the table has; 0 while it is not there."""
+    client = Client.from_url(clickhouse)
+    try:
+        exists = client.execute(f"EXISTS TABLE {table}")[0][0]
+        return int(client.execute(f"SELECT count() FROM {table}")[0][0]) if exists else 0
+    finally:
+        client.disconnect()
+
+
+def judge_rows(clickhouse: str, table: str, expected: Iterable[int], *, origin: bool = True) -> Verdict:
+    """Compare a table with the numbers of the events that should be in it, each once and whole.
+
+    With `origin`, rows of the same place in Kafka are doubled too, whatever they hold.
+    """
+    place = "uniqExact(_topic, _partition, _offset)" if origin else "count()"
+    client = Client.from_url(clickhouse)
+    try:
+        ((count, places, wrong),) = client.execute(
+            f"SELECT count(), {place}, countIf(device_ip != IPv4NumToString(toUInt32({_NETWORK} + id)) "
+            f"OR error_code != id % 11 OR id < 0) FROM (SELECT *, {_number()} AS id FROM {table})"
+        )
+        found = client.execute(f"SELECT {_number()} AS id, count() FROM {table} GROUP BY id")
+    finally:
+        client.disconnect()
+    counts = dict(found)
+    wanted = set(expected)
+    missing = wanted - counts.keys()
+    extra = {i: n - (i in wanted) for i, n in counts.items() if n > 1 or i not in wanted}
+    return Verdict(
+        len(missing),
+        max(sum(extra.values()), count - places),
+        wrong,
+        _examples(missing, extra) if missing or extra else "",
+    )
+
+
+def judge_devices(url: str, key: str, expected: Iterable[int]) -> Verdict:
+    """Compare a HyperLogLog with a clean one of the same devices: equal counts, and that of both together is no other.
+
+    PFADD in any order and any number of times leaves the same registers, so equality is exact, not within an error.
+    """
+    client = redis.Redis.from_url(url)
+    clean = f"{key}:clean"
+    try:
+        numbers = list(expected)
+        for at in range(0, len(numbers), 10_000):
+            client.pfadd(clean, *map(device, numbers[at : at + 10_000]))
+        counted, wanted, together = client.pfcount(key), client.pfcount(clean), client.pfcount(key, clean)
+        client.delete(clean)
+    finally:
+        client.close()
+    return Verdict(together - counted, together - wanted, 0)
+
+
+def dead_letters(kafka: str, topic: str) -> list[DeadLetter]:
+    """Read a whole dead-letter topic; nothing where there is none."""
+    reached = ends(kafka, topic)
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "oracle", "log_level": 2, "enable.auto.commit": False})
+    found: list[DeadLetter] = []
+    try:
+        for partition, end in reached.items():
+            if not end:
+                continue
+            consumer.assign([TopicPartition(topic, partition, 0)])
+
+            def more(end: int = end) -> bool:
+                messages = [message for message in consumer.consume(1000, 0.1) if not message.error()]
+                found.extend(map(_letter, messages))
+                return bool(messages) and (messages[-1].offset() or 0) + 1 >= end
+
+            wait_until(more, PATIENCE_S, f"all of {topic}[{partition}] is read")
+    finally:
+        consumer.close()
+    return found
+
+
+def ends(kafka: str, topic: str) -> dict[int, int]:
+    """Return the end offset of each partition of a topic; empty where there is no such topic."""
+
+    def ask(client: Consumer, places: list[TopicPartition]) -> dict[int, int]:
+        return {place.partition: client.get_watermark_offsets(place, timeout=10)[1] for place in places}
+
+    return _patiently(kafka, "oracle", topic, ask)
+
+
+def committed(kafka: str, group: str, topic: str) -> dict[int, tuple[int, str]]:
+    """Return the group's offset and metadata of each partition that it has committed."""
+
+    def ask(client: Consumer, places: list[TopicPartition]) -> dict[int, tuple[int, str]]:
+        found = client.committed(places, timeout=10)
+        for item in found:
+            if item.error:
+                raise KafkaException(item.error)
+        return {item.partition: (item.offset, item.metadata or "") for item in found if item.offset >= 0}
+
+    return _patiently(kafka, group, topic, ask)
+
+
+def accounted_offsets(kafka: str, group: str, topic: str) -> int:
+    """Return the sum of the group's committed offsets."""
+    return sum(offset for offset, _ in committed(kafka, group, topic).values())
+
+
+def offsets_of_rows(clickhouse: str, table: str) -> dict[int, int]:
+    """Return, by partition, the offset after the last row."""
+    client = Client.from_url(clickhouse)
+    try:
+        return dict(client.execute(f"SELECT _partition, max(_offset) + 1 FROM {table} GROUP BY _partition"))
+    finally:
+        client.disconnect()
+
+
+def _patiently(
+    kafka: str, group: str, topic: str, ask: Callable[[Consumer, list[TopicPartition]], dict[int, _T]]
+) -> dict[int, _T]:
+    """Ask about a topic's partitions until there is an answer; a broker that has just started is not ready to give it.
+
+    Not with AdminClient: its answers then never came, or ended the process.
+    """
+    client = Consumer(
+        {"bootstrap.servers": kafka, "group.id": group, "log_level": 2, "isolation.level": "read_uncommitted"}
+    )
+
+    def answer() -> list[dict[int, _T]]:
+        try:
+            found = client.list_topics(timeout=10).topics.get(topic)
+            places = [TopicPartition(topic, partition) for partition in (found.partitions if found else ())]
+            return [ask(client, places) if places else {}]
+        except KafkaException:
+            return []
+
+    try:
+        return wait_until(answer, PATIENCE_S, f"the broker tells of {topic} and {group}")[0]
+    finally:
+        client.close()
+
+
+def _number() -> str:
+    return f"toUnixTimestamp64Milli(timestamp) - {BEGINNING_MS}"
+
+
+def _letter(message: Any) -> DeadLetter:
+    headers: Sequence[tuple[str, bytes]] = message.headers() or []
+    of = {name: value.decode() for name, value in headers}
+    return DeadLetter(
+        int(of["partition"]), int(of["offset"]), of["reason"], of["field"], message.value(), tuple(headers)
+    )
+
+
+def _examples(missing: Collection[int], extra: dict[int, int]) -> str:
+    return f"missing {sorted(missing)[:_SHOWN]}, extra {dict(sorted(extra.items())[:_SHOWN])}"

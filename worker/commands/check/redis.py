@@ -1,0 +1,143 @@
+"""What `check` finds out about Redis: reachable, rights, the key, and what could lose it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import redis
+from redis import exceptions
+
+from worker.commands.check.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.config.settings import Settings
+from worker.core.errors import Retryable, WorkerError
+from worker.sinks.redis.nodes import CREDENTIALS_ADVICE, Node
+from worker.sinks.redis.sink import RedisSink
+from worker.sinks.redis.windows import Keys
+
+_TIMEOUT_S = 4.0
+_FULL = 0.9
+_VERIFY = "+pfadd +pfcount +pfmerge +expire +del"
+
+
+def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iterator[Finding]:
+    """Yield the findings; fill in the fields of an event that are stored. Writes nothing."""
+    keys = Keys(settings)
+    fields += map(Stored, RedisSink(settings).fields)
+    with closing(Node(settings, keys.total, _TIMEOUT_S)) as node:
+        try:
+            client = node.client()
+            client.ping()
+        except exceptions.NoPermissionError:
+            pass  # it answers, and what it has to let us do is asked below
+        except (TypeError, ValueError) as error:
+            yield fail("Redis", f"{node.where}: {error}", "correct the options in --redis-url")
+            return
+        except Exception as error:
+            yield _unreachable(node, node.trouble(error))
+            return
+        yield ok("Redis", f"{node.where} answers")
+        yield _writable(client, keys)
+        yield _counted(settings, keys.total)
+        yield from _server(client, bool(keys.windows))
+
+
+def _unreachable(node: Node, error: Retryable) -> Finding:
+    if error.reason == "credentials":
+        return fail("Redis", str(error), f"{CREDENTIALS_ADVICE}, or for a certificate ?ssl_ca_certs=FILE")
+    return fail("Redis", f"{node.where} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
+
+
+def _needed(keys: Keys) -> list[tuple[str, ...]]:
+    """Return a command of each kind that a worker sends."""
+    commands: list[tuple[str, ...]] = [("PFADD", keys.total, ""), ("PFCOUNT", keys.total)]
+    if keys.windows:
+        window = keys.windows[0]
+        slice_key = keys.of(window, 0, "")
+        commands += [("PFADD", slice_key, ""), ("EXPIREAT", slice_key, "1"), ("SADD", keys.registry, window.name)]
+        commands += [("SMEMBERS", keys.registry)]
+    if keys.by:
+        commands += [("SADD", keys.values, ""), ("SMEMBERS", keys.values), ("PFADD", keys.of(None, 0, "0"), "")]
+    return commands
+
+
+def _writable(client: redis.Redis, keys: Keys) -> Finding:
+    """Say whether the commands would be taken: queued in a transaction they meet every refusal, and are discarded."""
+    commands = _needed(keys)
+    rights = " ".join(dict.fromkeys(f"+{words[0].lower()}" for words in commands))
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        for words in (("MULTI",), *commands):
+            connection.send_command(*words)
+            connection.read_response()
+    except exceptions.NoPermissionError:
+        pattern = f"{keys.prefix}*" if keys.windows or keys.by else keys.total
+        return fail(
+            "rights",
+            f"this user may not {words[0]}" + (f" {words[1]}" if words[1:] else ", with which writes are tried"),
+            f"ACL SETUSER … ~{pattern} {rights} +multi +discard (verify: {_VERIFY} on ~{keys.prefix}:verify:*, too)",
+        )
+    except exceptions.ReadOnlyError:
+        return fail("role", "this is a replica, which takes no writes", "point --redis-url at its primary")
+    except exceptions.OutOfMemoryError:
+        return fail("memory", "maxmemory is reached and nothing may be evicted", "CONFIG SET maxmemory …")
+    except exceptions.AskError:
+        return fail("cluster", "this node of a cluster does not have the key", "--redis-url redis+cluster://HOST:PORT")
+    except (exceptions.RedisError, OSError) as error:
+        return fail("writes", f"refused: {error}", "see the server's log")
+    else:
+        return ok("rights", f"writes to {keys.total} are taken")
+    finally:
+        connection.disconnect()  # discards
+        pool.release(connection)
+
+
+def _counted(settings: Settings, key: str) -> Finding:
+    with closing(RedisSink(settings)) as sink:
+        try:
+            return ok("key", f"{key} has {sink.devices()} devices")
+        except WorkerError as error:
+            if getattr(error, "reason", "") == "wrong_type":
+                return fail("key", f"{key} is no HyperLogLog", f"--redis-key another, or RENAME {key} …")
+            return trouble("key", error)
+
+
+def _server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
+    """Yield what could lose the key."""
+    try:
+        info: dict[str, Any] = client.info("everything")
+    except (exceptions.RedisError, OSError) as error:
+        yield warn(
+            "server", f"INFO is refused ({error}): eviction and persistence are not known", "ACL SETUSER … +info"
+        )
+        return
+    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy.startswith("volatile") and windows:
+        yield warn(
+            "eviction",
+            f"maxmemory-policy {policy} may drop windows: their keys have a TTL",
+            "CONFIG SET maxmemory-policy noeviction",
+        )
+    elif policy.startswith("allkeys"):
+        yield warn(
+            "eviction",
+            f"maxmemory-policy {policy} may drop the key" + ("" if limit else " once a maxmemory is set"),
+            "CONFIG SET maxmemory-policy noeviction" + ("" if windows else " (or volatile-lru: the key has no TTL)"),
+        )
+    else:
+        yield ok("eviction", f"maxmemory-policy {policy} keeps the key")
+    if limit and used > _FULL * limit:
+        yield warn("memory", f"{used} of {limit} bytes are used", f"CONFIG SET maxmemory {2 * limit}")
+    else:
+        yield ok("memory", f"{used} of {limit} bytes are used" if limit else "no maxmemory")
+    if info.get("role") == "slave" and not int(info.get("slave_read_only", 1)):
+        yield fail("role", "a replica loses what is written to it", "point --redis-url at its primary")
+    if not int(info.get("aof_enabled", 0)):
+        yield warn(
+            "persistence",
+            "without the append-only file a crash of Redis loses devices whose events are committed",
+            "CONFIG SET appendonly yes",
+        )

@@ -1,0 +1,94 @@
+"""The `count` command: the distinct devices of the store, or of a span of time by its windows, and of each value."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from typing import TextIO
+from urllib.parse import unquote
+
+from worker.config.settings import Settings, UsageError
+from worker.core.errors import ExitCode, Fatal
+from worker.decoding.timestamps import to_iso
+from worker.kafka.client import each_topic
+from worker.monitor.report import count_devices, report
+from worker.sinks import open_sink, uncounted
+from worker.sinks.redis.nodes import Node
+from worker.sinks.redis.windows import OTHER, Keys, Window, cover, windows
+
+
+def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> int:
+    """Print `Total devices: N`, and with `--by` a line `value: N` for each that has any; return OK.
+
+    `start` and `end` (Unix seconds, end excluded) ask the windows that Redis has, whatever `--windows` says here;
+    without them it is the total. Raises UsageError where no windows make up that span.
+    """
+    if start is None and end is None and not settings.by:
+        sinks = {one.topic: open_sink(one) for one in each_topic(settings)}
+        try:
+            by_topic, together = count_devices(settings, sinks)
+        finally:
+            for sink in sinks.values():
+                sink.close()
+        if together is None:
+            raise Fatal(uncounted(settings))
+        print(*report(settings, by_topic, together), sep="\n", file=out)
+        return ExitCode.OK
+    if settings.backend != "redis":
+        raise UsageError("--from, --to and --by count with the windows of --backend redis; of ClickHouse ask the table")
+    for one in each_topic(settings):
+        if not settings.one_topic:
+            print(f"== {one.topic}", file=out)
+        _windows(one, start, end, out, notes)
+    return ExitCode.OK
+
+
+def _windows(settings: Settings, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> None:
+    keys = Keys(settings)
+    with closing(Node(settings, keys.total)) as node:
+        if start is None and end is None:
+            slices: list[tuple[Window | None, int]] = [(None, 0)]
+        else:
+            slices = list(_slices(node, keys, start, end, notes))
+        print(f"Total devices: {_count(node, keys, slices, '')}", file=out)
+        if keys.by:
+            for label in sorted(_members(node, keys.values), key=lambda label: (label == OTHER, len(label), label)):
+                if devices := _count(node, keys, slices, label):
+                    print(f"{_shown(label)}: {devices}", file=out)
+
+
+def _slices(node: Node, keys: Keys, start: int | None, end: int | None, notes: TextIO) -> Iterable[tuple[Window, int]]:
+    if start is None or end is None or start >= end:
+        raise UsageError("write both --from TIME and a later --to TIME")
+    written = windows(_members(node, keys.registry))
+    if not written:
+        raise UsageError(
+            f"{keys.total} has no windows: run the worker with --windows minute,hour,day (docs/windows.md), or look at "
+            "--topic, --redis-url and --redis-key"
+        )
+    try:
+        slices = cover(start, end, written)
+    except ValueError as error:
+        raise UsageError(f"--from, --to: {error}") from None
+    gone = [(window, number) for window, number in slices if keys.expires(window, number) <= time.time()]
+    if gone:
+        window, number = gone[-1]
+        until = to_iso((number + 1) * window.seconds * 1000)
+        print(f"count: what was before {until} is not counted: its {window.name}s expired (--window-ttl)", file=notes)
+    return slices
+
+
+def _count(node: Node, keys: Keys, slices: Iterable[tuple[Window | None, int]], label: str) -> int:
+    return int(node.ask("PFCOUNT", *(keys.of(window, number, label) for window, number in slices)))
+
+
+def _members(node: Node, key: str) -> list[str]:
+    members: list[bytes] = node.ask("SMEMBERS", key)
+    return [member.decode() for member in members]
+
+
+def _shown(label: str) -> str:
+    """Return the value as the event had it, where that is fit for a terminal."""
+    value = label if label == OTHER else unquote(label.rstrip("%"))
+    return value if value.isprintable() else label

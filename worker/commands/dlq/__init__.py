@@ -1,0 +1,86 @@
+"""The `dlq` command: list, count and replay (see `replay`) dead letters."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import TextIO
+
+from worker.commands.dlq.letters import StoredLetter, read_letters
+from worker.commands.dlq.sender import replay
+from worker.config.settings import Settings
+from worker.core.errors import ExitCode
+
+__all__ = ["count_letters", "list_letters", "replay"]
+
+
+def list_letters(settings: Settings, *, reason: str | None, limit: int, payload: bool, out: TextIO) -> int:
+    """Print one line per letter, oldest first, and how many more there are; payloads only if asked for."""
+    others: Counter[str] = Counter()
+    more = 0
+    for number, letter in enumerate(_of_group(settings, reason, others)):
+        if number < limit:
+            print(_line(letter, payload), file=out)
+        else:
+            more += 1
+    if more:
+        print(f"and {more} more (--limit {limit + more})", file=out)
+    _say_others(others, out)
+    return ExitCode.OK
+
+
+def count_letters(settings: Settings, *, out: TextIO) -> int:
+    """Print how many letters there are by reason, field and origin partition, and in all."""
+    reasons: Counter[str] = Counter()
+    partitions: Counter[int] = Counter()
+    origins: set[tuple[int, int]] = set()
+    size, first, last = 0, 0, 0
+    others: Counter[str] = Counter()
+    for letter in _of_group(settings, None, others):
+        reasons[letter.reason + (f" {letter.field}" if letter.field else "")] += 1
+        partitions[letter.partition] += 1
+        origins.add((letter.partition, letter.offset))
+        size += len(letter.payload)
+        first, last = min(first or letter.time_ms, letter.time_ms), max(last, letter.time_ms)
+    for name, count in reasons.most_common():
+        print(f"{name}: {count}", file=out)
+    for partition, count in sorted(partitions.items()):
+        print(f"{settings.topic}[{partition}]: {count}", file=out)
+    span = f", from {_time(first)} to {_time(last)}" if partitions else ""
+    total = partitions.total()
+    print(f"total: {total} letters of {len(origins)} events, {size} bytes{span}", file=out)
+    _say_others(others, out)
+    return ExitCode.OK
+
+
+def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> Iterator[StoredLetter]:
+    """Yield the letters of the topic and the group; count those that other groups have written of the topic."""
+    for letter in read_letters(settings):
+        if reason not in (None, letter.reason):
+            continue
+        if letter.concerns(settings):
+            yield letter
+        elif letter.topic == settings.topic:
+            others[letter.group] += 1
+
+
+def _say_others(others: Counter[str], out: TextIO) -> None:
+    for group, count in sorted(others.items()):
+        print(f"left out: {count} letters of another group (--group-id {group})", file=out)
+
+
+def _line(letter: StoredLetter, payload: bool) -> str:
+    """Return a letter in one line; a payload as Python writes bytes, so that it cannot speak to the terminal."""
+    words = [
+        f"{letter.topic}[{letter.partition}]@{letter.offset}",
+        letter.reason,
+        letter.field or "-",
+        _time(letter.time_ms),
+        f"{len(letter.payload)} bytes",
+    ]
+    return "  ".join(words + ([repr(letter.payload)[2:-1]] if payload else []))
+
+
+def _time(ms: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms / 1000)) + f".{ms % 1000:03d}Z"

@@ -1,0 +1,87 @@
+"""All settings, shown: as the TOML file that `--config` takes back, and as the JSON Schema of such a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from worker.config import field_paths as mapping
+from worker.config.parsers import properties
+from worker.config.redaction import secret_property
+from worker.config.settings import Settings, default_of, flag_of, written
+from worker.config.sources import OWNED_PROPERTIES, PREFIX
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def as_toml(settings: Settings, origins: Mapping[str, str]) -> str:
+    """Return every option with its value and where it came from; a line with a masked secret is a comment.
+
+    What `--config` makes of the text, with the secrets given again, are these settings.
+    """
+    shown = settings.shown()
+    lines: list[tuple[str, str]] = []
+    tables: list[tuple[str, str]] = []  # TOML has them last
+    for item in fields(Settings):
+        value, real, origin = shown[item.name], getattr(settings, item.name), origins.get(item.name, "default")
+        if item.name == "map":
+            tables += _table(item.name, mapping.table(value), origins)
+        elif isinstance(value, Mapping):
+            tables += _table(item.name, value, origins)
+        else:
+            comment = item.metadata["secret"] or value != real
+            lines.append(_line(item.name, value, origin, comment=comment))
+    width = min(60, max(len(line) for line, _ in [*lines, *tables]))
+    return "\n".join(f"{line:{width}}  # {origin}" if origin else line for line, origin in [*lines, *tables]) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the file that `--config` names. Secrets do not belong into it."""
+    return {
+        "$schema": _DRAFT,
+        "title": "The worker's options (TOML)",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            item.name: {
+                "description": _described(item.metadata["help"], item.metadata["unit"], flag_of(item.name), item.name),
+                **_schema_of(item.metadata, default_of(item)),
+            }
+            for item in fields(Settings)
+            if not item.metadata["secret"]
+        },
+    }
+
+
+def _schema_of(metadata: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    if metadata["choices"]:
+        kind: dict[str, Any] = {"type": "string", "enum": list(metadata["choices"])}
+    else:
+        kind = dict(getattr(metadata["parse"], "schema", {"type": "string"}))
+    if metadata["parse"] is properties:
+        kind["propertyNames"] = {"not": {"enum": list(OWNED_PROPERTIES)}}
+    return {**kind, **({"default": written(default)} if default != "" else {})}
+
+
+def _described(help: str, unit: str, flag: str, name: str) -> str:
+    return f"{help}{f' [{unit}]' if unit else ''} ({flag}, {PREFIX}{name.upper()})"
+
+
+def _table(name: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    yield "", ""
+    yield f"[{name}]", ""
+    for key, value in values.items():
+        origin = origins.get(f"{name}.{value[0] if isinstance(value, list) else value}") if name == "map" else ""
+        secret = name == "kafka" and secret_property(key)
+        yield _line(_quoted(key), value, origin or origins.get(f"{name}.{key}", ""), comment=secret)
+
+
+def _line(key: str, value: Any, origin: str, *, comment: bool) -> tuple[str, str]:
+    return f"{'# ' if comment else ''}{key} = {_quoted(written(value))}", origin
+
+
+def _quoted(value: Any) -> str:
+    # A JSON text is TOML too, but for the one control character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,266 @@
+"""The shared counters: one anonymous mapping, made before the first fork, that outlives every child.
+
+A slot is one consumer's place in the process table; a ledger is one topic partition as seen by one slot. Every cell is
+8 bytes with a single writer (the consumer in the slot, or the supervisor for the cells named in `SUPERVISOR_CELLS`),
+so no lock is needed and a `kill -9` leaves nothing stale: the next consumer in the slot continues the counters.
+Durations are kept in nanoseconds, instants as `time.monotonic_ns()`, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from worker.config.topic_selection import Roster
+
+MAX_SLOTS = 256
+MAX_LEDGERS = 4096  # partitions that one slot can have seen
+NAME_BYTES = 288  # "topic topic-id": 249 at most and 22
+ERROR_BYTES = 512
+
+SUPERVISOR_CELLS = ("pid", "restarts", "started_ns")
+CONSUMER_CELLS = ("heartbeat_ns", "assigned", "rebalances", "sink_up", "paused", "cpu_ns", "rss_bytes", "error_ns")
+STAGES = ("poll", "decode", "write", "commit", "idle", "paused")
+REJECT_REASONS = (
+    "not_json",
+    "not_object",
+    "missing_field",
+    "wrong_type",
+    "out_of_range",
+    "bad_timestamp",
+    "too_large",
+    "store_refused",
+    "other",
+)
+RETRY_REASONS = (
+    "connection",
+    "timeout",
+    "overloaded",
+    "too_many_parts",
+    "read_only",
+    "no_space",
+    "memory",
+    "table",
+    "wrong_type",
+    "credentials",
+    "other",
+)
+LEDGER_CELLS = (
+    "partition",
+    "assigned",
+    "consumed",
+    "bytes",
+    "written",
+    "dead_lettered",
+    "skipped",
+    "replayed",
+    "in_flight",
+    "accounted_to",
+)
+
+
+Place = tuple[str, str, int]  # topic, its id, partition
+
+
+class Histogram(NamedTuple):
+    """Upper bounds of the buckets, in the unit of the observed value; one more bucket catches the rest."""
+
+    bounds: tuple[int, ...]
+    unit: int = 1  # how many make one of the metric's base unit
+
+
+_STAGE = Histogram(tuple(int(ms * 1e6) for ms in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)), 10**9)
+HISTOGRAMS: dict[str, Histogram] = {
+    "batch_rows": Histogram((1, 10, 100, 1000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000)),
+    # In milliseconds: in nanoseconds the sum of a replayed month would not fit 8 bytes.
+    "delivery": Histogram(
+        (5, 10, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000),
+        1000,
+    ),
+    **{f"stage_{stage}": _STAGE for stage in STAGES},
+}
+DELIVERY_CAP_MS = 86_400_000  # older is counted as this old, so that no replay of old events overflows the sum
+
+
+def _cells() -> dict[str, int]:
+    names = [*SUPERVISOR_CELLS, *CONSUMER_CELLS, "ledgers"]
+    names += [f"rejected_{reason}" for reason in REJECT_REASONS]
+    names += [f"retries_{reason}" for reason in RETRY_REASONS]
+    index = {name: i for i, name in enumerate(names)}
+    end = len(names)
+    for name, histogram in HISTOGRAMS.items():
+        index[name] = end
+        end += len(histogram.bounds) + 2  # buckets, the rest, the sum
+    index[""] = end
+    return index
+
+
+_CELL = _cells()
+_LEDGER = {name: i for i, name in enumerate(LEDGER_CELLS)}
+_LEDGER_WORDS = len(LEDGER_CELLS) + NAME_BYTES // 8
+_ERROR_AT = _CELL[""]
+_LEDGERS_AT = _ERROR_AT + ERROR_BYTES // 8
+_SLOT_WORDS = _LEDGERS_AT + MAX_LEDGERS * _LEDGER_WORDS
+
+
+class Ledger:
+    """The accounts of one partition in one slot: consumed = written + dead_lettered + skipped + replayed + in_flight.
+
+    `replayed` are events that were read here but that another read accounts for: given up at a rebalance or by a dead
+    consumer before they were acknowledged, or found already accounted. `accounted_to` is the offset up to which this
+    slot has accounted for the partition.
+    """
+
+    __slots__ = ("_at", "_words", "topic", "topic_id")
+
+    def __init__(self, words: memoryview, at: int, topic: str, topic_id: str) -> None:
+        self._words = words
+        self._at = at
+        self.topic = topic
+        self.topic_id = topic_id
+
+    def get(self, cell: str) -> int:
+        value: int = self._words[self._at + _LEDGER[cell]]
+        return value
+
+    def set(self, cell: str, value: int) -> None:
+        self._words[self._at + _LEDGER[cell]] = value
+
+    def add(self, cell: str, value: int) -> None:
+        self._words[self._at + _LEDGER[cell]] += value
+
+    @property
+    def partition(self) -> int:
+        return self.get("partition")
+
+    @property
+    def place(self) -> Place:
+        """Topic, its id, partition."""
+        return self.topic, self.topic_id, self.partition
+
+    @property
+    def unaccounted(self) -> int:
+        """Events consumed that no account explains; anything but 0 is a defect."""
+        return self.get("consumed") - sum(
+            self.get(cell) for cell in ("written", "dead_lettered", "skipped", "replayed", "in_flight")
+        )
+
+    def adopt(self) -> None:
+        """Close the accounts of a process that died, maybe in the middle of a booking; the rest is read again."""
+        self.set("in_flight", 0)
+        self.add("replayed", self.unaccounted)
+        self.set("assigned", 0)
+
+    def give_up_in_flight(self) -> None:
+        """Book what was read but never acknowledged as replayed: whoever owns the partition next reads it again."""
+        self.add("replayed", self.get("in_flight"))
+        self.set("in_flight", 0)
+
+
+class Slot:
+    """One consumer's counters. Readers in other processes may see a batch half recorded, never a torn cell."""
+
+    __slots__ = ("_at", "_bytes", "_known", "_words", "index")
+
+    def __init__(self, words: memoryview, raw: memoryview, index: int) -> None:
+        self._known: dict[Place, Ledger] = {}  # as many as this process has looked up
+        self._words = words
+        self._bytes = raw
+        self._at = index * _SLOT_WORDS
+        self.index = index
+
+    def get(self, cell: str) -> int:
+        value: int = self._words[self._at + _CELL[cell]]
+        return value
+
+    def set(self, cell: str, value: int) -> None:
+        self._words[self._at + _CELL[cell]] = value
+
+    def add(self, cell: str, value: int = 1) -> None:
+        self._words[self._at + _CELL[cell]] += value
+
+    def beat(self) -> None:
+        """Say that the consumer's loop goes round."""
+        self.set("heartbeat_ns", time.monotonic_ns())
+
+    def observe(self, histogram: str, value: int, count: int = 1) -> None:
+        """Add `count` observations of `value` (rows, or nanoseconds)."""
+        bounds = HISTOGRAMS[histogram].bounds
+        at = self._at + _CELL[histogram]
+        self._words[at + bisect_left(bounds, value)] += count
+        self._words[at + len(bounds) + 1] += value * count
+
+    def histogram(self, name: str) -> tuple[list[int], int]:
+        """Return the counts of each bucket (not cumulative, the rest last) and the sum of all values."""
+        size = len(HISTOGRAMS[name].bounds) + 1
+        at = self._at + _CELL[name]
+        return list(self._words[at : at + size]), int(self._words[at + size])
+
+    def set_error(self, text: str) -> None:
+        """Keep the newest error's text for the status page (cut at 512 bytes)."""
+        at = (self._at + _ERROR_AT) * 8
+        self._bytes[at : at + ERROR_BYTES] = text.encode()[:ERROR_BYTES].ljust(ERROR_BYTES, b"\0")
+        self.set("error_ns", time.monotonic_ns())
+
+    def error(self) -> str:
+        at = (self._at + _ERROR_AT) * 8
+        return bytes(self._bytes[at : at + ERROR_BYTES]).rstrip(b"\0").decode(errors="replace")
+
+    def ledgers(self) -> list[Ledger]:
+        """Every partition that this slot has ever owned."""
+        return [self._ledger(i) for i in range(self.get("ledgers"))]
+
+    def ledger(self, topic: str, topic_id: str, partition: int) -> Ledger:
+        """Return the ledger of a partition, made when there is none yet.
+
+        A topic that was deleted and made again has another id, and so other ledgers.
+        """
+        count = self.get("ledgers")
+        if len(self._known) != count:
+            self._known = {ledger.place: ledger for ledger in self.ledgers()}
+        if known := self._known.get((topic, topic_id, partition)):
+            return known
+        if count == MAX_LEDGERS:
+            raise ValueError(f"one consumer has seen {MAX_LEDGERS} partitions: start more processes")
+        at = self._at + _LEDGERS_AT + count * _LEDGER_WORDS
+        name = (at + len(LEDGER_CELLS)) * 8
+        self._bytes[name : name + NAME_BYTES] = f"{topic} {topic_id}".encode().ljust(NAME_BYTES, b"\0")
+        ledger = Ledger(self._words, at, topic, topic_id)
+        ledger.set("partition", partition)
+        self.set("ledgers", count + 1)  # last: readers see only whole rows
+        self._known[ledger.place] = ledger
+        return ledger
+
+    def _ledger(self, i: int) -> Ledger:
+        at = self._at + _LEDGERS_AT + i * _LEDGER_WORDS
+        name = (at + len(LEDGER_CELLS)) * 8
+        topic, _, topic_id = bytes(self._bytes[name : name + NAME_BYTES]).rstrip(b"\0").decode().partition(" ")
+        return Ledger(self._words, at, topic, topic_id)
+
+
+class Stats:
+    """All slots. Pages that nobody touched take no memory."""
+
+    def __init__(self) -> None:
+        self.roster = Roster()
+        self._map = mmap.mmap(-1, MAX_SLOTS * _SLOT_WORDS * 8)
+        raw = memoryview(self._map)
+        self._slots = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS)]
+
+    def slot(self, index: int) -> Slot:
+        return self._slots[index]
+
+    def used(self) -> Iterator[Slot]:
+        """Slots that have ever had a process."""
+        return (slot for slot in self._slots if slot.get("started_ns"))
+
+    def accounted(self) -> dict[Place, int]:
+        """Return the offset up to which any slot of this supervisor has accounted for a partition, for each."""
+        found: dict[Place, int] = {}
+        for slot in self.used():
+            for ledger in slot.ledgers():
+                found[ledger.place] = max(found.get(ledger.place, 0), ledger.get("accounted_to"))
+        return found

@@ -1,0 +1,301 @@
+"""Every accepted form of a timestamp → Unix milliseconds, and → `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+
+ISO 8601   `YYYY-MM-DDTHH:MM:SS`, with `T`, `t` or a space; then `.` or `,` and 1 to 9 digits, or no fraction; then `Z`,
+           `z`, `+hh:mm`, `+hhmm`, `+hh` (or `-`), or no zone, which means UTC. Always down to the second: a bare date,
+           a week date and the form without dashes are refused; so are hour 24 and second 60, which Unix time lacks.
+Unix time  A number, or a text of ASCII digits that may begin with `-` and end with a fraction of 1 to 9 digits. Nearer
+           to zero than SECONDS_BELOW it counts seconds (`20211203` does, too), else milliseconds.
+
+What is finer than a millisecond is cut off towards the past, so that every form of one instant gives the same number.
+A result outside FIRST … LAST is refused, not guessed at; Unix micro- and nanoseconds end there. Booleans, NaN, spaces
+around, underscores and digits of other scripts are refused, too. The machine's time zone never matters.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from array import array
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from math import floor, isfinite
+from pathlib import Path
+from typing import Any, TextIO
+
+import orjson
+
+from worker.core.errors import ExitCode
+
+SECONDS_BELOW = 100_000_000_000  # as seconds this is the year 5138, as milliseconds March 1973
+FIRST = -2_208_988_800_000  # 1900-01-01T00:00:00.000Z … 2299-12-31T23:59:59.999Z: what a DateTime64(3) holds
+LAST = 10_413_791_999_999
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_DAY = 86_400_000
+_CACHED = 16_384  # entries of a cache; some 3 MB at most
+_LEFT_OUT = 30  # columns
+
+# An ISO text is cut where what repeats ends, the second; that of a backlog, which has many, once more at the minute.
+_SECOND, _REST = slice(19), slice(19, None)
+_MINUTE, _OF_MINUTE = slice(16), slice(16, 19)
+_SECONDS_OF_MINUTE = {f":{second:02}": second * 1000 for second in range(60)}
+_iso_minute = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})").fullmatch
+_iso_rest = re.compile(r"(?:[.,]([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?").fullmatch
+_unix = re.compile(r"-?[0-9]{1,14}(?:\.[0-9]{1,9})?").fullmatch
+
+
+def to_millis(value: Any) -> int:
+    """Return the Unix milliseconds of one JSON value; ValueError says why it is no timestamp."""
+    kind = type(value)
+    if kind is int:
+        return _checked(value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value)
+    if kind is str:
+        return _checked(_text_millis(value))
+    if kind is float and isfinite(value):
+        return _checked(_decimal_millis(repr(value)))  # the digits as written: 1.001 * 1000 is less than 1001
+    raise ValueError("neither text nor finite number")
+
+
+def column_to_millis(values: list[Any]) -> array[int]:
+    """Return the Unix milliseconds of each value, as to_millis does; ValueError when any is no timestamp.
+
+    Where events are so many that cost matters, they share their milliseconds: each distinct value is converted once.
+    """
+    try:
+        distinct = dict.fromkeys(values)
+    except TypeError:
+        raise ValueError("neither text nor finite number") from None
+    # True and False would be looked up as 1 and 0; other numbers that are equal are the same instant.
+    if 2 * len(distinct) > len(values) or True in distinct or False in distinct:
+        return _each_to_millis(values)
+    millis = dict(zip(distinct, _each_to_millis(list(distinct)), strict=True))
+    return array("q", [millis[value] for value in values])
+
+
+def _each_to_millis(values: list[Any]) -> array[int]:
+    try:
+        return array("q", (_by_second if _seconds.pay(len(values)) else _by_minute)(values))
+    except (ValueError, KeyError):  # a bad value, or a good one that the caches do not take
+        return array("q", list(map(to_millis, values)))
+
+
+def _by_second(values: list[Any]) -> list[int]:
+    seconds, rests = _seconds, _rests
+    return [
+        seconds[value[_SECOND]] + rests[value[_REST]]
+        if type(value) is str
+        else value
+        if type(value) is int and SECONDS_BELOW <= value <= LAST
+        else to_millis(value)
+        for value in values
+    ]
+
+
+def _by_minute(values: list[Any]) -> list[int]:
+    minutes, seconds, rests = _minutes, _SECONDS_OF_MINUTE, _rests
+    return [
+        minutes[value[_MINUTE]] + seconds[value[_OF_MINUTE]] + rests[value[_REST]]
+        if type(value) is str and len(value) > 18
+        else value
+        if type(value) is int and SECONDS_BELOW <= value <= LAST
+        else to_millis(value)
+        for value in values
+    ]
+
+
+def moment(text: str) -> int:
+    """Return the Unix seconds of a time as people write it: also a bare date, or without seconds; ValueError else."""
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00"
+    if re.fullmatch(r".{10}[Tt ][0-9]{2}:[0-9]{2}", text):
+        text += ":00"
+    try:
+        seconds, rest = divmod(to_millis(text), 1000)
+    except ValueError as error:
+        raise ValueError(f"{error}; write 2026-11-01 or 2026-11-01T05:30, in UTC") from None
+    if rest:
+        raise ValueError("write whole seconds")
+    return seconds
+
+
+def to_iso(millis: int) -> str:
+    """Return Unix milliseconds as `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
+    return (_EPOCH + millis * _MILLISECOND).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def normalize(value: Any) -> str:
+    """Return any accepted form as `YYYY-MM-DDTHH:MM:SS.mmmZ`; ValueError says why it is no timestamp."""
+    return to_iso(to_millis(value))
+
+
+def _text_millis(text: str) -> int:
+    if len(text) < 15 and text.isascii() and text.isdigit():  # the most frequent of _unix, in a third of its time
+        number = int(text)
+        return number * 1000 if number < SECONDS_BELOW else number
+    if text[4:5] == "-":
+        return _second_millis(text[_SECOND]) + _rest_millis(text[_REST])
+    if _unix(text):
+        return _decimal_millis(text)
+    raise ValueError("neither ISO 8601 nor Unix time")
+
+
+def _decimal_millis(text: str) -> int:
+    """Return Unix seconds or milliseconds with a sign, fraction or exponent as milliseconds."""
+    number = Decimal(text)
+    return floor(number * 1000 if -SECONDS_BELOW < number < SECONDS_BELOW else number)
+
+
+def _checked(millis: int) -> int:
+    if FIRST <= millis <= LAST:
+        return millis
+    raise ValueError("out of range")
+
+
+def _second_millis(text: str) -> int:
+    """Return the milliseconds of `YYYY-MM-DDTHH:MM:SS`, which must have that shape, in UTC."""
+    millis = _minute_millis(text[_MINUTE])
+    try:
+        return millis + _SECONDS_OF_MINUTE[text[_OF_MINUTE]]
+    except KeyError:
+        raise ValueError("not ISO 8601: the second must be :00 to :59") from None
+
+
+def _minute_millis(text: str) -> int:
+    """Return the milliseconds of `YYYY-MM-DDTHH:MM`, in UTC."""
+    parts = _iso_minute(text)
+    if not parts:
+        raise ValueError("not ISO 8601")
+    year, month, day, hour, minute = map(int, parts.groups())
+    return (datetime(year, month, day, hour, minute, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+
+
+def _rest_millis(text: str) -> int:
+    """Return the milliseconds that fraction and zone, the rest of an ISO text, add to its second."""
+    parts = _iso_rest(text)
+    if not parts:
+        raise ValueError("not a fraction and a zone after the second")
+    fraction, sign, hours, minutes = parts.groups("0")
+    offset = (int(hours) * 60 + int(minutes)) * 60_000
+    return int(fraction[:3].ljust(3, "0")) + (offset if sign == "-" else -offset)
+
+
+class _Seconds(dict[str, int]):
+    """The first 19 characters of a text → milliseconds to which those of any rest can be added.
+
+    A shorter key is the whole text, and its rest is empty. A key of 19 is the second of an ISO text. Any other key is a
+    ValueError or KeyError: to_millis decides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._new = 0  # seconds that were not known, of the last column
+        self._values = 0  # how many that had
+        self._left_out = 0  # columns that are still to go without
+
+    def __missing__(self, key: str) -> int:
+        if len(key) < 19:
+            millis = _checked(_text_millis(key))
+            return millis if len(key) > 10 else _remember(self, key, millis)  # Unix milliseconds hardly repeat
+        self._new += 1
+        return _remember(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
+
+    def pay(self, values: int) -> bool:
+        """Whether a column of so many values is to be looked up here.
+
+        Not where more than a quarter of the last one was new: a backlog of many devices has too many seconds, and to
+        remember them takes twice as long as not to. It is tried again after a while.
+        """
+        if self._left_out:
+            self._left_out -= 1
+            return False
+        if 4 * self._new > self._values:
+            self._left_out = _LEFT_OUT
+        self._new, self._values = 0, values
+        return not self._left_out
+
+
+class _Minutes(dict[str, int]):
+    """The first 16 characters of an ISO text → milliseconds to which those of any second and rest can be added.
+
+    Never within a day of FIRST or LAST, so that no zone moves the sum out of range. Any other key is a ValueError.
+    """
+
+    def __missing__(self, key: str) -> int:
+        millis = _minute_millis(key)
+        if not FIRST + _DAY <= millis <= LAST - _DAY:
+            raise ValueError("near the end of the range")
+        return _remember(self, key, millis)
+
+
+class _Rests(dict[str, int]):
+    """The characters after the first 19 → the milliseconds that they add."""
+
+    def __missing__(self, key: str) -> int:
+        return _remember(self, key, _rest_millis(key))
+
+
+def _remember(cache: dict[str, int], key: str, millis: int) -> int:
+    if len(cache) >= _CACHED:
+        cache.clear()
+    cache[key] = millis
+    return millis
+
+
+_seconds = _Seconds()
+_minutes = _Minutes()
+_rests = _Rests()
+
+
+def main(path: str) -> int:
+    """Print what check_file finds; return the exit code: 1 if a case failed, 2 if the file cannot be read."""
+    try:
+        failed = check_file(path, sys.stdout)[1]
+    except OSError as error:
+        print(f"{path}: {error.strerror or error}; name a file with lines 'input,expected'", file=sys.stderr)
+        return ExitCode.USAGE
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def check_file(path: str, out: TextIO) -> tuple[int, int]:
+    """Test each `input,expected` line of a file and write failures and a summary; return how many passed and failed.
+
+    A quoted input is text, an unquoted one a number where it is a JSON number, else text. Expected is what normalize
+    gives, or `error` where the input must be refused. Empty lines and lines that begin with `#` are left out.
+    """
+    passed = failed = 0
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        spelling, comma, expected = line.rpartition(",")
+        if not comma:
+            problem = f"{line!r}: no comma; a line is 'input,expected'"
+        else:
+            problem = _check_case(_unquoted(spelling.strip()), expected.strip())
+        if problem:
+            failed += 1
+            out.write(f"line {number}: {problem}\n")
+        else:
+            passed += 1
+    out.write(f"{passed} passed, {failed} failed\n")
+    return passed, failed
+
+
+def _check_case(value: str | int | float, expected: str) -> str:
+    """Return what is wrong with the value's normal form; empty when nothing is."""
+    try:
+        result = normalize(value)
+    except ValueError as error:
+        return "" if expected == "error" else f"{value!r}: expected {expected}, got an error: {error}"
+    return "" if result == expected else f"{value!r}: expected {expected}, got {result}"
+
+
+def _unquoted(spelling: str) -> str | int | float:
+    if len(spelling) > 1 and spelling[0] == spelling[-1] and spelling[0] in "'\"":
+        return spelling[1:-1]
+    try:
+        number = orjson.loads(spelling)
+    except ValueError:
+        return spelling
+    return number if type(number) in (int, float) else spelling

@@ -1,0 +1,291 @@
+"""One member of the consumer group: reads chunks, commits offsets. The only importer of confluent_kafka's Consumer.
+
+librdkafka does not survive a fork: a Source is made in the process that uses it, and never in the supervisor.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from worker.config.settings import Settings
+from worker.core.batch import Chunk, Key
+from worker.core.errors import ExitCode, Fatal, Retryable
+from worker.core.log import LIBRDKAFKA
+from worker.kafka.client import (
+    TOPIC_GONE,
+    Gone,
+    check_rights,
+    commit_trouble,
+    consumer_properties,
+    no_rights,
+    other_properties,
+    topic_ids,
+)
+
+log = logging.getLogger(__name__)
+
+READ_MESSAGES = 1000  # more loses to cache misses, fewer to the call's own cost: bench/README.md
+
+
+class Committed(NamedTuple):
+    """What the group and the log say of a partition when it is assigned."""
+
+    offset: int | None  # None where nothing was ever committed
+    metadata: str | None
+    topic_id: str
+    log_start: int
+
+
+class ReadError(NamedTuple):
+    """A partition that cannot be read on, and why."""
+
+    topic: str
+    partition: int
+    out_of_range: bool
+    text: str
+
+
+class Read(NamedTuple):
+    """One read: chunks in the order of the log, ends of partitions that were reached, errors."""
+
+    chunks: list[Chunk]
+    ends: list[tuple[str, int, int]]  # topic, partition, the offset that a reader at the end goes on at
+    errors: list[ReadError]
+
+
+class Source:
+    """A consumer of Kafka; a member of the group once it is subscribed."""
+
+    def __init__(self, settings: Settings, index: int, share: int) -> None:
+        """`share` is how many partitions it may come to own."""
+        self._callbacks: dict[str, Any] = {}
+        self._many_topics = not settings.one_topic
+        # The new group protocol gives and takes partitions one by one; the classic one, with range, all at once.
+        self._incremental = settings.kafka.get("group.protocol") == "consumer"
+        self._failure: BaseException | None = None
+        self._consumer = Consumer(
+            consumer_properties(settings, index, share), logger=logging.getLogger(LIBRDKAFKA), error_cb=self._on_error
+        )
+        self._admin_properties = other_properties(settings)
+        self._admin = self._new_admin()
+        self._closing = False
+        self._several = True  # whether more than one partition is assigned
+
+    def join(
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callable[[list[Key]], Mapping[Key, int | None]],
+        on_revoke: Callable[[list[Key]], None],
+        on_lost: Callable[[list[Key]], None],
+    ) -> None:
+        """Join the group. The callbacks run inside `read` and `close`, in the caller's thread.
+
+        `on_assign` gets the partitions and returns the offset to begin at for each (None: not to be read for now);
+        `on_revoke` gets them while commits are still possible, `on_lost` when they no longer are.
+        """
+        self._callbacks = {
+            "on_assign": self._guarded(lambda partitions: self._assign(partitions, on_assign)),
+            "on_revoke": self._guarded(lambda partitions: on_revoke(_keys(partitions))),
+            "on_lost": self._guarded(lambda partitions: on_lost(_keys(partitions))),
+        }
+        self.subscribe(topics)
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Ask the group for partitions of these topics from now on."""
+        if topics:
+            self._consumer.subscribe(list(topics), **self._callbacks)
+        else:
+            self._consumer.unsubscribe()
+
+    def read(self, timeout: float) -> Read:
+        """Read up to READ_MESSAGES messages, waiting up to `timeout` seconds (below 0.2: one call) for that many.
+
+        Raises whatever a callback raised: the process must end then, for librdkafka has assigned all the same.
+        """
+        messages = self._consumer.consume(READ_MESSAGES, timeout)
+        if self._failure is not None:
+            raise self._failure
+        ends: list[tuple[str, int, int]] = []
+        errors: list[ReadError] = []
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if error := message.error():
+                    self._sort(message, error, ends, errors)
+            messages = [message for message in messages if message.error() is None]
+        if not messages:
+            return Read([], ends, errors)
+        if not self._several:
+            return Read([_chunk(messages)], ends, errors)
+        runs: Iterable[Iterable[Message]] = [messages]
+        if self._many_topics:
+            runs = (run for _, run in groupby(messages, Message.topic))
+        return Read([_chunk(list(one)) for run in runs for _, one in groupby(run, Message.partition)], ends, errors)
+
+    def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
+        """Ask for the group's commits, the topic ids and the logs' starts; retries until `timeout`.
+
+        Partitions of topics that are gone are not among the answers.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self._committed(partitions)
+            except KafkaException as error:
+                check_rights(error.args[0])
+                if time.monotonic() > deadline:
+                    raise Fatal(f"Kafka: cannot read committed offsets: {error}", code=ExitCode.FAILED) from None
+                log.warning("cannot read committed offsets yet, trying again: %s", error.args[0].str())
+                time.sleep(0.5)
+
+    def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
+        ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
+        asked = [TopicPartition(topic, partition) for topic, partition in partitions if topic in ids]
+        found: dict[Key, Committed] = {}
+        if not asked:
+            return found
+        for item in self._consumer.committed(asked, timeout=10):
+            if item.error:
+                raise KafkaException(item.error)
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
+            offset = item.offset if item.offset >= 0 else None
+            found[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low)
+        return found
+
+    def commit(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        """Commit (topic, partition, offset, metadata) of assigned partitions, and wait for the answer.
+
+        Only from the thread that reads. Raises Retryable: `fenced` where this member was expelled and may not write,
+        else the broker's trouble.
+        """
+        asked = [TopicPartition(topic, partition, offset, metadata) for topic, partition, offset, metadata in offsets]
+        try:
+            answers = self._consumer.commit(offsets=asked, asynchronous=False)
+        except KafkaException as error:
+            raise commit_trouble(error.args[0]) from None
+        for answer in answers or ():
+            if answer.error:
+                raise commit_trouble(answer.error)
+
+    def topic_id(self, topic: str) -> str:
+        """Return the id that a topic has now; from any thread. Raises Retryable, Gone where there is none."""
+        try:
+            ids = topic_ids(self._admin, [topic])
+        except KafkaException as error:
+            check_rights(error.args[0])
+            self._admin = self._new_admin()  # should the old one be why, it would be so for ever
+            raise Retryable(
+                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
+            ) from None
+        if topic not in ids:
+            raise Gone(topic)
+        return ids[topic]
+
+    def _new_admin(self) -> AdminClient:
+        return AdminClient(self._admin_properties, logger=logging.getLogger(LIBRDKAFKA))
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Go on reading at an offset."""
+        self._consumer.seek(TopicPartition(topic, partition, offset))
+
+    def begin(self, topic: str, partition: int, offset: int) -> bool:
+        """Read an assigned partition that was not to be read so far; False where librdkafka is not ready for that."""
+        try:
+            self.seek(topic, partition, offset)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:
+                raise
+            return False
+        self.resume([(topic, partition)])
+        return True
+
+    def pause(self, partitions: Sequence[Key]) -> None:
+        """Stop fetching; what was prefetched is dropped, so do not flap."""
+        self._consumer.pause([TopicPartition(*key) for key in partitions])
+
+    def resume(self, partitions: Sequence[Key]) -> None:
+        """Fetch again."""
+        self._consumer.resume([TopicPartition(*key) for key in partitions])
+
+    def close(self) -> None:
+        """Leave the group; `on_revoke` is called for what is still assigned."""
+        self._closing = True
+        self._consumer.close()
+
+    def _assign(
+        self, partitions: list[TopicPartition], on_assign: Callable[[list[Key]], Mapping[Key, int | None]]
+    ) -> None:
+        if self._closing:  # librdkafka hands out partitions even while it leaves the group
+            return
+        starts = on_assign(_keys(partitions))
+        idle: list[TopicPartition] = []
+        active: list[TopicPartition] = []
+        for item in partitions:
+            offset = starts[item.topic, item.partition]
+            item.offset = OFFSET_BEGINNING if offset is None else offset
+            (idle if offset is None else active).append(item)
+        (self._consumer.incremental_assign if self._incremental else self._consumer.assign)(partitions)
+        self._consumer.resume(active)  # librdkafka keeps a pause over assignments
+        self._consumer.pause(idle)
+        self._several = self._incremental or len(partitions) != 1
+
+    def _guarded(self, callback: Callable[[list[TopicPartition]], None]) -> Callable[[Any, list[TopicPartition]], None]:
+        """Keep a callback's exception for `read`: librdkafka would print it and assign all the same."""
+
+        def call(_consumer: Any, partitions: list[TopicPartition]) -> None:
+            try:
+                callback(partitions)
+            except BaseException as error:
+                self._failure = error
+
+        return call
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or no_rights(error):
+            try:
+                check_rights(error)
+                self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
+            except Fatal as fatal:
+                self._failure = fatal
+
+    def _sort(
+        self, message: Message, error: KafkaError, ends: list[tuple[str, int, int]], errors: list[ReadError]
+    ) -> None:
+        topic, partition = cast(str, message.topic()), cast(int, message.partition())
+        if error.code() == KafkaError._PARTITION_EOF:
+            ends.append((topic, partition, cast(int, message.offset())))
+            return
+        check_rights(error)
+        if error.retriable() or error.code() in TOPIC_GONE:  # its partitions are revoked, and assigned when it is back
+            log.warning("Kafka: %s", error.str())
+            return
+        out_of_range = error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+        errors.append(ReadError(topic, partition, out_of_range, error.str()))
+
+
+def _keys(partitions: list[TopicPartition]) -> list[Key]:
+    return [(item.topic, item.partition) for item in partitions]
+
+
+def _chunk(messages: list[Message]) -> Chunk:
+    first = cast(int, messages[0].offset())
+    end = cast(int, messages[-1].offset()) + 1
+    dense = end - first == len(messages)
+    offsets = range(first, end) if dense else [cast(int, message.offset()) for message in messages]
+    payloads = cast("list[bytes | None]", list(map(Message.value, messages)))
+    topic, partition = messages[0].topic(), messages[0].partition()
+    return Chunk(cast(str, topic), cast(int, partition), payloads, offsets, end, messages[0].timestamp()[1])

@@ -1,0 +1,67 @@
+"""What an error of ClickHouse or of its driver means, and what to do: for the sink, `check` and `verify`."""
+
+from __future__ import annotations
+
+import re
+
+from clickhouse_driver import errors
+
+from worker.core.errors import Retryable
+from worker.sinks.clickhouse import insert as native
+
+DRIVER_ERRORS = (errors.Error, OSError, EOFError)
+"""All that a query may raise: a lost answer is a built-in exception."""
+
+# src/Common/ErrorCodes.cpp. What is named nowhere is tried again: nothing is dropped for an error nobody has met yet.
+_REASONS = {
+    3: "connection", 107: "other", 159: "timeout", 164: "read_only", 202: "overloaded", 203: "overloaded",
+    209: "timeout", 210: "connection", 241: "memory", 242: "read_only", 243: "no_space", 252: "too_many_parts",
+    285: "overloaded", 319: "overloaded", 425: "other", 774: "read_only", 999: "connection",
+    16: "table", 36: "table", 60: "table", 81: "table", 115: "table", 218: "table", 219: "table",
+    192: "credentials", 193: "credentials", 194: "credentials", 497: "credentials", 516: "credentials",
+}  # fmt: skip
+CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516}
+# What the rows themselves are at fault for, also in a DEFAULT's expression, a CONSTRAINT or the arrays of a Nested.
+_DATA = {6, 26, 27, 32, 38, 41, 53, 69, 70, 72, 117, 131, 153, 190, 321, 376, 395, 407, 441, 467, 469, 675, 676, 691}
+_TOO_MANY_PARTS = 252
+
+
+def trouble(where: str, error: Exception) -> Retryable:
+    """Return what one of DRIVER_ERRORS means."""
+    if isinstance(error, errors.ServerException):
+        reason = _REASONS.get(error.code, "other")
+    elif isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
+        return Retryable(f"{where}: no answer in time", reason="timeout")
+    else:
+        reason = "credentials" if advice(error) else "connection"
+    return Retryable(explained(where, error), reason=reason)
+
+
+def explained(where: str, error: Exception) -> str:
+    """Return what happened, where, and what to do."""
+    return f"{where}: {first_line(error)}" + (f" ({todo})" if (todo := advice(error)) else "")
+
+
+def refuses_rows(error: errors.ServerException) -> bool:
+    """Whether it is the rows' own fault, not the server's trouble."""
+    return error.code in _DATA or (error.code == _TOO_MANY_PARTS and "max_partitions_per_insert_block" in error.message)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, without a stack trace and without the values of rows that the server quotes."""
+    if not isinstance(error, errors.ServerException):
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = error.message.split("Stack trace")[0].splitlines()[0].strip()
+    text = re.sub(r"'[^']*'", "'…'", text) if error.code in _DATA else text
+    return f"code {error.code}: {text[:300]}"
+
+
+def advice(error: Exception) -> str:
+    """Return what to do; nothing where only the server's log tells."""
+    if not isinstance(error, errors.ServerException):
+        return native.certificate_advice(error)
+    if error.code in (192, 193, 194, 516):
+        return "check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD or WORKER_CLICKHOUSE_PASSWORD_FILE"
+    if error.code == 497:
+        return "GRANT it, or make the table by hand"
+    return ""

@@ -1,0 +1,108 @@
+"""Which columns of a table the worker fills, each from which field of an event. No I/O.
+
+A column is filled from the field that `--map` names for it, else from the field of its own name, of which dots make a
+path. What the server fills itself (DEFAULT, EPHEMERAL, MATERIALIZED, ALIAS) is left to it; the first two are filled
+like any other where `--map` names them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from worker.config import field_paths as mapping
+from worker.config.parsers import nearest
+from worker.decoding.json import Field
+from worker.sinks.clickhouse import types as columns
+
+ORIGIN = ("_topic", "_partition", "_offset")
+# What the fields of a device event may become. A table that has a column of each name is for such events.
+_DEVICE_EVENT = {
+    "timestamp": ("DateTime", "Date"),
+    "device_ip": ("String", "FixedString", "IPv4", "IPv6"),
+    "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
+}
+_COMPUTED = ("MATERIALIZED", "ALIAS")
+
+
+class Column(NamedTuple):
+    """A column as DESCRIBE TABLE has it."""
+
+    name: str
+    type: str
+    default: str = ""  # DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL; empty where the server needs a value
+
+
+class Filled(NamedTuple):
+    """A column, and the field that fills it."""
+
+    column: str
+    field: Field
+    codec: columns.Codec
+
+
+def fill(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Filled]:
+    """Return the columns to fill, in the table's order; `mapped` is the field that `--map` names for a column.
+
+    ValueError says why that cannot be done, and what to do.
+    """
+    _check(table, mapped)
+    filled = [
+        _fill(column, mapped.get(column.name, ""))
+        for column in table
+        if column.name in mapped or not (column.default or column.name in ORIGIN)
+    ]
+    if not filled:
+        raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
+    _check_device_event({one.column: one.codec.type for one in filled if one.field.path == (one.column,)})
+    return filled
+
+
+def counted(table: Sequence[Column], filled: Sequence[Filled], device_field: str) -> str:
+    """Return the column whose distinct values are the devices; empty where the table has none.
+
+    That is the first one which the field fills, else one of its name that the server fills.
+    """
+    path = mapping.path(device_field)
+    names = [one.column for one in filled if one.field.path == path]
+    names += [column.name for column in table if column.name == ".".join(path) and column.default != "EPHEMERAL"]
+    return names[0] if names else ""
+
+
+def _check(table: Sequence[Column], mapped: Mapping[str, str]) -> None:
+    defaults = {column.name: column.default for column in table}
+    for name, field in mapped.items():
+        flag = f"--map {field}={name}"
+        if name in ORIGIN:
+            raise ValueError(f"{flag}: the worker itself fills {name}, with the event's origin; name another column")
+        if name not in defaults:
+            guess = nearest(name, [known for known in defaults if known not in ORIGIN])
+            raise ValueError(
+                f"{flag}: there is no column {name}{guess}; correct it, or ALTER TABLE … ADD COLUMN {name} …"
+            )
+        if defaults[name] in _COMPUTED:
+            raise ValueError(
+                f"{flag}: column {name} is {defaults[name]}, so the server fills it; make it a DEFAULT, or drop this"
+            )
+
+
+def _check_device_event(types: Mapping[str, str]) -> None:
+    """Refuse a table for device events that would take none: each would become a dead letter."""
+    if not _DEVICE_EVENT.keys() <= types.keys():
+        return
+    for name, allowed in _DEVICE_EVENT.items():
+        if not re.sub(r"^(?:Nullable|LowCardinality)\(|\)$", "", types[name]).startswith(allowed):
+            raise ValueError(
+                f"column {name} is {types[name]}, which cannot hold an event's {name}; its type has to begin with "
+                f"{' or '.join(allowed)}, or --map has to name another field for it"
+            )
+
+
+def _fill(column: Column, field: str) -> Filled:
+    try:
+        codec = columns.codec(column.type)
+    except ValueError as error:
+        raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
+    path = mapping.path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
+    return Filled(column.name, Field(mapping.spell(path), path, codec.convert, required=codec.null is not None), codec)

@@ -1,0 +1,135 @@
+"""Numbers: integers of all widths, floats, Bool, Enum, Decimal.
+
+A number is a JSON number: no text, no boolean, and no 5.0 where an integer is due. Only what JSON numbers cannot carry
+here, integers beyond 64 bits and exact decimals, may also come as text.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from decimal import Context, Decimal
+from math import isfinite
+from struct import error as StructError
+from struct import pack
+from typing import Any
+
+from worker.decoding.json import BadValue, Convert, integers
+from worker.sinks.clickhouse.types.codec import Codec
+
+_integer_text = re.compile(r"-?[0-9]{1,78}").fullmatch
+_decimal_text = re.compile(r"(-?[0-9]{1,78})(?:\.([0-9]{1,78}))?([eE][+-]?[0-9]{1,2})?").fullmatch
+_exactly = Context(prec=400)
+_FLOAT_DIGITS = 15  # as many decimal digits as every float keeps
+
+
+def integer(bits: int, signed: bool) -> Codec:
+    """Int8 … UInt256. From 128 bits on texts of digits are taken, too: JSON's numbers end at 64."""
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    return Codec(integers(low, high) if bits <= 64 else _wide(bits // 8, signed), null=0)
+
+
+def _wide(size: int, signed: bool) -> Convert:
+    def convert(values: list[Any]) -> bytes:
+        return b"".join([_whole(value).to_bytes(size, "little", signed=signed) for value in values])
+
+    return convert
+
+
+def _whole(value: Any) -> int:
+    if type(value) is int:
+        return value
+    if type(value) is str and _integer_text(value):
+        return int(value)
+    raise BadValue("wrong_type")
+
+
+def float32(values: list[Any]) -> bytes:
+    """Float32: rounded to the nearest, refused beyond the largest."""
+    _check_floats(values)
+    try:
+        return pack(f"<{len(values)}f", *values)
+    except (OverflowError, StructError):
+        raise BadValue("out_of_range") from None
+
+
+def float64(values: list[Any]) -> array[float]:
+    """Float64: integers are taken, as the nearest float."""
+    _check_floats(values)
+    return array("d", values)
+
+
+def _check_floats(values: list[Any]) -> None:
+    if not set(map(type, values)) <= {float, int}:
+        raise BadValue("wrong_type")
+    if not isfinite(sum(values)) and not all(map(isfinite, values)):  # large values may add up to infinity
+        raise BadValue("out_of_range")
+
+
+def boolean(values: list[Any]) -> bytes:
+    """Bool: JSON's true and false, nothing else."""
+    if not set(map(type, values)) <= {bool}:
+        raise BadValue("wrong_type")
+    return bytes(values)
+
+
+def enum(members: dict[str, int], code: str) -> Codec:
+    """Enum8 and Enum16: a member's name, or its number."""
+    numbers: dict[Any, int] = {**members, **{number: number for number in members.values()}}
+
+    def convert(values: list[Any]) -> array[int]:
+        if not set(map(type, values)) <= {str, int}:  # True and 1.0 are keys, too
+            raise BadValue("wrong_type")
+        return array(code, map(numbers.__getitem__, values))
+
+    return Codec(convert, null=next(iter(members)))
+
+
+def decimal(precision: int, scale: int) -> Codec:
+    """Decimal(P, S), an integer of S-th tenths: exactly, or not at all.
+
+    A float counts as its shortest spelling (0.1 is one tenth), and is refused where that has more than 15 digits: more
+    may have been written, and lost in reading JSON. Text says any number.
+    """
+    size = next(size for size, digits in ((4, 9), (8, 18), (16, 38), (32, 76)) if precision <= digits)
+    factor, limit = 10**scale, 10**precision
+
+    def whole(value: Any) -> int:
+        kind = type(value)
+        if kind is int:
+            return int(value * factor)
+        if kind is float:
+            guess: int = round(value * factor)  # a ValueError for NaN, an OverflowError for infinity
+            if abs(guess) < 10**_FLOAT_DIGITS and guess / factor == value:
+                return guess  # of at most 15 digits there is one spelling for a float, which is the shortest
+            return _whole_decimal(_shortest(value), scale)
+        found = _decimal_text(value)  # TypeError for what is no text
+        if not found:
+            raise BadValue("wrong_type")
+        if found[3] is None and len(found[2] or "") <= scale:
+            return int(found[1] + (found[2] or "").ljust(scale, "0"))
+        return _whole_decimal(Decimal(value), scale)
+
+    def convert(values: list[Any]) -> array[int] | bytes:
+        numbers = list(map(whole, values))
+        if numbers and not -limit < min(numbers) <= max(numbers) < limit:
+            raise BadValue("out_of_range")
+        if size <= 8:
+            return array("i" if size == 4 else "q", numbers)
+        return b"".join([number.to_bytes(size, "little", signed=True) for number in numbers])
+
+    return Codec(convert, null=0)
+
+
+def _shortest(value: float) -> Decimal:
+    number = Decimal(repr(value)).normalize(_exactly)
+    if len(number.as_tuple().digits) > _FLOAT_DIGITS:
+        raise BadValue("out_of_range")
+    return number
+
+
+def _whole_decimal(number: Decimal, scale: int) -> int:
+    scaled = number.scaleb(scale, _exactly)
+    if scaled != (whole := int(scaled)):
+        raise BadValue("out_of_range")
+    return whole

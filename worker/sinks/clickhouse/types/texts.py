@@ -1,0 +1,101 @@
+"""Texts, and what is written as one: String, FixedString, UUID, IPv4, IPv6, JSON."""
+
+from __future__ import annotations
+
+from array import array
+from io import BytesIO
+from itertools import repeat
+from operator import itemgetter
+from socket import AF_INET, AF_INET6, inet_pton
+from struct import pack
+from typing import Any
+
+import orjson
+from clickhouse_driver.bufferedwriter import CompressedBufferedWriter
+
+from worker.decoding.json import BadValue, texts
+from worker.sinks.clickhouse.types.codec import Codec
+
+JSON_AS_TEXT = pack("<Q", 1)  # of the serializations of JSON the one that leaves the work to the server
+
+_CHARACTERS = [chr(size) for size in range(128)]
+_length = _CHARACTERS.__getitem__
+_uuid_dashes = itemgetter(slice(8, 24, 5))
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address as IPv6: ::ffff:10.0.0.1
+_IPV4, _IPV6 = int(AF_INET), int(AF_INET6)  # each use of an enum's member would cost 100 ns
+
+
+def string(values: list[Any]) -> bytes:
+    """String: the length in bytes as a varint, then UTF-8.
+
+    Short ASCII texts, nearly all that there are, are joined as texts, with the length as a character before each, and
+    encoded at once: 55 to 75 ns a text, where a cache of encoded texts takes 250 to 400 and the driver 60 to 110.
+    """
+    pieces = [""] * (2 * len(values))
+    try:
+        pieces[::2] = map(_length, map(len, values))
+        pieces[1::2] = values
+        return "".join(pieces).encode("ascii")
+    except (IndexError, UnicodeEncodeError):
+        return _with_lengths(texts(values))
+
+
+def _with_lengths(values: list[str] | list[bytes]) -> bytes:
+    out = BytesIO()
+    writer = CompressedBufferedWriter(out, 1 << 16)  # compresses nothing: it is a buffer before any object that writes
+    writer.write_strings(values, encoding="utf-8")
+    writer.flush()
+    return out.getvalue()
+
+
+def fixed_string(size: int) -> Codec:
+    """FixedString(N): at most N bytes of UTF-8, filled up with zero bytes."""
+
+    def convert(values: list[Any]) -> bytes:
+        encoded = [value.ljust(size, b"\0") for value in map(str.encode, values)]
+        if set(map(len, encoded)) - {size}:
+            raise BadValue("out_of_range")
+        return b"".join(encoded)
+
+    return Codec(convert, null="")
+
+
+def uuid(values: list[Any]) -> array[int]:
+    """UUID: 8-4-4-4-12 hexadecimal digits; two 64-bit numbers, the higher half first."""
+    digits = "".join(values).replace("-", "")
+    lengths, dashes = set(map(len, values)), set(map(_uuid_dashes, values))
+    if not (lengths <= {36} and dashes <= {"----"} and len(digits) == 32 * len(values)):
+        raise BadValue("wrong_type")
+    raw = bytes.fromhex(digits)  # a ValueError for what is no digit …
+    if len(raw) != 16 * len(values):  # … but it skips spaces
+        raise BadValue("wrong_type")
+    halves = array("Q", raw)
+    halves.byteswap()
+    return halves
+
+
+def ipv4(values: list[Any]) -> array[int]:
+    """IPv4: four decimal numbers with dots; a 32-bit number."""
+    try:
+        numbers = array("I", b"".join(map(inet_pton, repeat(_IPV4), values)))
+    except OSError:
+        raise BadValue("wrong_type") from None
+    numbers.byteswap()
+    return numbers
+
+
+def ipv6(values: list[Any]) -> bytes:
+    """IPv6: its bytes as they are; an IPv4 address becomes ::ffff:…, as ClickHouse has it."""
+    try:
+        return b"".join(
+            [inet_pton(_IPV6, text) if ":" in text else _MAPPED + inet_pton(_IPV4, text) for text in texts(values)]
+        )
+    except OSError:
+        raise BadValue("wrong_type") from None
+
+
+def json(values: list[Any]) -> bytes:
+    """JSON: the objects as texts, which the server takes apart."""
+    if not set(map(type, values)) <= {dict}:
+        raise BadValue("wrong_type")
+    return _with_lengths(list(map(orjson.dumps, values)))
