@@ -44,10 +44,11 @@ test: $(VENV)/.dev  ## all tests, against real Kafka, Redis, ClickHouse and Prom
 	$(BIN)/python -m worker.local --fetch
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.dev  ## format, lint, types: what CI runs before the tests
+check: $(VENV)/.dev  ## format, lint, types, import contracts: what CI runs before the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(SOURCES)
+	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.dev  ## write docs/options.md and docs/metrics.md from the code
 	$(BIN)/python -m docs.generate

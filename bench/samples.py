@@ -14,10 +14,11 @@ import orjson
 from redis.connection import Connection
 
 from worker.commands.produce.fleet import Fleet
-from worker.decoding import json as events
-from worker.decoding.json import Field
+from worker.core.batch import Field
+from worker.decoding import json as reference
+from worker.decoding.converters import texts
 from worker.decoding.timestamps import column_to_millis
-from worker.sinks.clickhouse import types as columns
+from worker.sinks.clickhouse import types
 
 _CALL = tuple[str, Callable[[], Any], int]
 
@@ -37,14 +38,14 @@ def steps(devices: int, chunk: int, chunks_in_batch: int) -> Iterator[_CALL]:
     yield "field → column", lambda: [event["device_ip"] for event in parsed], chunk
     nested = [{"a": {"b": event}} for event in parsed]
     for required in (True, False):
-        field = Field("a.b.device_ip", ("a", "b", "device_ip"), events.texts, required)
+        field = Field("a.b.device_ip", ("a", "b", "device_ip"), texts, required)
         name = f"field of three keys → column{'' if required else ', may be missing'}"
-        yield name, partial(events._values, nested, field), chunk
+        yield name, partial(reference._values, nested, field), chunk
     yield "timestamps → ms", partial(column_to_millis, stamps), chunk
     for backend, names in (("redis", ("device_ip",)), ("clickhouse", ("timestamp", "device_ip", "error_code"))):
-        yield f"decode: {backend}", partial(events.decode, payloads, _fields(names, backend)), chunk
+        yield f"decode: {backend}", partial(reference.decode, payloads, _fields(names, backend)), chunk
 
-    decoded = [events.decode(one, _fields(("device_ip",), "redis")).columns[0] for one in chunks]
+    decoded = [reference.decode(one, _fields(("device_ip",), "redis")).columns[0] for one in chunks]
     distinct = set().union(*decoded)
     yield "redis: distinct devices", lambda: set().union(*decoded), batch
     yield "redis: PFADD by hiredis", partial(_pack, distinct, hiredis.pack_command), batch
@@ -53,14 +54,14 @@ def steps(devices: int, chunk: int, chunks_in_batch: int) -> Iterator[_CALL]:
 
     ranges = [range(i * chunk, (i + 1) * chunk) for i in range(chunks_in_batch)]
     fields = _fields(("timestamp", "device_ip", "error_code"), "clickhouse")
-    parts = [list(part) for part in zip(*(events.decode(one, fields).columns for one in chunks), strict=True)]
-    codecs = list(map(columns.codec, _TABLE.values()))
+    parts = [list(part) for part in zip(*(reference.decode(one, fields).columns for one in chunks), strict=True)]
+    codecs = list(map(types.codec, _TABLE.values()))
     yield "clickhouse: join the parts", lambda: [c.encode(part) for c, part in zip(codecs, parts, strict=True)], batch
-    yield "clickhouse: _offset", partial(columns.offsets, "Int64", ranges), batch
-    yield "clickhouse: _partition", partial(columns.constant, "Int32", 3, batch), batch
-    yield "clickhouse: _topic", partial(columns.constant, "LowCardinality(String)", "example", batch), batch
+    yield "clickhouse: _offset", partial(types.offsets, "Int64", ranges), batch
+    yield "clickhouse: _partition", partial(types.constant, "Int32", 3, batch), batch
+    yield "clickhouse: _topic", partial(types.constant, "LowCardinality(String)", "example", batch), batch
     for name, values in _values(chunk, [event["device_ip"] for event in parsed], stamps):
-        codec = columns.codec(name.removesuffix(" (not ASCII)").removesuffix(" (text)"))
+        codec = types.codec(name.removesuffix(" (not ASCII)").removesuffix(" (text)"))
         yield f"type {name}", partial(_encode, codec, values), chunk
 
 
@@ -68,14 +69,11 @@ _TABLE = {"timestamp": "DateTime64(3, 'UTC')", "device_ip": "String", "error_cod
 
 
 def _fields(names: tuple[str, ...], backend: str) -> list[Field]:
-    return [
-        Field(name, (name,), events.texts if backend == "redis" else columns.codec(_TABLE[name]).convert)
-        for name in names
-    ]
+    return [Field(name, (name,), texts if backend == "redis" else types.codec(_TABLE[name]).convert) for name in names]
 
 
 def _fenced(payloads: list[bytes]) -> Any:
-    return events._parse_together(payloads)  # the step that `decode` begins with
+    return reference._parse_together(payloads)  # the step that `decode` begins with
 
 
 def _pack(distinct: set[Any], pack: Callable[[tuple[Any, ...]], Any]) -> list[Any]:
@@ -86,7 +84,7 @@ def _pack(distinct: set[Any], pack: Callable[[tuple[Any, ...]], Any]) -> list[An
     return packed
 
 
-def _encode(codec: columns.Codec, values: list[Any]) -> bytes:
+def _encode(codec: types.Codec, values: list[Any]) -> bytes:
     return codec.encode([codec.convert(values)])
 
 

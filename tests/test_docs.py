@@ -12,7 +12,7 @@ import pytest
 from worker import cli
 from worker.config.sources import load
 from worker.core.counters import REJECT_REASONS
-from worker.kafka.client import property_names
+from worker.kafka.properties import property_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

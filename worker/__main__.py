@@ -14,6 +14,7 @@ from worker import cli
 from worker.config.settings import Settings, UsageError, written
 from worker.core import log
 from worker.core.errors import ExitCode, Fatal, WorkerError
+from worker.core.version import version_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.config.topic_selection import Selection
     from worker.core.counters import Stats
     from worker.ingest import consumer
-    from worker.monitor import process as monitor
+    from worker.monitor import process
     from worker.supervisor import Supervisor
 
     settings, _ = cli.settings_of(arguments)
@@ -63,19 +64,19 @@ def _run(arguments: argparse.Namespace) -> int:
         settings,
         stats,
         consume=lambda index: consumer.run(settings, stats, index),
-        monitor=lambda report: monitor.run(settings, stats, report),
+        monitor=lambda report: process.run(settings, stats, report),
     ).run()
 
 
 def _say_start(settings: Settings) -> None:
     """Log what runs here, and with which settings."""
-    from worker.kafka.client import librdkafka_version
+    from worker.kafka.properties import librdkafka_version
 
     effective = {name: written(value) for name, value in settings.shown().items()}
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
         "worker %s, librdkafka %s, Python %s",
-        cli.version_text(),
+        version_text(),
         librdkafka_version(),
         platform.python_version(),
         extra=log.fields(**effective),
@@ -91,7 +92,7 @@ def _count(arguments: argparse.Namespace) -> int:
 
 def _produce(arguments: argparse.Namespace) -> int:
     from worker.commands.produce import ProduceOptions, produce
-    from worker.kafka.client import produce_properties
+    from worker.kafka.properties import produce_properties
 
     settings, _ = cli.settings_of(arguments)
     if not settings.one_topic:
@@ -176,7 +177,7 @@ def _dlq(arguments: argparse.Namespace) -> int:
 
 def _for_each_topic(settings: Settings, command: Callable[[Settings], int]) -> int:
     """Run a command that works on a single topic, under a heading where there are several; return the worst code."""
-    from worker.kafka.client import each_topic
+    from worker.kafka.topics import each_topic
 
     worst: int = ExitCode.OK
     for one in each_topic(settings):

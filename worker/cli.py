@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Container, Sequence
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ from worker.config.parsers import nearest, number
 from worker.config.settings import Settings, UsageError, default_of, flag_of, written
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load
 from worker.core.counters import REJECT_REASONS
+from worker.core.version import version_text
 from worker.decoding.timestamps import moment
 
 COMMANDS = {
@@ -77,14 +77,6 @@ def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]
     if not settings.topic:
         raise UsageError("which topic? write --topic NAME (or set WORKER_TOPIC)")
     return settings, origins
-
-
-def version_text() -> str:
-    """Return the worker's version."""
-    try:
-        return version("kafka-ingest-worker")
-    except PackageNotFoundError:
-        return "0 (not installed)"
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
 from worker.commands.check import check
-from worker.config import field_paths as mapping
+from worker.config import field_paths
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode
 from worker.local import start_clickhouse, start_redis
@@ -148,7 +148,7 @@ def test_fields_that_columns_may_be_meant_for_are_named_with_the_map_that_takes_
         "upstream.time=upstream_time",
         "request.headers=headers",
     ]
-    code, text = run(replace(stored, map=mapping.columns(fixes), device_field="request.method"))
+    code, text = run(replace(stored, map=field_paths.columns(fixes), device_field="request.method"))
     assert code == ExitCode.OK, text
     assert line_of(text, "OK    devices").endswith("counted in column method")
     assert line_of(text, "OK    sample: 9 of the 9 newest events would be stored")

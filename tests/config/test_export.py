@@ -23,7 +23,7 @@ from worker.config.export import as_toml, json_schema
 from worker.config.field_paths import spell
 from worker.config.settings import Settings, UsageError, default_of
 from worker.config.sources import OWNED_PROPERTIES, load
-from worker.kafka.client import property_names
+from worker.kafka.properties import property_names
 
 SCHEMA = Draft202012Validator(json_schema())
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20)

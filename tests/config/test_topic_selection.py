@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from worker.config.settings import Settings, UsageError
 from worker.config.sources import load
-from worker.config.topic_selection import Roster, Selection
+from worker.config.topic_selection import Selection
+from worker.core.topic_list import Roster
 
 _NAMES = st.text("ab._-1", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
 

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from worker.decoding import json as events
-from worker.decoding.json import BadValue, Decoded, Field, Reject, decode, integers, millis, texts
+from worker.core.batch import Field
+from worker.decoding import json as reference
+from worker.decoding.converters import BadValue, integers, millis, texts
+from worker.decoding.json import Decoded, Reject, decode
 
 settings.register_profile("worker", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # busy hosts
 settings.load_profile("worker")
@@ -224,14 +226,14 @@ def test_the_token_is_drawn_anew_for_every_chunk(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_good_chunk_keeps_all_and_parses_no_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_parse_each", None)
+    monkeypatch.setattr(reference, "_parse_each", None)
     decoded = decode([GOOD] * 1000, FIELDS)
     assert (decoded.kept, decoded.rows, decoded.rejects) == (None, 1000, ())
     assert decoded.columns == (array("q", [1726668850124] * 1000), ["10.0.0.1"] * 1000, array("b", [3] * 1000))
 
 
 def test_a_bad_value_costs_no_second_parse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_parse_each", None)
+    monkeypatch.setattr(reference, "_parse_each", None)
     decoded = decode([GOOD, GOOD.replace(b"3,", b"300,"), GOOD, b"[]"], FIELDS)
     assert decoded.rejects == [Reject(1, "out_of_range", "error_code"), Reject(3, "not_object", "")]
     assert decoded.kept == [0, 2]

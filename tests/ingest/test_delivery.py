@@ -19,15 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Chunk, Letter
+from worker.core.batch import Batch, Chunk, Field, Letter
 from worker.core.counters import Slot, Stats
 from worker.core.delivery import Intent, parse_intent, token
 from worker.core.errors import Rejected, Reshaped, Retryable
-from worker.decoding.json import Field
+from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import Outlet, Outlets
 from worker.ingest.writer import Backoff, Writer
-from worker.kafka.dead_letters import BadRatio
 from worker.kafka.group_consumer import Committed, Read
 
 TOPIC = "t"

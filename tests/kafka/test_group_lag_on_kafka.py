@@ -10,8 +10,8 @@ from tests.support.kit import Service, create_topic, send, wait_until
 from worker.config.settings import Settings
 from worker.core.delivery import plain
 from worker.core.errors import Retryable
-from worker.kafka.client import topic_ids
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
+from worker.kafka.topics import topic_ids
 from worker.local import Server, start_kafka
 
 

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 from worker.config.settings import Settings, UsageError
 from worker.core.errors import ExitCode, Fatal
 from worker.decoding.timestamps import to_iso
-from worker.kafka.client import each_topic
-from worker.monitor.report import count_devices, report
+from worker.kafka.topics import each_topic
 from worker.sinks import open_sink, uncounted
+from worker.sinks.counting import count_devices, report
 from worker.sinks.redis.nodes import Node
 from worker.sinks.redis.windows import OTHER, Keys, Window, cover, windows
 

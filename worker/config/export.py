@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from worker.config import field_paths as mapping
+from worker.config import field_paths
 from worker.config.parsers import properties
 from worker.config.redaction import secret_property
 from worker.config.settings import Settings, default_of, flag_of, written
@@ -27,7 +27,7 @@ def as_toml(settings: Settings, origins: Mapping[str, str]) -> str:
     for item in fields(Settings):
         value, real, origin = shown[item.name], getattr(settings, item.name), origins.get(item.name, "default")
         if item.name == "map":
-            tables += _table(item.name, mapping.table(value), origins)
+            tables += _table(item.name, field_paths.table(value), origins)
         elif isinstance(value, Mapping):
             tables += _table(item.name, value, origins)
         else:

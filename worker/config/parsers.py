@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from worker.config import field_paths as mapping
+from worker.config import field_paths
 
 HOLE = "{topic}"  # in a template
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # what `--windows` knows, with its length in seconds
@@ -166,9 +166,9 @@ switch = Form(_switch, {"type": "boolean"})
 properties = Form(_properties, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
 topics = Form(_topics, {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 columns = Form(
-    lambda text: mapping.columns(text.split(",")),
+    lambda text: field_paths.columns(text.split(",")),
     {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
 )
-field_path = Form(mapping.field, {"type": "string", "minLength": 1})
+field_path = Form(field_paths.field, {"type": "string", "minLength": 1})
 table = Form(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
 dead_letter_topic = Form(_dead_letter_topic, {"type": "string"})

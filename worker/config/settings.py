@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any
 
-from worker.config import parsers as forms
+from worker.config import parsers
 from worker.config.redaction import masked
 from worker.core.errors import ExitCode, Fatal
 
@@ -56,19 +56,19 @@ class Settings:
     topic: str = option(
         "",
         "topic to read; repeat it, or write several with commas; one that begins with ^ is a regular expression",
-        parse=forms.topics,
+        parse=parsers.topics,
         metavar="T",
     )
     backend: str = option("redis", "where events go", choices=("redis", "clickhouse"))
     processes: int | None = option(
-        None, "consumer processes; auto is one per partition", parse=forms.processes, metavar="N|auto"
+        None, "consumer processes; auto is one per partition", parse=parsers.processes, metavar="N|auto"
     )
     bootstrap_servers: str = option("127.0.0.1:9092", "Kafka brokers to start from", metavar="HOST:PORT,…")
     group_id: str = option("worker", "consumer group that shares the topic", metavar="ID")
     redis_url: str = option(
         "redis://127.0.0.1:6379/0",
         "Redis server, redis+cluster://HOST:PORT,… or redis+sentinel://HOST:PORT,…/SERVICE/DB; rediss for TLS",
-        parse=forms.url(
+        parse=parsers.url(
             "redis", "rediss", "unix", *(f"{plain}+{kind}" for plain in ("redis", "rediss") for kind in _REDIS_KINDS)
         ),
         metavar="URL",
@@ -80,13 +80,13 @@ class Settings:
     windows: str = option(
         "",
         "Redis: a HyperLogLog per minute, hour, day of the events' own time, too (docs/windows.md)",
-        parse=forms.windows,
+        parse=parsers.windows,
         metavar="minute,hour,day",
     )
     window_ttl: str = option(
         "minute=1d,hour=30d,day=400d",
         "how long their keys live after the slice has ended",
-        parse=forms.window_ttl,
+        parse=parsers.window_ttl,
         metavar="WINDOW=TIME,…",
     )
     by: str = option(
@@ -95,23 +95,23 @@ class Settings:
     clickhouse_url: str = option(
         "clickhouse://default@127.0.0.1:9000/default",
         "ClickHouse server, native protocol",
-        parse=forms.url("clickhouse", "clickhouses"),
+        parse=parsers.url("clickhouse", "clickhouses"),
         metavar="URL",
     )
     clickhouse_password: str = option("", "password for ClickHouse", secret=True)
     table: str = option(
-        "events", "ClickHouse table, {topic} in it for one per topic; made when it is missing", parse=forms.table
+        "events", "ClickHouse table, {topic} in it for one per topic; made when it is missing", parse=parsers.table
     )
     map: Mapping[str, str] = option(
         {},
         "fill this column of the table from that field; others are filled from the field of their name (repeatable)",
-        parse=forms.columns,
+        parse=parsers.columns,
         metavar="FIELD=COLUMN",
     )
     device_field: str = option(
         "device_ip",
         "field whose distinct values are counted, such as user.id; of ClickHouse the column that it fills",
-        parse=forms.field_path,
+        parse=parsers.field_path,
         metavar="FIELD",
     )
     delivery: str = option(
@@ -119,26 +119,28 @@ class Settings:
         "what is promised of ClickHouse rows; auto is exactly-once where the table can do it",
         choices=("auto", "exactly-once", "at-least-once"),
     )
-    batch_rows: int = option(100_000, "events in a batch at most", parse=forms.number(1, 10_000_000), unit="events")
-    linger_ms: int = option(1000, "age of a batch at most", parse=forms.number(0, 600_000), unit="ms")
+    batch_rows: int = option(100_000, "events in a batch at most", parse=parsers.number(1, 10_000_000), unit="events")
+    linger_ms: int = option(1000, "age of a batch at most", parse=parsers.number(0, 600_000), unit="ms")
     dead_letter_topic: str = option(
-        "{topic}.dlq", "topic for events that can never be written", parse=forms.dead_letter_topic
+        "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
     )
     max_bad_ratio: float = option(
         1.0,
         "stop when more than this part of the last 10 000 or more events was bad; 1 is never",
-        parse=forms.number(0, 1, float),
+        parse=parsers.number(0, 1, float),
     )
-    report_interval: float = option(30.0, "between two reports", parse=forms.number(0.1, 86_400, float), unit="s")
+    report_interval: float = option(30.0, "between two reports", parse=parsers.number(0.1, 86_400, float), unit="s")
     metrics_host: str = option("127.0.0.1", "address that serves /metrics, /livez, /readyz and the status page")
-    metrics_port: int = option(9108, "its port; 0 is any free one, printed in the log", parse=forms.number(0, 65_535))
-    drain_timeout: float = option(30.0, "for the last writes at a stop", parse=forms.number(0.1, 3600, float), unit="s")
-    until_end: bool = option(False, "stop when all that was in the topic at start is written", parse=forms.switch)
+    metrics_port: int = option(9108, "its port; 0 is any free one, printed in the log", parse=parsers.number(0, 65_535))
+    drain_timeout: float = option(
+        30.0, "for the last writes at a stop", parse=parsers.number(0.1, 3600, float), unit="s"
+    )
+    until_end: bool = option(False, "stop when all that was in the topic at start is written", parse=parsers.switch)
     kafka_password: str = option("", "sasl.password for Kafka", secret=True)
     kafka: Mapping[str, str] = option(
         {},
         "any librdkafka property (repeatable; as a variable one a line)",
-        parse=forms.properties,
+        parse=parsers.properties,
         metavar="KEY=VALUE",
     )
     log_format: str = option("text", "one line an event", choices=("text", "json"))
@@ -157,20 +159,20 @@ class Settings:
     @property
     def table_by_topic(self) -> bool:
         """Whether each topic has a table of its own."""
-        return forms.HOLE in self.table
+        return parsers.HOLE in self.table
 
     def of(self, topic: str) -> Settings:
         """Return the settings for one of the topics: what sinks and whatever else works on a single topic take."""
-        return replace(self, topic=topic, table=self.table.replace(forms.HOLE, _in_table(topic)))
+        return replace(self, topic=topic, table=self.table.replace(parsers.HOLE, _in_table(topic)))
 
     @property
     def redis_key_name(self) -> str:
         """The HyperLogLog's key; the braces stay, so that a cluster keeps a topic's keys on one node."""
-        return self.redis_key.replace(forms.HOLE, f"{{{self.topic}}}")
+        return self.redis_key.replace(parsers.HOLE, f"{{{self.topic}}}")
 
     @property
     def dead_letter_topic_name(self) -> str:
-        return self.dead_letter_topic.replace(forms.HOLE, self.topic)
+        return self.dead_letter_topic.replace(parsers.HOLE, self.topic)
 
     def shown(self) -> dict[str, Any]:
         """Return all settings fit for a log: no secret, no password inside a URL."""

@@ -10,7 +10,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from worker.config import field_paths as mapping
+from worker.config import field_paths
 from worker.config.parsers import nearest
 from worker.config.redaction import masked, secret_property, without_password
 from worker.config.settings import Settings, UsageError, default_of, flag_of
@@ -166,7 +166,7 @@ def _columns(value: Any, origin: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise UsageError(f'{origin}: write a table, such as request.user.id = "user_id" below [map]')
     try:
-        return mapping.columns(value)
+        return field_paths.columns(value)
     except ValueError as error:
         raise UsageError(f"{origin}: {error}") from None
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterable, Sequence
 
 from worker.config.settings import Settings, UsageError
-
-_BYTES = 1 << 20
-_HEAD = 3 * 8  # version, length, partitions
 
 
 class Selection:
@@ -68,43 +64,3 @@ def _hash_tag(key: str) -> str:
     """Return the part of a key that says where a cluster keeps it."""
     found = re.search(r"\{([^}]+)\}", key)
     return found[1] if found else key
-
-
-class Roster:
-    """The names of the topics that are read, in memory that all processes share: the monitor writes, consumers read."""
-
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, _BYTES)
-        self._words = memoryview(self._map)[:_HEAD].cast("q")
-
-    @property
-    def version(self) -> int:
-        """Another number once the names are others; odd while they are being written."""
-        return int(self._words[0])
-
-    @property
-    def partitions(self) -> int:
-        """How many the topics had together when that was last looked at."""
-        return int(self._words[2])
-
-    @partitions.setter
-    def partitions(self, count: int) -> None:
-        self._words[2] = count
-
-    def write(self, topics: Sequence[str]) -> None:
-        """Replace the names. Raises ValueError where they are too many."""
-        text = "\n".join(topics).encode()
-        if len(text) > _BYTES - _HEAD:
-            raise ValueError(f"{len(topics)} topics are too many for one worker")
-        self._words[0] |= 1
-        self._words[1] = len(text)
-        self._map[_HEAD : _HEAD + len(text)] = text
-        self._words[0] += 1
-
-    def read(self) -> tuple[int, list[str]]:
-        """Return the version and the names; none where they are just being written: ask again later."""
-        version, length = self._words[0], self._words[1]
-        text = bytes(self._map[_HEAD : _HEAD + length])
-        if version % 2 or version != self._words[0]:
-            return -1, []
-        return int(version), text.decode().split("\n") if text else []

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from worker.decoding.json import Field
+Convert = Callable[[list[Any]], Any]
+"""A whole column of JSON values → the sink's part for these rows, in one piece.
+
+Raises BadValue, TypeError, ValueError, OverflowError or KeyError if any value is bad, and exactly if it would raise for
+one of the values alone.
+"""
+
+
+class Field(NamedTuple):
+    """A value that the sink stores of each event, and where it stands.
+
+    A required field must be there, be it null. One that is not required and is missing, or has a parent that is missing
+    or null, is handed to convert as None, as null is.
+    """
+
+    name: str  # as dead-letter headers have it
+    path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
+    convert: Convert
+    required: bool = True
+
 
 Key = tuple[str, int]  # topic, partition
 

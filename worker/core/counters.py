@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from worker.config.topic_selection import Roster
+from worker.core.topic_list import Roster
 
 MAX_SLOTS = 256
 MAX_LEDGERS = 4096  # partitions that one slot can have seen

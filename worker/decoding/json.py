@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from secrets import token_hex
 from typing import Any, NamedTuple
 
 import orjson
 
-from worker.decoding.timestamps import column_to_millis
-
-Convert = Callable[[list[Any]], Any]
-"""A whole column of JSON values → the sink's part for these rows, in one piece.
-
-Raises BadValue, TypeError, ValueError, OverflowError or KeyError if any value is bad, and exactly if it would raise for
-one of the values alone.
-"""
-
-
-class BadValue(Exception):
-    """A value that the field cannot hold; `reason` is one of stats.REJECT_REASONS."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Field(NamedTuple):
-    """A value that the sink stores of each event, and where it stands.
-
-    A required field must be there, be it null. One that is not required and is missing, or has a parent that is missing
-    or null, is handed to convert as None, as null is.
-    """
-
-    name: str  # as dead-letter headers have it
-    path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
-    convert: Convert
-    required: bool = True
+from worker.core.batch import Field
+from worker.decoding.converters import BadValue
 
 
 class Reject(NamedTuple):
@@ -181,56 +153,6 @@ def _fault(event: dict[str, Any], field: Field) -> str:
     return ""
 
 
-def texts(values: list[Any]) -> list[str]:
-    """Convert a column of texts, and nothing else, to itself."""
-    try:
-        "".join(values)  # a TypeError for all but texts, in a quarter of the time of set(map(type, values))
-    except TypeError:
-        raise BadValue("wrong_type") from None
-    return values
-
-
-def identities(values: list[Any]) -> list[str]:
-    """Convert a column of texts and whole numbers, as identities are written, to texts."""
-    try:
-        return texts(values)
-    except BadValue:
-        if not set(map(type, values)) <= {str, int}:
-            raise
-    return list(map(str, values))
-
-
-def integers(low: int, high: int) -> Convert:
-    """Make a converter of integers from low to high, no booleans, to the narrowest array that holds both limits."""
-    code = next((code for code, limits in _INTEGERS.items() if low in limits and high in limits), None)
-    if code is None:
-        raise ValueError(f"no machine integer holds {low} to {high}")
-    checked_by_array = _INTEGERS[code] == range(low, high + 1)
-
-    def convert(values: list[Any]) -> array[int]:
-        if not set(map(type, values)) <= {int}:  # array alone takes True, for 1
-            raise BadValue("wrong_type")
-        part = array(code, values)
-        if not checked_by_array and part and not low <= min(part) <= max(part) <= high:
-            raise BadValue("out_of_range")
-        return part
-
-    return convert
-
-
-def millis(values: list[Any]) -> array[int]:
-    """Convert a column of timestamps in any form to Unix milliseconds, of the years 1900 to 2299."""
-    try:
-        return column_to_millis(values)
-    except ValueError:
-        raise BadValue("bad_timestamp") from None
-
-
 _BAD = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 _NOT_JSON = object()
 _GROUP = 32  # the square root of a chunk: 1 bad event in 1000 costs 32 looks
-_INTEGERS = {
-    code: range(-(1 << bits - 1), 1 << bits - 1) if code.islower() else range(1 << bits)
-    for bits, codes in ((8, "bB"), (16, "hH"), (32, "iI"), (64, "qQ"))
-    for code in codes
-}

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
-from worker.core.batch import Batch, Chunk, Letter
+from worker.core.batch import Batch, Chunk, Field, Letter
 from worker.core.counters import Ledger
 from worker.core.delivery import Progress
-from worker.decoding import json as events
+from worker.decoding.json import decode
 
 
 class Partition:
@@ -23,7 +23,7 @@ class Partition:
     """
 
     def __init__(
-        self, ledger: Ledger, progress: Progress, fields: Sequence[events.Field], batch_rows: int, counted_to: int = 0
+        self, ledger: Ledger, progress: Progress, fields: Sequence[Field], batch_rows: int, counted_to: int = 0
     ) -> None:
         self.topic = ledger.topic
         self.partition = ledger.partition
@@ -150,7 +150,7 @@ class Partition:
             present = [i for i, payload in enumerate(chunk.payloads) if payload is not None]
             payloads, offsets = _pick(payloads, present), _pick(offsets, present)
             batch.skipped += len(chunk.payloads) - len(present)
-        decoded = events.decode(payloads, batch.fields)
+        decoded = decode(payloads, batch.fields)
         batch.letters += [
             Letter(offsets[reject.index], payloads[reject.index], reject.reason, reject.field)
             for reject in decoded.rejects

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.config.settings import Settings
+from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.writer import Backoff
-from worker.kafka.dead_letters import BadRatio
 from worker.sinks import Sink, open_sink
 
 

@@ -19,8 +19,8 @@ from worker.core.log import fields
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import Outlet, Outlets
 from worker.ingest.writer import Writer, identify, store
-from worker.kafka.client import Gone
 from worker.kafka.dead_letters import DeadLetters
+from worker.kafka.errors import Gone
 from worker.kafka.group_consumer import Source
 
 log = logging.getLogger(__name__)

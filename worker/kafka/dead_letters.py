@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,16 +12,17 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Letter
-from worker.core.errors import ExitCode, Fatal, Retryable
+from worker.core.batch import Letter
+from worker.core.errors import Retryable
 from worker.core.log import LIBRDKAFKA
-from worker.kafka.client import ANSWER_S, answer, check_rights, other_properties
+from worker.kafka.errors import check_rights
+from worker.kafka.properties import other_properties
+from worker.kafka.topics import ANSWER_S, answer
 
 log = logging.getLogger(__name__)
 
 _Header = tuple[str, str | bytes | None]
 
-_RATIO_WINDOW = 10_000
 _FLUSH_S = 30.0
 _HEADERS_BYTES = 64 << 10
 _MAX_BYTES = 1_000_000_000  # librdkafka's own limit: the broker's is the one that counts
@@ -101,29 +101,6 @@ class DeadLetters:
                 producer.poll(0.1)
             else:
                 return
-
-
-class BadRatio:
-    """Looks how many of the last events were bad, so that a topic of something else does not drain into the letters."""
-
-    def __init__(self, allowed: float) -> None:
-        self._allowed = allowed
-        self._window: deque[tuple[int, int]] = deque()
-
-    def watch(self, batch: Batch) -> None:
-        """Take a batch that is about to be written into account. Raises Fatal where there are too many bad ones."""
-        window = self._window
-        window.append((batch.consumed, len(batch.letters)))
-        while len(window) > 1 and sum(consumed for consumed, _ in window) - window[0][0] >= _RATIO_WINDOW:
-            window.popleft()
-        consumed, bad = (sum(column) for column in zip(*window, strict=True))
-        if consumed >= _RATIO_WINDOW and bad > self._allowed * consumed:
-            raise Fatal(
-                f"{bad} of the last {consumed} events of {batch.topic} cannot be written, more than --max-bad-ratio "
-                f"{self._allowed:g} allows; nothing from offset {batch.start} of partition {batch.partition} on was "
-                "committed. Is it the right topic?",
-                code=ExitCode.HALT,
-            )
 
 
 def _trouble(home: str, error: KafkaError) -> Retryable:

@@ -25,16 +25,9 @@ from worker.config.settings import Settings
 from worker.core.batch import Chunk, Key
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
-from worker.kafka.client import (
-    TOPIC_GONE,
-    Gone,
-    check_rights,
-    commit_trouble,
-    consumer_properties,
-    no_rights,
-    other_properties,
-    topic_ids,
-)
+from worker.kafka.errors import TOPIC_GONE, Gone, check_rights, commit_trouble, no_rights
+from worker.kafka.properties import consumer_properties, other_properties
+from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,10 @@ from worker.core.batch import Key
 from worker.core.delivery import of_another_topic
 from worker.core.errors import Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
-from worker.kafka.client import ANSWER_S, answer, check_rights, client_properties, other_properties, topic_ids, unusable
+from worker.kafka.errors import check_rights
 from worker.kafka.log_ends import Ends
+from worker.kafka.properties import client_properties, other_properties, unusable
+from worker.kafka.topics import ANSWER_S, answer, topic_ids
 
 log = logging.getLogger(__name__)
 

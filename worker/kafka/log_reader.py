@@ -12,8 +12,10 @@ from confluent_kafka.admin import AdminClient
 from worker.config.settings import Settings
 from worker.core.delivery import of_another_topic
 from worker.core.errors import Retryable
-from worker.kafka.client import check_rights, client_properties, topic_ids, unusable
+from worker.kafka.errors import check_rights
 from worker.kafka.group_consumer import READ_MESSAGES
+from worker.kafka.properties import client_properties, unusable
+from worker.kafka.topics import topic_ids
 
 _TIMEOUT_S = 10.0  # of one question
 _SILENCE_S = 60.0  # without a message where there must be some

@@ -21,10 +21,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from worker.cli import version_text
 from worker.core.accounts import Accounts, alive
 from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
-from worker.kafka.client import librdkafka_version
+from worker.core.version import version_text
+from worker.kafka.properties import librdkafka_version
 from worker.monitor.state import Observed
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from worker.config.settings import Settings
 from worker.core.errors import Fatal, Retryable
 from worker.monitor.state import Observed
 from worker.sinks import Sink, open_sink, uncounted
+from worker.sinks.counting import count_devices, report
 
 log = logging.getLogger(__name__)
 
@@ -115,23 +115,3 @@ class Report:
 
     async def _blocking(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
-
-def count_devices(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[dict[str, int], int | None]:
-    """Return the distinct devices of each topic whose store keeps them, and of all together (None: it keeps none).
-
-    `sinks` are those of one topic or more.
-    """
-    (first, sink), *others = sinks.items()
-    tell = not (settings.one_topic or settings.table_by_topic)
-    counted = {topic: one.devices(topic=topic if tell else "") for topic, one in sinks.items()}
-    by_topic = {topic: count for topic, count in counted.items() if count is not None}
-    if not others:
-        return by_topic, counted[first]
-    return by_topic, sink.devices(*(settings.of(topic) for topic, _ in others))
-
-
-def report(settings: Settings, by_topic: Mapping[str, int], together: int) -> list[str]:
-    """Return the lines to print; the last one is the total."""
-    topics = [] if settings.one_topic else [f"Total devices in {topic}: {count}" for topic, count in by_topic.items()]
-    return [*topics, f"Total devices: {together}"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from worker.cli import version_text
 from worker.core.accounts import Accounts, Sums, alive
 from worker.core.counters import Slot, Stats
+from worker.core.version import version_text
 from worker.monitor.http import Request, Response
 from worker.monitor.state import Observed
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch
-from worker.decoding.json import Field
+from worker.core.batch import Batch, Field
 
 
 class Sink(Protocol):

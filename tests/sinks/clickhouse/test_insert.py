@@ -16,7 +16,8 @@ from tests.support.column_values import VALUES
 from tests.support.kit import Service
 from worker.decoding.timestamps import to_iso
 from worker.local import start_clickhouse
-from worker.sinks.clickhouse import insert as native
+from worker.sinks.clickhouse.connection import address, connect
+from worker.sinks.clickhouse.insert import SchemaChanged, insert_block
 from worker.sinks.clickhouse.types import codec, constant, offsets
 
 SYNC = {"async_insert": 0}
@@ -25,7 +26,7 @@ CREATE = {"allow_suspicious_low_cardinality_types": 1, "flatten_nested": 0}
 
 @pytest.fixture(scope="module", params=["", "?compression=lz4"], ids=["plain", "lz4"])
 def client(request: pytest.FixtureRequest, clickhouse: Service) -> Iterator[Client]:
-    client = native.connect(clickhouse.address + request.param)
+    client = connect(clickhouse.address + request.param)
     yield client
     client.disconnect()
 
@@ -48,7 +49,7 @@ def send(
         codec(kind).encode([codec(kind).convert(values)]) for (_, kind), values in zip(header, columns, strict=True)
     ]
     names = ", ".join(name for name, _ in header)
-    native.insert(client, f"INSERT INTO {table} ({names}) VALUES", {**SYNC, **options}, header, len(columns[0]), data)
+    insert_block(client, f"INSERT INTO {table} ({names}) VALUES", {**SYNC, **options}, header, len(columns[0]), data)
 
 
 def send_chunks(client: Client, table: str, kind: str, chunks: list[list[Any]]) -> None:
@@ -57,7 +58,7 @@ def send_chunks(client: Client, table: str, kind: str, chunks: list[list[Any]]) 
     one = codec(kind)
     data = [offsets("Int64", [range(rows)]), one.encode([one.convert(chunk) for chunk in chunks])]
     header = [("i", "Int64"), ("c", one.type)]
-    native.insert(client, f"INSERT INTO {table} (i, c) VALUES", SYNC, header, rows, data)
+    insert_block(client, f"INSERT INTO {table} (i, c) VALUES", SYNC, header, rows, data)
 
 
 @pytest.mark.parametrize("kind", VALUES)
@@ -127,7 +128,7 @@ def test_a_block_of_many_chunks_arrives_whole(client: Client, table: str) -> Non
         low.encode([low.convert([str(number % 700) for number in chunk]) for chunk in chunks]),
     ]
     header = [("t", "LowCardinality(String)"), ("p", "Int32"), ("o", "Int64"), ("s", "String"), low_header("l")]
-    native.insert(client, f"INSERT INTO {table} (t, p, o, s, l) VALUES", SYNC, header, rows, data)
+    insert_block(client, f"INSERT INTO {table} (t, p, o, s, l) VALUES", SYNC, header, rows, data)
     assert client.execute(
         f"SELECT count(), uniqExact(t), any(t), min(p), max(p), uniqExact(o), max(o), "
         f"countIf(s = repeat(toString(o), 20)), countIf(l = toString(o % 700)) FROM {table}"
@@ -164,7 +165,7 @@ def test_a_token_is_known_from_another_connection_with_or_without_compression(
     engine = "MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 1000"
     create(client, table, "a Int8", engine)
     for options in ("", "?compression=lz4", "?compression=lz4hc"):
-        other = native.connect(clickhouse.address + options)
+        other = connect(clickhouse.address + options)
         try:
             send(other, table, [("a", "Int8")], [[1, 2]], insert_deduplication_token="t")
         finally:
@@ -186,7 +187,7 @@ def test_a_table_that_was_altered_is_noticed_before_anything_is_sent(
     header = [("a", "Int8"), ("b", "Int8")]
     send(client, table, header, [[1], [2]])
     client.execute(f"ALTER TABLE {table} {change}")
-    with pytest.raises(native.SchemaChanged, match=message):
+    with pytest.raises(SchemaChanged, match=message):
         send(client, table, header, [[3], [4]])
     assert client.execute(f"SELECT a FROM {table}") == [(1,)]
 
@@ -222,7 +223,7 @@ def test_a_block_that_is_cut_short_writes_nothing(client: Client, table: str) ->
     create(client, table, "s String", "MergeTree ORDER BY s")
     header = [("s", "String")]
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        native.insert(client, f"INSERT INTO {table} (s) VALUES", SYNC, header, 1, [])
+        insert_block(client, f"INSERT INTO {table} (s) VALUES", SYNC, header, 1, [])
     assert not client.connection.connected
     assert client.execute(f"SELECT count() FROM {table}") == [(0,)]
 
@@ -233,7 +234,7 @@ def test_a_server_of_an_older_protocol_is_spoken_to_in_it(
 ) -> None:
     """54453 has no byte for a column's serialization; the client decides here which one is spoken."""
     create(client, table, "a Nullable(Int8), l LowCardinality(String)")
-    older = native.connect(f"{clickhouse.address}?client_revision={revision}")
+    older = connect(f"{clickhouse.address}?client_revision={revision}")
     try:
         send(older, table, [("a", "Nullable(Int8)"), low_header("l")], [[1, None], ["x", "y"]])
     finally:
@@ -244,7 +245,7 @@ def test_a_server_of_an_older_protocol_is_spoken_to_in_it(
 def test_a_password_may_be_given_beside_the_url_and_is_in_no_error() -> None:
     with start_clickhouse(users={"writer": {"password": "sec/r@t"}}) as server:
         url = server.address.replace("default@", "writer@")
-        good, bad = native.connect(url, "sec/r@t"), native.connect(url, "sec/r@u")
+        good, bad = connect(url, "sec/r@t"), connect(url, "sec/r@u")
         assert good.execute("SELECT currentUser()") == [("writer",)]
         with pytest.raises(errors.ServerException) as caught:
             bad.execute("SELECT 1")
@@ -255,6 +256,6 @@ def test_a_password_may_be_given_beside_the_url_and_is_in_no_error() -> None:
 
 
 def test_an_address_has_no_secrets_and_always_a_port() -> None:
-    assert native.address("clickhouse://user:secret@host:9001/db") == "host:9001"
-    assert native.address("clickhouse://host/db") == "host:9000"
-    assert native.address("clickhouses://host/db") == "host:9440"
+    assert address("clickhouse://user:secret@host:9001/db") == "host:9001"
+    assert address("clickhouse://host/db") == "host:9000"
+    assert address("clickhouses://host/db") == "host:9440"

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.column_values import VALUES
-from worker.decoding.json import BadValue
+from worker.decoding.converters import BadValue
 from worker.sinks.clickhouse.types import codec, constant, offsets
 
 REFUSALS = (BadValue, TypeError, ValueError, OverflowError, KeyError)

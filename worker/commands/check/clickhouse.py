@@ -14,7 +14,7 @@ from worker.commands.check.finding import Finding, Stored, fail, ok, trouble, wa
 from worker.config.settings import Settings
 from worker.core.errors import WorkerError
 from worker.sinks import uncounted
-from worker.sinks.clickhouse import insert as native
+from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
 from worker.sinks.clickhouse.sink import ClickHouseSink, Obstacle
 
@@ -28,8 +28,8 @@ def look_at_clickhouse(settings: Settings, create: bool, fields: list[Stored]) -
     """Yield the findings; fill in the fields of an event that are stored. Makes the table if `create`, else nothing."""
     url = settings.clickhouse_url
     patient = settings if "connect_timeout" in url else replace(settings, clickhouse_url=_with_timeouts(url))
-    where = f"ClickHouse at {native.address(url)}"
-    with closing(_Client(native.connect(patient.clickhouse_url, settings.clickhouse_password))) as client:
+    where = f"ClickHouse at {address(url)}"
+    with closing(_Client(connect(patient.clickhouse_url, settings.clickhouse_password))) as client:
         try:
             version = client.value("SELECT version()")
             yield ok("ClickHouse", f"{where} answers, version {version}")

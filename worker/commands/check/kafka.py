@@ -21,9 +21,9 @@ from worker.commands.check.finding import Finding, fail, ok, trouble, warn
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import Retryable, WorkerError
-from worker.kafka.client import assignors, client_properties
 from worker.kafka.dead_letters import topic_config
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
+from worker.kafka.properties import assignors, client_properties
 
 _TIMEOUT_S = 8.0
 _HOUR = 3600.0

@@ -17,8 +17,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from worker.commands.dlq.letters import StoredLetter, read_letters
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
-from worker.kafka.client import check_rights, client_properties
+from worker.kafka.errors import check_rights
 from worker.kafka.log_reader import Scan
+from worker.kafka.properties import client_properties
 
 _VERSION = "r1"
 _CHUNK = 500  # letters of one transaction; readers of the topic wait for its end

@@ -17,7 +17,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from worker.core.errors import ExitCode, Fatal
-from worker.kafka.client import check_rights, unusable
+from worker.kafka.errors import check_rights
+from worker.kafka.properties import unusable
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from worker.config.settings import Settings
 from worker.core.errors import Fatal, WorkerError
-from worker.sinks.clickhouse import insert as native
+from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, trouble
 
 
@@ -22,8 +22,8 @@ class Rows:
 
     def __init__(self, settings: Settings) -> None:
         self._table = ".".join(f"`{part}`" for part in settings.table.split("."))
-        self._where = f"ClickHouse at {native.address(settings.clickhouse_url)}"
-        self._client = native.connect(settings.clickhouse_url, settings.clickhouse_password)
+        self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
+        self._client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._topic = settings.topic
         try:
             names = self._origin_columns(settings.table)

@@ -7,7 +7,7 @@ import re
 from clickhouse_driver import errors
 
 from worker.core.errors import Retryable
-from worker.sinks.clickhouse import insert as native
+from worker.sinks.clickhouse.connection import certificate_advice
 
 DRIVER_ERRORS = (errors.Error, OSError, EOFError)
 """All that a query may raise: a lost answer is a built-in exception."""
@@ -59,7 +59,7 @@ def first_line(error: Exception) -> str:
 def advice(error: Exception) -> str:
     """Return what to do; nothing where only the server's log tells."""
     if not isinstance(error, errors.ServerException):
-        return native.certificate_advice(error)
+        return certificate_advice(error)
     if error.code in (192, 193, 194, 516):
         return "check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD or WORKER_CLICKHOUSE_PASSWORD_FILE"
     if error.code == 497:

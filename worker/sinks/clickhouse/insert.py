@@ -8,52 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from clickhouse_driver import Client, defines
 from clickhouse_driver.block import BlockInfo, RowOrientedBlock
 from clickhouse_driver.protocol import ClientPacketTypes
-from clickhouse_driver.util.helpers import parse_url
 from clickhouse_driver.varint import write_varint
 from clickhouse_driver.writer import write_binary_str, write_binary_uint8
 
 Header = Sequence[tuple[str, str]]
 """The columns of a block: name and type, as ClickHouse spells it."""
 
-_DEFAULTS = {"client_name": "kafka-ingest-worker", "send_receive_timeout": 60.0, "tcp_keepalive": True}
-
 
 class SchemaChanged(Exception):
     """The table's columns are not those that the block was encoded for; nothing was sent."""
 
 
-def connect(url: str, password: str = "") -> Client:
-    """Return a client that connects at its first query; one connection, for one thread.
-
-    The URL may carry whatever clickhouse-driver knows: `?compression=lz4`, `?send_receive_timeout=300`, `?ca_certs=…`,
-    settings of queries. A setting that the server does not know is an error, not ignored.
-    """
-    host, options = parse_url(url)
-    if password:
-        options["password"] = password
-    return Client(host, **{**_DEFAULTS, **options, "settings_is_important": True})
-
-
-def address(url: str) -> str:
-    """Return host and port of a URL, for messages."""
-    parts = urlsplit(url)
-    port = defines.DEFAULT_SECURE_PORT if parts.scheme == "clickhouses" else defines.DEFAULT_PORT
-    return f"{parts.hostname}:{parts.port or port}"
-
-
-def certificate_advice(error: Exception) -> str:
-    """Return what to do where this client does not trust the server's certificate; nothing for another error."""
-    if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-        return ""
-    return "name the authority that signed the server's certificate: --clickhouse-url clickhouses://…?ca_certs=FILE"
-
-
-def insert(
+def insert_block(
     client: Client, query: str, settings: dict[str, Any], header: Header, rows: int, data: Sequence[bytes]
 ) -> None:
     """Run `INSERT INTO t (…) VALUES` with one block; when this returns the server has acknowledged it.

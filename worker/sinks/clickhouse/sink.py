@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 from clickhouse_driver import Client, errors
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch
+from worker.core.batch import Batch, Field
 from worker.core.delivery import token
 from worker.core.errors import Fatal, Rejected, Reshaped, Retryable
-from worker.decoding.json import Field
-from worker.sinks.clickhouse import insert as native
-from worker.sinks.clickhouse import types as columns
+from worker.sinks.clickhouse import types
+from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.errors import (
     CONFIGURATION,
     DRIVER_ERRORS,
@@ -24,6 +23,7 @@ from worker.sinks.clickhouse.errors import (
     refuses_rows,
     trouble,
 )
+from worker.sinks.clickhouse.insert import SchemaChanged, insert_block
 from worker.sinks.clickhouse.table import ORIGIN, Column, Filled, counted, fill
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class ClickHouseSink:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._table = _place(settings.table)
-        self._client: Client = native.connect(settings.clickhouse_url, settings.clickhouse_password)
-        self._where = f"ClickHouse at {native.address(settings.clickhouse_url)}"
+        self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
+        self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._shape: _Shape | None = None
 
     @property
@@ -143,10 +143,10 @@ class ClickHouseSink:
             settings["insert_deduplication_token"] = token(batch)
         names = ", ".join(_quoted(name) for name, _ in shape.header)
         try:
-            native.insert(
+            insert_block(
                 self._client, f"INSERT INTO {self._table} ({names}) VALUES", settings, shape.header, batch.rows, data
             )
-        except native.SchemaChanged as error:
+        except SchemaChanged as error:
             raise Reshaped(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
             if refuses_rows(error):
@@ -270,9 +270,9 @@ class ClickHouseSink:
 
     def _origin(self, name: str, kind: str, batch: Batch) -> bytes:
         if name == "_offset":
-            return columns.offsets(kind, batch.offsets)
+            return types.offsets(kind, batch.offsets)
         value = batch.topic if name == "_topic" else batch.partition
-        return columns.constant(kind, value, batch.rows)
+        return types.constant(kind, value, batch.rows)
 
     # trouble
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from worker.config import field_paths as mapping
+from worker.config import field_paths
 from worker.config.parsers import nearest
-from worker.decoding.json import Field
-from worker.sinks.clickhouse import types as columns
+from worker.core.batch import Field
+from worker.sinks.clickhouse import types
 
 ORIGIN = ("_topic", "_partition", "_offset")
 # What the fields of a device event may become. A table that has a column of each name is for such events.
@@ -39,7 +39,7 @@ class Filled(NamedTuple):
 
     column: str
     field: Field
-    codec: columns.Codec
+    codec: types.Codec
 
 
 def fill(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Filled]:
@@ -64,7 +64,7 @@ def counted(table: Sequence[Column], filled: Sequence[Filled], device_field: str
 
     That is the first one which the field fills, else one of its name that the server fills.
     """
-    path = mapping.path(device_field)
+    path = field_paths.path(device_field)
     names = [one.column for one in filled if one.field.path == path]
     names += [column.name for column in table if column.name == ".".join(path) and column.default != "EPHEMERAL"]
     return names[0] if names else ""
@@ -101,8 +101,10 @@ def _check_device_event(types: Mapping[str, str]) -> None:
 
 def _fill(column: Column, field: str) -> Filled:
     try:
-        codec = columns.codec(column.type)
+        codec = types.codec(column.type)
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
-    path = mapping.path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
-    return Filled(column.name, Field(mapping.spell(path), path, codec.convert, required=codec.null is not None), codec)
+    path = field_paths.path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
+    return Filled(
+        column.name, Field(field_paths.spell(path), path, codec.convert, required=codec.null is not None), codec
+    )

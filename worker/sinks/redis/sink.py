@@ -8,9 +8,9 @@ from itertools import islice
 
 from worker.config.field_paths import path
 from worker.config.settings import Settings
-from worker.core.batch import Batch
+from worker.core.batch import Batch, Field
 from worker.core.errors import Fatal, Retryable
-from worker.decoding.json import Field, identities, texts
+from worker.decoding.converters import identities, texts
 from worker.sinks.redis.nodes import Node, packed
 from worker.sinks.redis.windows import Keys, Labels, group, slices
 

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from worker.config.parsers import WINDOWS, window_ttls
 from worker.config.settings import Settings
-from worker.decoding.json import BadValue, Field, millis
+from worker.core.batch import Field
+from worker.decoding.converters import BadValue, millis
 from worker.sinks.redis.nodes import same_slot
 
 VALUES = 256  # that get keys of their own, as far as a process knows; the others share OTHER

@@ -10,7 +10,7 @@ from struct import pack
 from types import NoneType
 from typing import Any
 
-from worker.decoding.json import BadValue
+from worker.decoding.converters import BadValue
 from worker.sinks.clickhouse.types.codec import Codec
 
 _ADDITIONAL_KEYS, _NEW_DICTIONARY = 1 << 9, 1 << 10

@@ -14,7 +14,8 @@ from struct import error as StructError
 from struct import pack
 from typing import Any
 
-from worker.decoding.json import BadValue, Convert, integers
+from worker.core.batch import Convert
+from worker.decoding.converters import BadValue, integers
 from worker.sinks.clickhouse.types.codec import Codec
 
 _integer_text = re.compile(r"-?[0-9]{1,78}").fullmatch

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from clickhouse_driver.bufferedwriter import CompressedBufferedWriter
 
-from worker.decoding.json import BadValue, texts
+from worker.decoding.converters import BadValue, texts
 from worker.sinks.clickhouse.types.codec import Codec
 
 JSON_AS_TEXT = pack("<Q", 1)  # of the serializations of JSON the one that leaves the work to the server

@@ -10,7 +10,8 @@ from array import array
 from datetime import date
 from typing import Any
 
-from worker.decoding.json import BadValue, Convert, millis
+from worker.core.batch import Convert
+from worker.decoding.converters import BadValue, millis
 from worker.decoding.timestamps import FIRST, LAST, to_millis
 
 _DAY = 86_400_000

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, libversion
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, libversion
 
 from worker.config.parsers import nearest
 from worker.config.settings import Settings
-from worker.config.topic_selection import Selection
-from worker.core.errors import Fatal, Retryable
-
-# A commit from a member that the group no longer has, or from before its newest generation.
-_EXPELLED = {
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.STALE_MEMBER_EPOCH,
-    KafkaError.FENCED_MEMBER_EPOCH,
-}
-_NO_RIGHTS = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the rights to read and describe the topic",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "the right to read the consumer group",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the rights that this operation needs",
-    KafkaError.SASL_AUTHENTICATION_FAILED: "its user name and password (-X sasl.username, WORKER_KAFKA_PASSWORD)",
-    KafkaError._AUTHENTICATION: "its user name and password (-X sasl.username, WORKER_KAFKA_PASSWORD)",
-    KafkaError._SSL: "the TLS properties (-X ssl.ca.location and so on)",
-}
-
-
-ANSWER_S = 10.0  # that an AdminClient waits for the broker
+from worker.core.errors import Fatal
 
 _FEW_PARTITIONS = 8
 _CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
@@ -117,68 +94,9 @@ def consumer_properties(settings: Settings, index: int, share: int) -> dict[str,
     return _fit_protocol(properties)
 
 
-def answer(future: Future[Any]) -> Any:
-    """Wait for what an AdminClient was asked, with ANSWER_S as its request_timeout. Raises KafkaException.
-
-    librdkafka says itself when the broker does not answer in time; should it not, nobody waits for ever.
-    """
-    try:
-        return future.result(2 * ANSWER_S)
-    except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer to an administrative request")) from None
-
-
 def librdkafka_version() -> str:
     """Return the version of the C library; a prerelease's has a hyphen."""
     return str(libversion()[0])
-
-
-TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
-
-
-class Gone(Retryable):
-    """The topic is not there (any more)."""
-
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"Kafka: topic {topic} is gone", reason="other")
-        self.topic = topic
-
-
-def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
-    """Return the id of each topic that is there; `-` from brokers that have none (before Kafka 2.8) or do not tell.
-
-    Raises KafkaException.
-    """
-    ids: dict[str, str] = {}
-    for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=ANSWER_S).items():
-        try:
-            ids[name] = str(answer(future).topic_id)
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
-                ids[name] = "-"
-            elif code not in TOPIC_GONE:
-                raise
-    return ids
-
-
-def each_topic(settings: Settings) -> list[Settings]:
-    """Return the settings for each of the topics; Kafka is asked only where there is a regular expression.
-
-    Raises Retryable where it does not answer, Fatal where no topic matches.
-    """
-    selection = Selection(settings)
-    topics = list(selection.names)
-    if selection.patterns:
-        admin = AdminClient({**other_properties(settings), "log_level": 0})
-        try:
-            topics += [topic for topic in selection.among(admin.list_topics(timeout=10).topics) if topic not in topics]
-        except KafkaException as error:
-            said = error.args[0].str()
-            raise Retryable(f"Kafka at {settings.bootstrap_servers}: {said}", reason="connection") from None
-    if not topics:
-        raise Fatal(f"no topic on Kafka at {settings.bootstrap_servers} matches {settings.topic}")
-    return [settings.of(topic) for topic in topics]
 
 
 def unusable(error: KafkaException) -> Fatal:
@@ -192,21 +110,3 @@ def unusable(error: KafkaException) -> Fatal:
 def property_names() -> list[str]:
     """Return the properties that librdkafka has, for hints; it judges itself what it takes."""
     return files("worker.kafka").joinpath("librdkafka.txt").read_text().split()
-
-
-def no_rights(error: KafkaError) -> bool:
-    """Whether an error says that this user may not, or is not let in."""
-    return error.code() in _NO_RIGHTS
-
-
-def check_rights(error: KafkaError) -> None:
-    """Raise Fatal where an error says that this user may not."""
-    if no_rights(error):
-        raise Fatal(f"Kafka refuses this client: {error.str()}; check {_NO_RIGHTS[error.code()]}")
-
-
-def commit_trouble(error: KafkaError) -> Retryable:
-    """Return what a failed commit means; raises Fatal where rights are missing."""
-    check_rights(error)
-    reason = "fenced" if error.code() in _EXPELLED else "connection"
-    return Retryable(f"Kafka did not take a commit: {error.str()}", reason=reason, of_store=False)
