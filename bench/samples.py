@@ -23,46 +23,48 @@ from worker.sinks.clickhouse import types
 _CALL = tuple[str, Callable[[], Any], int]
 
 
-def steps(devices: int, chunk: int, chunks_in_batch: int) -> Iterator[_CALL]:
+def steps(devices: int, records: int, chunks_in_batch: int) -> Iterator[_CALL]:
     """Yield (name, call, messages that one call handles)."""
     fleet = Fleet(devices, seed=1)
-    chunks = [fleet.take(chunk) for _ in range(chunks_in_batch)]
-    payloads = chunks[-1]
+    record_batches = [fleet.take(records) for _ in range(chunks_in_batch)]
+    payloads = record_batches[-1]
     parsed = list(map(orjson.loads, payloads))
     stamps = [event["timestamp"] for event in parsed]
-    batch = chunks_in_batch * chunk
+    batch = chunks_in_batch * records
 
-    yield "parse: fenced", partial(_fenced, payloads), chunk
-    yield "parse: one by one", lambda: list(map(orjson.loads, payloads)), chunk
-    yield "parse: joined without a fence (unsafe)", lambda: orjson.loads(b"[" + b",".join(payloads) + b"]"), chunk
-    yield "field → column", lambda: [event["device_ip"] for event in parsed], chunk
+    yield "parse: fenced", partial(_fenced, payloads), records
+    yield "parse: one by one", lambda: list(map(orjson.loads, payloads)), records
+    yield "parse: joined without a fence (unsafe)", lambda: orjson.loads(b"[" + b",".join(payloads) + b"]"), records
+    yield "field → column", lambda: [event["device_ip"] for event in parsed], records
     nested = [{"a": {"b": event}} for event in parsed]
     for required in (True, False):
         field = Field("a.b.device_ip", ("a", "b", "device_ip"), texts, required)
         name = f"field of three keys → column{'' if required else ', may be missing'}"
-        yield name, partial(reference._values, nested, field), chunk
-    yield "timestamps → ms", partial(column_to_millis, stamps), chunk
+        yield name, partial(reference._values, nested, field), records
+    yield "timestamps → ms", partial(column_to_millis, stamps), records
     for backend, names in (("redis", ("device_ip",)), ("clickhouse", ("timestamp", "device_ip", "error_code"))):
-        yield f"decode: {backend}", partial(reference.decode, payloads, _fields(names, backend)), chunk
+        yield f"decode: {backend}", partial(reference.decode, payloads, _fields(names, backend)), records
 
-    decoded = [reference.decode(one, _fields(("device_ip",), "redis")).columns[0] for one in chunks]
+    decoded = [reference.decode(one, _fields(("device_ip",), "redis")).columns[0] for one in record_batches]
     distinct = set().union(*decoded)
     yield "redis: distinct devices", lambda: set().union(*decoded), batch
     yield "redis: PFADD by hiredis", partial(_pack, distinct, hiredis.pack_command), batch
     connection: Any = Connection()
     yield "redis: PFADD by redis-py", partial(_pack, distinct, lambda words: connection.pack_command(*words)), batch
 
-    ranges = [range(i * chunk, (i + 1) * chunk) for i in range(chunks_in_batch)]
+    ranges = [range(i * records, (i + 1) * records) for i in range(chunks_in_batch)]
     fields = _fields(("timestamp", "device_ip", "error_code"), "clickhouse")
-    parts = [list(part) for part in zip(*(reference.decode(one, fields).columns for one in chunks), strict=True)]
+    parts = [
+        list(part) for part in zip(*(reference.decode(one, fields).columns for one in record_batches), strict=True)
+    ]
     codecs = list(map(types.codec, _TABLE.values()))
     yield "clickhouse: join the parts", lambda: [c.encode(part) for c, part in zip(codecs, parts, strict=True)], batch
     yield "clickhouse: _offset", partial(types.offsets, "Int64", ranges), batch
     yield "clickhouse: _partition", partial(types.constant, "Int32", 3, batch), batch
     yield "clickhouse: _topic", partial(types.constant, "LowCardinality(String)", "example", batch), batch
-    for name, values in _values(chunk, [event["device_ip"] for event in parsed], stamps):
+    for name, values in _values(records, [event["device_ip"] for event in parsed], stamps):
         codec = types.codec(name.removesuffix(" (not ASCII)").removesuffix(" (text)"))
-        yield f"type {name}", partial(_encode, codec, values), chunk
+        yield f"type {name}", partial(_encode, codec, values), records
 
 
 _TABLE = {"timestamp": "DateTime64(3, 'UTC')", "device_ip": "String", "error_code": "Int8"}

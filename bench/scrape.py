@@ -16,7 +16,7 @@ from worker.core.accounts import Accounts
 from worker.core.counters import Stats
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.metrics import Collector, Exposition
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 
 _ACCEPT = "application/openmetrics-text; version=1.0.0, text/plain; version=0.0.4; q=0.5"
 
@@ -48,7 +48,7 @@ def _exposition(consumers: int, partitions: int) -> Exposition:
         ledger.set("assigned", 1)
         for cell in ("consumed", "written"):
             ledger.add(cell, 1000)
-    seen = Observed(Settings(topic="events"))
+    seen = MonitorState(Settings(topic="events"))
     lags = [PartitionLag("events", number, 0, 1000, 900, 1.5, 1000.0) for number in range(partitions)]
     seen.see_lags(lags, {"events": partitions})
     seen.see_devices({"events": 10_000})

@@ -83,7 +83,7 @@ def test_the_pod_may_do_nothing_that_it_does_not_need() -> None:
 
 
 def test_probes_ask_pages_that_exist() -> None:
-    pages = (ROOT / "worker" / "monitor" / "__init__.py").read_text()
+    pages = (ROOT / "worker" / "monitor" / "process.py").read_text()
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         page = CONTAINER[probe]["httpGet"]
         assert f'"{page["path"]}": self.' in pages

@@ -168,9 +168,9 @@ def _dlq(arguments: argparse.Namespace) -> int:
     log.configure(settings.log_format, settings.log_level, "dlq")
     reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
     actions: dict[str, Callable[[Settings], int]] = {
-        "stats": lambda one: dlq.count_letters(one, out=sys.stdout),
+        "stats": lambda one: dlq.count_dead_letters(one, out=sys.stdout),
         "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout),
-        "list": lambda one: dlq.list_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
+        "list": lambda one: dlq.list_dead_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
     }
     return _for_each_topic(settings, actions[arguments.action])
 

@@ -295,17 +295,17 @@ def test_a_dead_letter_topic_that_takes_less_than_the_topic_would_block(counted:
 
 
 def test_a_dead_letter_topic_that_refuses_or_loses_letters_is_mended_by_what_is_shown(counted: Settings) -> None:
-    letters = counted.dead_letter_topic_name
+    dead_letters = counted.dead_letter_topic_name
     unfit = {"min.insync.replicas": "2", "cleanup.policy": "compact", "retention.ms": "3600000"}
-    create_topic(counted.bootstrap_servers, letters, 1, unfit)
+    create_topic(counted.bootstrap_servers, dead_letters, 1, unfit)
     code, text = run(counted)
     assert code == ExitCode.FAILED
-    assert f"{letters} wants 2 in-sync replicas and has 1: a letter would block" in text
-    assert f"{letters} is compacted" in text
+    assert f"{dead_letters} wants 2 in-sync replicas and has 1: a letter would block" in text
+    assert f"{dead_letters} is compacted" in text
     mend(counted, text)
     code, text = run(counted)
     assert code == ExitCode.OK
-    assert f"{letters} removes letters after 1.0 h" in line_of(text, "WARN  dead letters")
+    assert f"{dead_letters} removes letters after 1.0 h" in line_of(text, "WARN  dead letters")
     mend(counted, text)
     assert line_of(run(counted)[1], "OK    dead letters").endswith(" exists")
 

@@ -12,19 +12,19 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.support.kit import PATIENCE_S, Service, create_topic, run_worker, wait_until
-from worker.commands.dlq import count_letters, list_letters, replay, sender
-from worker.commands.dlq.letters import StoredLetter
+from worker.commands.dlq import count_dead_letters, list_dead_letters, replay, sender
+from worker.commands.dlq.dead_letters import StoredDeadLetter
 from worker.commands.dlq.sender import Place
 from worker.config.settings import Settings
-from worker.core.batch import Letter
+from worker.core.batch import DeadLetter
 from worker.core.errors import ExitCode, Retryable
-from worker.kafka.dead_letters import DeadLetters
-from worker.kafka.log_reader import Scan
+from worker.kafka.dead_letters import DeadLetterProducer
+from worker.kafka.log_reader import LogReader
 
-NOT_JSON = Letter(3, b"{canary", "not_json", "")
-TOO_HIGH = Letter(4, b'{"error_code": 300}', "out_of_range", "error_code")
-TOO_LOW = Letter(9, b'{"error_code": -300}', "out_of_range", "error_code")
-HOSTILE = Letter(5, b"\x1b[2J\n\xff", "not_json", "")
+NOT_JSON = DeadLetter(3, b"{canary", "not_json", "")
+TOO_HIGH = DeadLetter(4, b'{"error_code": 300}', "out_of_range", "error_code")
+TOO_LOW = DeadLetter(9, b'{"error_code": -300}', "out_of_range", "error_code")
+HOSTILE = DeadLetter(5, b"\x1b[2J\n\xff", "not_json", "")
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def settings(kafka: Service, topic_name: str, group_id: str) -> Settings:
     return Settings(topic=topic_name, group_id=group_id, bootstrap_servers=kafka.address)
 
 
-def write(settings: Settings, *letters: Letter, partition: int = 1, topic: str = "") -> None:
-    DeadLetters(settings).write(topic or settings.topic, partition, letters)
+def write(settings: Settings, *dead_letters: DeadLetter, partition: int = 1, topic: str = "") -> None:
+    DeadLetterProducer(settings).write(topic or settings.topic, partition, dead_letters)
 
 
 def listed(settings: Settings, reason: str | None = None, limit: int = 100, payload: bool = False) -> list[str]:
     out = io.StringIO()
-    assert list_letters(settings, reason=reason, limit=limit, payload=payload, out=out) == ExitCode.OK
+    assert list_dead_letters(settings, reason=reason, limit=limit, payload=payload, out=out) == ExitCode.OK
     return out.getvalue().splitlines()
 
 
@@ -52,9 +52,9 @@ def replayed(settings: Settings, reason: str | None = None, yes: bool = True) ->
 def origin(settings: Settings) -> list[tuple[int, bytes | None, dict[str, Any]]]:
     """Return partition, payload and headers of all that is in the topic."""
     found = []
-    with closing(Scan(settings, settings.topic)) as scan:
-        for partition in range(scan.partitions()):
-            for messages in scan.read(partition, *scan.bounds(partition)):
+    with closing(LogReader(settings, settings.topic)) as log_reader:
+        for partition in range(log_reader.partitions()):
+            for messages in log_reader.read(partition, *log_reader.bounds(partition)):
                 found += [(partition, message.value(), dict(message.headers() or [])) for message in messages]
     return found
 
@@ -90,7 +90,7 @@ def test_letters_are_counted_by_reason_and_partition_and_doubles_are_told(settin
     write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
     write(settings, HOSTILE, partition=0)
     out = io.StringIO()
-    assert count_letters(settings, out=out) == ExitCode.OK
+    assert count_dead_letters(settings, out=out) == ExitCode.OK
     *counts, total = out.getvalue().splitlines()
     assert counts == [
         "out_of_range error_code: 4",
@@ -111,7 +111,7 @@ def test_letters_of_other_groups_are_left_out_and_told(settings: Settings) -> No
     assert line.startswith(f"{settings.topic}[1]@3  not_json")
     assert hint == left_out
     out = io.StringIO()
-    count_letters(settings, out=out)
+    count_dead_letters(settings, out=out)
     assert "total: 1 letters of 1 events" in out.getvalue()
     assert out.getvalue().splitlines()[-1] == left_out
     assert f"every group that reads {settings.topic} will get" in replayed(settings, yes=False)
@@ -160,7 +160,7 @@ def test_each_event_is_replayed_once_over_all_runs_reasons_and_doubles(
     write(settings, NOT_JSON, NOT_JSON._replace(offset=77))  # one is a double of what an earlier run replayed
     assert replayed(settings).startswith("replayed 1 letters")
     sent = [NOT_JSON, TOO_HIGH, TOO_LOW, HOSTILE, NOT_JSON]
-    expected = [letter.payload for letter in sent] + [b"same place, in a topic made anew"]
+    expected = [dead_letter.payload for dead_letter in sent] + [b"same place, in a topic made anew"]
     assert sorted(payload or b"" for _, payload, _ in replayed_to_origin(settings, len(expected))) == sorted(expected)
 
 
@@ -187,7 +187,7 @@ def test_the_commands_do_it_from_the_shell(settings: Settings) -> None:
     options = ["--topic", settings.topic, "--bootstrap-servers", settings.bootstrap_servers]
     options += ["--group-id", settings.group_id]
     create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
-    write(settings, Letter(0, b"bad", "not_json", ""))
+    write(settings, DeadLetter(0, b"bad", "not_json", ""))
     with run_worker("dlq", "replay", *options) as command:
         assert command.wait() == ExitCode.OK
     assert "would replay 1 letters" in command.stdout[0]
@@ -212,8 +212,8 @@ def test_a_place_is_read_as_it_was_written(place: Place) -> None:
 
 
 def test_a_reason_is_ahead_of_the_others_until_they_have_caught_up() -> None:
-    def at(position: int, reason: str) -> StoredLetter:
-        return StoredLetter(0, position, "", "t", 0, position, reason, "", 0, b"")
+    def at(position: int, reason: str) -> StoredDeadLetter:
+        return StoredDeadLetter(0, position, "", "t", 0, position, reason, "", 0, b"")
 
     place = Place(2).after(at(5, "not_json"), "not_json")
     assert [place.passed(at(n, "not_json")) for n in (1, 5, 6)] == [True, True, False]

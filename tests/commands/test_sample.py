@@ -9,13 +9,13 @@ import pytest
 
 from worker.commands.check.finding import Stored
 from worker.commands.check.sample import judge
-from worker.sinks.clickhouse.table import Column, fill
+from worker.sinks.clickhouse.table import Column, bind_columns
 
 
 def said(types: dict[str, str], events: list[Any], mapped: dict[str, str] | None = None) -> list[str]:
     """Return the findings, each as its line."""
-    filled = fill([Column(name, kind) for name, kind in types.items()], mapped or {})
-    stored = [Stored(one.field, one.column, one.codec.type) for one in filled]
+    bindings = bind_columns([Column(name, kind) for name, kind in types.items()], mapped or {})
+    stored = [Stored(one.field, one.column, one.codec.type) for one in bindings]
     return [str(finding) for finding in judge(list(map(orjson.dumps, events)), stored, "t")]
 
 

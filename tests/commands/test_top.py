@@ -17,7 +17,7 @@ from worker.core.accounts import Accounts
 from worker.core.counters import Stats
 from worker.core.errors import Fatal
 from worker.kafka.group_lag import PartitionLag
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 from worker.monitor.status import Status
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -31,7 +31,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def status() -> dict[str, Any]:
     stats = Stats()
-    seen = Observed(Settings(topic="events", group_id="fleet"), trouble="")
+    seen = MonitorState(Settings(topic="events", group_id="fleet"), error="")
     slot = stats.slot(0)
     slot.set("started_ns", time.monotonic_ns())
     slot.set("pid", 4711)

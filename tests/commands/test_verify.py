@@ -21,10 +21,10 @@ from worker.commands.verify import verify
 from worker.commands.verify.comparison import Account, Ranges
 from worker.commands.verify.rows import merging
 from worker.config.settings import Settings
-from worker.core.batch import Letter
+from worker.core.batch import DeadLetter
 from worker.core.delivery import Intent, plain
 from worker.core.errors import ExitCode, Fatal
-from worker.kafka.dead_letters import DeadLetters
+from worker.kafka.dead_letters import DeadLetterProducer
 from worker.sinks.clickhouse.sink import ClickHouseSink
 
 
@@ -197,10 +197,10 @@ def test_dead_letters_count_once_however_often_they_were_written(stored: Setting
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 6)
     commit(stored, 6)
     insert(stored, [0, 1, 4, 5])
-    letters = [Letter(offset, b"x", "not_json", "") for offset in (2, 3)]
+    dead_letters = [DeadLetter(offset, b"x", "not_json", "") for offset in (2, 3)]
     for _ in range(2):
-        DeadLetters(stored).write(stored.topic, 0, letters)
-    DeadLetters(stored).write("another", 0, [Letter(5, b"x", "not_json", "")])
+        DeadLetterProducer(stored).write(stored.topic, 0, dead_letters)
+    DeadLetterProducer(stored).write("another", 0, [DeadLetter(5, b"x", "not_json", "")])
     found = run(stored)
     assert found.code == ExitCode.OK
     assert found.first == "6 events, 4 rows, 2 dead letters, 0 skipped, missing 0, doubled 0, extra 0"
@@ -292,7 +292,7 @@ def test_a_table_without_origin_columns_cannot_be_verified(stored: Settings) -> 
 def test_redis_lacks_nothing_until_a_device_is_taken_away_and_has_none_too_many(counted: Settings) -> None:
     payloads = [*(event(n % 100) for n in range(300)), None, b"bad"]
     send(counted.bootstrap_servers, counted.topic, payloads)
-    DeadLetters(counted).write(counted.topic, 0, [Letter(301, b"bad", "not_json", "")])
+    DeadLetterProducer(counted).write(counted.topic, 0, [DeadLetter(301, b"bad", "not_json", "")])
     commit(counted, 302)
     client = redis.Redis.from_url(counted.redis_url)
     key = counted.redis_key_name

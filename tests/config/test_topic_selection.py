@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from worker.config.settings import Settings, UsageError
 from worker.config.sources import load
 from worker.config.topic_selection import Selection
-from worker.core.topic_list import Roster
+from worker.core.topic_list import TopicList
 
 _NAMES = st.text("ab._-1", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
 
@@ -50,8 +50,8 @@ def test_a_dead_letter_topic_may_be_named_but_not_beside_its_own_topic() -> None
 )
 def test_what_the_worker_writes_its_letters_to_it_never_reads(topics: list[str], template: str) -> None:
     settings = Settings(topic="^", dead_letter_topic=template)
-    read = Selection(settings).among([*topics, *(settings.of(topic).dead_letter_topic_name for topic in topics)])
-    assert not {settings.of(topic).dead_letter_topic_name for topic in read} & set(read)
+    read = Selection(settings).among([*topics, *(settings.for_topic(topic).dead_letter_topic_name for topic in topics)])
+    assert not {settings.for_topic(topic).dead_letter_topic_name for topic in read} & set(read)
 
 
 def test_topics_that_would_share_a_table_by_accident_are_found() -> None:
@@ -94,18 +94,18 @@ def test_what_is_neither_a_name_nor_an_expression_is_refused(text: str) -> None:
 
 @given(lists=st.lists(st.lists(_NAMES, unique=True), max_size=5))
 def test_the_roster_tells_what_was_written_last_and_that_it_changed(lists: list[list[str]]) -> None:
-    roster, versions = Roster(), [0]
-    roster.partitions = 7
+    topic_list, versions = TopicList(), [0]
+    topic_list.partitions = 7
     for topics in lists:
-        roster.write(topics)
-        version, found = roster.read()
+        topic_list.write(topics)
+        version, found = topic_list.read()
         assert found == topics
         versions.append(version)
     assert len(set(versions)) == len(versions)
     assert not any(version % 2 for version in versions)
-    assert roster.partitions == 7
+    assert topic_list.partitions == 7
 
 
 def test_more_topics_than_the_roster_has_room_for_are_refused() -> None:
     with pytest.raises(ValueError, match="too many"):
-        Roster().write(["x" * 249] * 5000)
+        TopicList().write(["x" * 249] * 5000)

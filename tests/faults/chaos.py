@@ -208,7 +208,7 @@ class Chaos:
         wanted = {
             (job.group.encode(), b"bad %d" % (i + 1)) for job in (self.rows, self.devices) for i in range(self.bad)
         }
-        found = {(dict(letter.headers)["group"], letter.payload) for letter in self.rows.letters()}
+        found = {(dict(dead_letter.headers)["group"], dead_letter.payload) for dead_letter in self.rows.dead_letters()}
         return self.rows.judge(self.good), self.devices.judge(self.good), len(wanted ^ found)
 
     def verify(self) -> int:
@@ -246,13 +246,13 @@ def main() -> int:
             fault()
             struck += 1
             chaos.keep()
-        rows, devices, letters = chaos.judge()
+        rows, devices, dead_letters = chaos.judge()
         code = chaos.verify()
     print(f"seed {options.seed}: {struck} faults, {len(chaos.good)} events and {chaos.bad} bad ones")
     print(f"rows:    missing {rows.missing}, doubled {rows.doubled}, wrong {rows.wrong} {rows.examples}")
     print(f"devices: missing {devices.missing}, too many {devices.doubled}")
-    print(f"letters: missing {letters}")
-    return 0 if rows == devices == EXACT and not letters and not code else 1
+    print(f"letters: missing {dead_letters}")
+    return 0 if rows == devices == EXACT and not dead_letters and not code else 1
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_lost_answers_and_cuts_do_not_double_a_row(rows_job: Job, clickhouse_pro
             rows_job.send(events(1000, first=1000 * i))
             wait_until(lambda i=i: clickhouse_proxy.strikes > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
             if i > 2:  # the first few strike the same insert again and again
-                rows_job.reach(1000 * (i + 1))
+                rows_job.advance_to(1000 * (i + 1))
     assert rows_job.judge(range(1000 * len(strikes))) == EXACT
 
 
@@ -73,7 +73,7 @@ def test_lost_answers_of_redis_count_nothing_twice(devices_job: Job, redis_proxy
                 _strike(redis_proxy, kind, size)
             devices_job.send(events(1000, first=1000 * i))
             wait_until(lambda i=i: redis_proxy.strikes > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
-            devices_job.reach(1000 * (i + 1))
+            devices_job.advance_to(1000 * (i + 1))
     assert devices_job.judge(range(1000 * len(strikes))) == EXACT
 
 

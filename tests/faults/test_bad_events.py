@@ -85,11 +85,13 @@ def test_every_kind_of_bad_event_is_a_letter_and_its_neighbours_are_rows(rows_jo
     rows_job.send([*payloads, event(len(BAD))], partition=1)
     worker = rows_job.finish()
     assert rows_job.judge(range(len(BAD) + 1)) == EXACT
-    letters = rows_job.letters()
-    told = [(letter.offset, letter.payload, letter.reason, letter.field) for letter in letters]
+    dead_letters = rows_job.dead_letters()
+    told = [
+        (dead_letter.offset, dead_letter.payload, dead_letter.reason, dead_letter.field) for dead_letter in dead_letters
+    ]
     assert told == [(2 * i + 1, *bad) for i, bad in enumerate(BAD)]
-    for letter in letters:
-        headers = dict(letter.headers)
+    for dead_letter in dead_letters:
+        headers = dict(dead_letter.headers)
         assert (headers["topic"], headers["partition"]) == (rows_job.topic.encode(), b"1")
         assert began_ms <= int(headers["time"]) <= time.time() * 1000
     assert not any("10.0.0.1" in line or "yesterday" in line for line in worker.stderr), "an event is in the log"
@@ -101,9 +103,11 @@ def test_error_codes_are_stored_as_they_are_or_not_at_all(rows_job: Job) -> None
     rows_job.send([other(error_code=b"%d" % code) for code in codes])
     rows_job.finish()
     assert sorted(_select(rows_job, "error_code")) == [(code,) for code in range(-128, 128)]
-    letters = rows_job.letters()
-    assert [letter.offset for letter in letters] == [i for i, code in enumerate(codes) if not -128 <= code <= 127]
-    assert {letter.field for letter in letters} == {"error_code"}
+    dead_letters = rows_job.dead_letters()
+    assert [dead_letter.offset for dead_letter in dead_letters] == [
+        i for i, code in enumerate(codes) if not -128 <= code <= 127
+    ]
+    assert {dead_letter.field for dead_letter in dead_letters} == {"error_code"}
 
 
 def test_devices_are_all_that_redis_needs(devices_job: Job) -> None:
@@ -113,7 +117,7 @@ def test_devices_are_all_that_redis_needs(devices_job: Job) -> None:
     devices_job.send([*good, *bad, b'{"device_ip": "%b"}' % device(9).encode()])
     devices_job.finish()
     assert devices_job.judge(range(10)) == EXACT
-    assert [(letter.payload, letter.field) for letter in devices_job.letters()] == [
+    assert [(dead_letter.payload, dead_letter.field) for dead_letter in devices_job.dead_letters()] == [
         (payload, "device_ip" if payload.startswith(b"{") else "") for payload in bad
     ]
 
@@ -134,7 +138,7 @@ def test_nothing_but_bad_events(rows_job: Job) -> None:
         assert consumers(worker) == [pid]
     assert (accounts["dead_lettered"], accounts["written"], accounts["unaccounted"]) == (count, 0, 0)
     assert rows_job.rows() == 0
-    assert [letter.payload for letter in rows_job.letters()] == payloads
+    assert [dead_letter.payload for dead_letter in rows_job.dead_letters()] == payloads
     assert grown < 200
 
 
@@ -145,8 +149,8 @@ def test_rows_that_a_constraint_refuses(rows_job: Job, count: int, bad: set[int]
     rows_job.send(events(count))
     rows_job.finish("--batch-rows", "100000", "--linger-ms", "3000")
     assert rows_job.judge(set(range(count)) - bad) == EXACT
-    letters = rows_job.letters()
-    assert [(letter.offset, letter.reason, letter.payload) for letter in letters] == [
+    dead_letters = rows_job.dead_letters()
+    assert [(dead_letter.offset, dead_letter.reason, dead_letter.payload) for dead_letter in dead_letters] == [
         (i, "store_refused", event(i)) for i in sorted(bad)
     ]
 
@@ -167,9 +171,9 @@ def test_events_of_5_mb(rows_job: Job) -> None:
         peak = _peak_mb(pid)
         assert consumers(worker) == [pid]
     assert rows_job.judge(i for i in range(count + 100) if i not in broken) == EXACT
-    letters = rows_job.letters()
-    assert {letter.offset: letter.payload for letter in letters} == broken
-    assert len(letters) == len(broken)
+    dead_letters = rows_job.dead_letters()
+    assert {dead_letter.offset: dead_letter.payload for dead_letter in dead_letters} == broken
+    assert len(dead_letters) == len(broken)
     assert peak < 700
 
 
@@ -183,12 +187,12 @@ def test_a_topic_of_other_things_is_not_drained_into_the_letters(rows_job: Job) 
     message = next(line for line in worker.stderr if "--max-bad-ratio 0.5" in line)
     assert rows_job.topic in message
     assert "Is it the right topic?" in message
-    sent = rows_job.letters()
+    sent = rows_job.dead_letters()
     assert len(sent) < 12_000
     assert rows_job.judge(range(good)) == EXACT
     rows_job.finish()  # without a limit: from where it stopped, nothing twice
     assert rows_job.judge(range(good)) == EXACT
-    assert [letter.offset for letter in rows_job.letters()] == list(range(good, good + count))
+    assert [dead_letter.offset for dead_letter in rows_job.dead_letters()] == list(range(good, good + count))
 
 
 def test_a_limit_that_is_kept_stops_nothing(rows_job: Job) -> None:
@@ -197,7 +201,7 @@ def test_a_limit_that_is_kept_stops_nothing(rows_job: Job) -> None:
     rows_job.send([b"bad" if i % 10 == 0 else event(i) for i in range(count)])
     rows_job.finish("--max-bad-ratio", "0.2")
     assert rows_job.judge(i for i in range(count) if i % 10) == EXACT
-    assert len(rows_job.letters()) == count // 10
+    assert len(rows_job.dead_letters()) == count // 10
 
 
 def test_no_message_changes_what_becomes_of_its_neighbours(rows_job: Job) -> None:
@@ -240,12 +244,12 @@ def test_no_message_changes_what_becomes_of_its_neighbours(rows_job: Job) -> Non
     rows_job.send(payloads)
     rows_job.finish()
     assert rows_job.judge(rows) == EXACT
-    assert _by_offset(rows_job.letters()) == bad
+    assert _by_offset(rows_job.dead_letters()) == bad
 
 
-def _by_offset(letters: list[DeadLetter]) -> dict[int, bytes | None]:
-    found = {letter.offset: letter.payload for letter in letters}
-    assert len(found) == len(letters), "a letter is there twice"
+def _by_offset(dead_letters: list[DeadLetter]) -> dict[int, bytes | None]:
+    found = {dead_letter.offset: dead_letter.payload for dead_letter in dead_letters}
+    assert len(found) == len(dead_letters), "a letter is there twice"
     return found
 
 

@@ -103,7 +103,7 @@ def test_consumers_killed_again_and_again(backend: str, request: pytest.FixtureR
     with job.start("--processes", "3", "--batch-rows", "500", "--linger-ms", "20") as worker:
         for i in range(kills):
             job.send(events(part, first=i * part))
-            job.reach(i * part + 1)
+            job.advance_to(i * part + 1)
             kill(chance.choice(consumers(worker)))
         job.all_done()
     assert job.judge(range(kills * part)) == EXACT
@@ -120,7 +120,7 @@ def test_consumers_of_two_topics_killed_again_and_again(rows_job: Job) -> None:
             for n, job in enumerate(jobs):
                 job.send(events(part, first=(2 * i + n) * part))
             for job in jobs:
-                job.reach(i * part + 1)
+                job.advance_to(i * part + 1)
             kill(chance.choice(consumers(worker)))
         for job in jobs:
             job.all_done()
@@ -170,7 +170,7 @@ def test_sigterm_at_random_moments_20_times(rows_job: Job) -> None:
         with rows_job.start(*options) as one, rows_job.start(*options) as other:
             begun = rows_job.accounted()
             if chance.random() < 0.8:  # else while it starts
-                rows_job.reach(begun + 1)
+                rows_job.advance_to(begun + 1)
             for worker in (one, other):
                 time.sleep(chance.uniform(0, 0.3))  # the moment is what is random
                 worker.signal(signal.SIGTERM)

@@ -202,8 +202,8 @@ def _ingest(job: Job, env: Mapping[str, str], form: str) -> None:
         printed = [*worker.stdout, *worker.stderr]
     assert any("Total devices: " in line for line in printed)
     _nowhere(printed)
-    (letter,) = job.letters()
-    _nowhere([repr(letter)])
+    (dead_letter,) = job.dead_letters()
+    _nowhere([repr(dead_letter)])
     _nowhere([metadata for _, metadata in job.committed().values()])
     quiet = _arguments(job, env)
     for command in ("check", "count", "verify", "dlq"):

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Chunk, Field, Letter
+from worker.core.batch import Batch, DeadLetter, Field, RecordBatch
 from worker.core.counters import Slot, Stats
 from worker.core.delivery import Intent, parse_intent, token
-from worker.core.errors import Rejected, Reshaped, Retryable
+from worker.core.errors import Retryable, RowsRefused, SchemaChanged
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
-from worker.ingest.topic_sinks import Outlet, Outlets
+from worker.ingest.topic_sinks import TopicSink, TopicSinks
 from worker.ingest.writer import Backoff, Writer
 from worker.kafka.group_consumer import Committed, Read
 
@@ -51,12 +51,12 @@ class World:
         self.owner: FakeSource | None = None
         self.tokens: set[str] = set()
         self.rows: dict[int, int] = {}
-        self.letters: set[int] = set()
+        self.dead_letters: set[int] = set()
         self.outcomes: list[str] = []
         self.constrained = False
         self.fields = (Field("v", ("v",), list),)
         self.fetch = 5  # messages that one read brings at most
-        self.orphans: list[Callable[[], None]] = []
+        self.unowned: list[Callable[[], None]] = []
         self.writers: list[FakeWriter] = []
 
     def expected(self, kind: str) -> set[int]:
@@ -100,8 +100,10 @@ class FakeSource:
         if not there:
             return Read([], [(TOPIC, 0, self.world.end)], [])
         self.position = there[-1][0] + 1
-        chunk = Chunk(TOPIC, 0, [payload for _, payload in there], [offset for offset, _ in there], self.position, 0)
-        return Read([chunk], [], [])
+        records = RecordBatch(
+            TOPIC, 0, [payload for _, payload in there], [offset for offset, _ in there], self.position, 0
+        )
+        return Read([records], [], [])
 
     def committed(self, _partitions: Any) -> dict[tuple[str, int], Committed]:
         offset, metadata = self.world.committed or (None, None)
@@ -139,7 +141,7 @@ class FakeSink:
     It may be altered, too. The drawn outcomes come first, then all goes well.
     """
 
-    remembers_ms = 3_600_000.0  # all that an example takes; `window_expires` makes intents older
+    dedup_retention_ms = 3_600_000.0  # all that an example takes; `window_expires` makes intents older
 
     def __init__(self, world: World, exactly_once: bool) -> None:
         self.world = world
@@ -153,13 +155,13 @@ class FakeSink:
 
     def write(self, batch: Batch) -> None:
         if not batch.fields is self.fields is self.world.fields:
-            raise Reshaped("altered")
+            raise SchemaChanged("altered")
         outcome = self.world.outcomes.pop() if self.world.outcomes else "ok"
         if outcome == "refused":
             raise Retryable("no", reason="other")
         values = [value for part in batch.columns[0] for value in part]
         if 2 in values or (3 in values and self.world.constrained):
-            raise Rejected("constraint")
+            raise RowsRefused("constraint")
         offsets = [offset for part in batch.offsets for offset in part]
         assert len(values) == len(offsets) == batch.rows
         if token(batch) not in self.world.tokens:
@@ -169,7 +171,7 @@ class FakeSink:
         if outcome == "answer lost":
             raise Retryable("lost", reason="timeout")
 
-    def landed(self, _topic: str, _partition: int, start: int, end: int) -> int | None:
+    def count_stored_rows(self, _topic: str, _partition: int, start: int, end: int) -> int | None:
         if not self.exactly_once:
             return None
         return sum(count for offset, count in self.world.rows.items() if start <= offset < end)
@@ -185,8 +187,8 @@ class FakeLetters:
     def topic_for(self, topic: str) -> str:
         return f"{topic}.dlq"
 
-    def write(self, _topic: str, _partition: int, letters: list[Letter]) -> None:
-        self.world.letters.update(letter.offset for letter in letters)
+    def write(self, _topic: str, _partition: int, dead_letters: list[DeadLetter]) -> None:
+        self.world.dead_letters.update(dead_letter.offset for dead_letter in dead_letters)
 
 
 class NoPause:
@@ -223,7 +225,7 @@ class FakeWriter:
 
     def drop(self) -> None:
         if self._job:
-            self._world.orphans.append(self._job)
+            self._world.unowned.append(self._job)
         self._job = None
 
     def rest(self, timeout: float) -> None: ...
@@ -239,11 +241,11 @@ class Member:
     ) -> None:
         self.world = world
         self.ready = ready  # whether its sink is open when it gets the partition
-        self.source = FakeSource(world)
+        self.group_consumer = FakeSource(world)
         self.writer = FakeWriter(world)
         parts: dict[str, Any] = {
-            "source": self.source,
-            "outlets": Outlets(self.outlet),
+            "source": self.group_consumer,
+            "outlets": TopicSinks(self.topic_sink),
             "letters": FakeLetters(world),
             "writer": self.writer,
         }
@@ -253,9 +255,9 @@ class Member:
         self.consumer.join()
         self.consumer._housekeeping_at = math.inf  # a full collection each time would be all that the test does
 
-    def outlet(self, topic: str) -> Outlet:
+    def topic_sink(self, topic: str) -> TopicSink:
         pause: Any = NoPause()
-        return Outlet(topic, FakeSink(self.world, self.exactly_once), BadRatio(1.0), pause, open=self.ready)
+        return TopicSink(topic, FakeSink(self.world, self.exactly_once), BadRatio(1.0), pause, open=self.ready)
 
     def turn(self) -> None:
         self.consumer.turn()
@@ -279,7 +281,7 @@ class Delivery(RuleBasedStateMachine):
         """Begin with an owner and something to read: most faults need both."""
         self.produce(kinds)
         member = Member(self.world, next(self.slots), self.exactly_once, batch_rows, linger_ms)
-        member.source.assign()
+        member.group_consumer.assign()
         return member
 
     @rule(target=members, batch_rows=BATCH_ROWS, linger_ms=LINGERS_MS, ready=st.booleans())
@@ -303,35 +305,37 @@ class Delivery(RuleBasedStateMachine):
         member.turn()
         self.world.outcomes = []
 
-    @rule(member=members, kinds=KIND_LISTS, outcomes=OUTCOMES, fetch=st.integers(1, 5), landed=st.booleans())
-    def succeed(self, member: Member, kinds: list[str], outcomes: list[str], fetch: int, landed: bool) -> None:
+    @rule(member=members, kinds=KIND_LISTS, outcomes=OUTCOMES, fetch=st.integers(1, 5), count_stored_rows=st.booleans())
+    def succeed(
+        self, member: Member, kinds: list[str], outcomes: list[str], fetch: int, count_stored_rows: bool
+    ) -> None:
         """The owner vanishes while it writes, more events come, and another takes over."""
         owner = self.world.owner
-        if owner is not None and owner is not member.source and not member.source.expelled:
+        if owner is not None and owner is not member.group_consumer and not member.group_consumer.expelled:
             self.expel_owner(owner)
             self.produce(kinds)
-            if landed:
+            if count_stored_rows:
                 for writer in self.world.writers:
                     writer.drop()
                 self.orphan_lands()
-            member.source.assign()
+            member.group_consumer.assign()
             self.turn(member, outcomes, fetch)
             self.turn(member, [], fetch)
 
     @rule(member=members)
     def rebalance(self, member: Member) -> None:
         """The group moves the partition in good order."""
-        if self.world.owner is not member.source:
+        if self.world.owner is not member.group_consumer:
             if self.world.owner is not None:
                 self.world.owner.revoke()
-            if not member.source.expelled:
-                member.source.assign()
+            if not member.group_consumer.expelled:
+                member.group_consumer.assign()
 
     @rule(member=members)
     def expel(self, member: Member) -> None:
         """The owner is stopped for longer than its session; it finds out when it goes on."""
-        if self.world.owner is member.source:
-            self.expel_owner(member.source)
+        if self.world.owner is member.group_consumer:
+            self.expel_owner(member.group_consumer)
 
     def expel_owner(self, owner: FakeSource) -> None:
         owner.expelled = True
@@ -340,22 +344,22 @@ class Delivery(RuleBasedStateMachine):
     @rule(member=consumes(members))
     def crash(self, member: Member) -> None:
         """Kill -9: what was being written may still land."""
-        if self.world.owner is member.source:
+        if self.world.owner is member.group_consumer:
             self.world.owner = None
         member.writer.drop()
 
     @rule()
     def orphan_lands(self) -> None:
         """A job that nobody waits for any longer does its work."""
-        if self.world.orphans:
-            with suppress(Retryable, Rejected, Reshaped):
-                self.world.orphans.pop()()
+        if self.world.unowned:
+            with suppress(Retryable, RowsRefused, SchemaChanged):
+                self.world.unowned.pop()()
 
     @rule()
     def window_expires(self) -> None:
         """The server forgets all tokens; none of an insert that is still under way, which README says it must not."""
         writers = self.world.writers
-        if not self.world.orphans and self.world.owner is None and not any(writer.busy for writer in writers):
+        if not self.world.unowned and self.world.owner is None and not any(writer.busy for writer in writers):
             self.world.tokens.clear()
             offset, metadata = self.world.committed or (0, "")
             if intent := parse_intent(metadata):
@@ -374,7 +378,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(member=consumes(members))
     def stop(self, member: Member) -> None:
         """SIGTERM."""
-        if not member.source.expelled:
+        if not member.group_consumer.expelled:
             member.consumer.stop()
             assert member.consumer.drain() == 0
 
@@ -387,9 +391,9 @@ class Delivery(RuleBasedStateMachine):
         for offset in world.expected("good"):
             assert offset >= committed or offset in world.rows
         for offset in world.expected("bad") | world.expected("poison"):
-            assert offset >= committed or offset in world.letters
+            assert offset >= committed or offset in world.dead_letters
         for offset in world.expected("suspect"):
-            places = (offset in world.rows) + (offset in world.letters)
+            places = (offset in world.rows) + (offset in world.dead_letters)
             assert places == 1 or (places > 1 and not self.exactly_once) or offset >= committed
 
     @invariant()
@@ -405,12 +409,12 @@ class Delivery(RuleBasedStateMachine):
         if world.owner is not None:
             world.owner.revoke()
         member = Member(world, SLOTS - 1, self.exactly_once, 1000, 0)
-        member.source.assign()
+        member.group_consumer.assign()
         for _ in range(10 * len(world.log) + 20):
             member.turn()
         suspects = world.expected("suspect")
         assert set(world.rows) - suspects == world.expected("good")
-        assert world.letters - suspects == world.expected("bad") | world.expected("poison")
+        assert world.dead_letters - suspects == world.expected("bad") | world.expected("poison")
         assert (world.committed[0] if world.committed else 0) == world.end
         self.nothing_is_doubled_or_passed_over()
 
@@ -457,7 +461,7 @@ def test_a_block_that_landed_before_its_table_changed_is_not_written_again(chang
     world.log = [(offset, KINDS["suspect"] + b"}") for offset in range(3)]
     world.end = 3
     member = Member(world, 0, True, 1000, 0)
-    member.source.assign()
+    member.group_consumer.assign()
     world.outcomes = ["answer lost"]
     for _ in range(10):
         member.turn()
@@ -473,7 +477,7 @@ def test_a_block_that_landed_before_its_table_changed_is_not_written_again(chang
     for _ in range(50):
         member.turn()
     assert world.rows == dict.fromkeys(range(world.end), 1)
-    assert not world.letters
+    assert not world.dead_letters
     assert world.committed is not None
     assert world.committed[0] == world.end
 
@@ -490,10 +494,10 @@ class Away(FakeSink):
 def test_a_consumer_that_waits_for_its_store_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """It once took a whole core for as long as the store was away."""
     world, beats = World(), itertools.count()
-    STATS.roster.write([TOPIC])
-    outlets = Outlets(lambda topic: Outlet(topic, Away(), BadRatio(1.0), Backoff()))
+    STATS.topic_list.write([TOPIC])
+    topic_sinks = TopicSinks(lambda topic: TopicSink(topic, Away(), BadRatio(1.0), Backoff()))
     parts: dict[str, Any] = {"source": FakeSource(world), "letters": FakeLetters(world), "writer": Writer()}
-    consumer = Consumer(Settings(topic=TOPIC), STATS, 0, outlets=outlets, **parts)
+    consumer = Consumer(Settings(topic=TOPIC), STATS, 0, topic_sinks=topic_sinks, **parts)
     monkeypatch.setattr(Slot, "beat", lambda _: next(beats))
     threading.Timer(1.0, consumer.stop).start()
     assert not consumer._reach_store()

@@ -12,7 +12,7 @@ from worker.core.counters import HISTOGRAMS, STAGES, Slot, Stats
 from worker.kafka.group_lag import PartitionLag
 from worker.local import fetch
 from worker.monitor.metrics import METRICS, Collector, Exposition
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 
 # What users' dashboards rely on: name → type and labels.
 CONTRACT = {
@@ -44,8 +44,8 @@ class Scraped:
     def __init__(self) -> None:
         self.now = 1000.0
         self.stats = Stats()
-        self.observed = Observed(Settings(topic="events"), now=lambda: self.now)
-        self.exposition = Exposition(Collector(self.stats, self.observed, Accounts(self.stats)))
+        self.state = MonitorState(Settings(topic="events"), now=lambda: self.now)
+        self.exposition = Exposition(Collector(self.stats, self.state, Accounts(self.stats)))
 
     def consumer(self, index: int) -> Slot:
         """Start a process in a slot, as the supervisor does."""
@@ -90,8 +90,8 @@ def test_the_contract_is_served_under_its_names() -> None:
 
 def test_every_metric_is_served_and_none_that_is_not_declared(scraped: Scraped) -> None:
     owns(scraped.consumer(0), 0, consumed=3, written=3)
-    scraped.observed.see_lags([LAG], {"events": 1})
-    scraped.observed.see_devices({"events": 7})
+    scraped.state.see_lags([LAG], {"events": 1})
+    scraped.state.see_devices({"events": 7})
     served = {
         family.name + ("_total" if family.type == "counter" else ""): family
         for family in text_string_to_metric_families(scraped.text())
@@ -107,7 +107,7 @@ def test_every_metric_is_served_and_none_that_is_not_declared(scraped: Scraped) 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0; charset=utf-8"])
 def test_prometheus_own_linter_has_no_complaint(scraped: Scraped, accept: str) -> None:
     owns(scraped.consumer(0), 0, consumed=3, written=2)
-    scraped.observed.see_lags([LAG], {"events": 1})
+    scraped.state.see_lags([LAG], {"events": 1})
     if accept:
         assert scraped.exposition.text(accept)[1].startswith("application/openmetrics-text")
         return  # promtool reads the other format alone
@@ -194,11 +194,11 @@ def test_a_difference_that_stays_is_shown_even_after_the_partition_is_gone(scrap
 
 def test_lag_is_gone_when_kafka_has_been_silent(scraped: Scraped) -> None:
     place = {"topic": "events", "partition": "0"}
-    scraped.observed.see_lags([LAG], {"events": 1})
+    scraped.state.see_lags([LAG], {"events": 1})
     assert scraped.value("lag_messages", **place) == 6
     assert scraped.value("lag_seconds", **place) == 2.5
     assert scraped.value("retention_headroom_seconds", **place) == 3600
-    scraped.observed.kafka_up = False
+    scraped.state.kafka_up = False
     scraped.now += 14
     assert scraped.value("lag_messages", **place) == 6
     scraped.now += 2
@@ -207,18 +207,18 @@ def test_lag_is_gone_when_kafka_has_been_silent(scraped: Scraped) -> None:
 
 
 def test_lag_is_gone_when_the_topic_is(scraped: Scraped) -> None:
-    scraped.observed.see_lags([LAG], {"events": 1})
-    scraped.observed.see_lags([], {})
+    scraped.state.see_lags([LAG], {"events": 1})
+    scraped.state.see_lags([], {})
     assert {name for name, _ in scraped.series()} & {"lag_messages", "topic_partitions"} == set()
 
 
 def test_a_partition_without_a_leader_keeps_its_lag_for_a_while_only(scraped: Scraped) -> None:
-    scraped.observed.see_lags([LAG, LAG._replace(partition=1)], {"events": 2})
+    scraped.state.see_lags([LAG, LAG._replace(partition=1)], {"events": 2})
     scraped.now += 10
-    scraped.observed.see_lags([LAG], {"events": 2})
-    assert [lag.partition for lag in scraped.observed.lags] == [0, 1]
+    scraped.state.see_lags([LAG], {"events": 2})
+    assert [lag.partition for lag in scraped.state.lags] == [0, 1]
     scraped.now += 10
-    assert [lag.partition for lag in scraped.observed.lags] == [0]
+    assert [lag.partition for lag in scraped.state.lags] == [0]
 
 
 def test_histograms_are_in_base_units_and_add_up(scraped: Scraped) -> None:
@@ -247,21 +247,21 @@ def test_the_store_is_up_when_every_consumer_reaches_it(scraped: Scraped) -> Non
 
 
 def test_devices_are_gone_while_the_store_does_not_answer(scraped: Scraped) -> None:
-    scraped.observed.see_devices({"events": 7})
+    scraped.state.see_devices({"events": 7})
     assert scraped.value("devices", topic="events", backend="redis") == 7
-    scraped.observed.store_up = False
+    scraped.state.store_up = False
     assert scraped.value("devices", topic="events", backend="redis") is None
 
 
 def test_as_many_processes_are_wanted_as_there_are_partitions(scraped: Scraped) -> None:
     scraped.consumer(0)
-    scraped.observed.see_lags([], {"events": 4})
+    scraped.state.see_lags([], {"events": 4})
     assert scraped.value("processes_wanted") == 4
     assert scraped.value("processes") == 1
 
 
 @pytest.fixture
-def crowded(scraped: Scraped) -> Scraped:
+def backpressured(scraped: Scraped) -> Scraped:
     """64 consumers, 256 partitions, each owned by one of them."""
     for index in range(64):
         slot = scraped.consumer(index)
@@ -269,16 +269,16 @@ def crowded(scraped: Scraped) -> Scraped:
             slot.observe(name, 5000)
     for partition in range(256):
         owns(scraped.stats.slot(partition % 64), partition, consumed=1000, written=999, in_flight=1)
-    scraped.observed.see_lags([LAG._replace(partition=partition) for partition in range(256)], {"events": 256})
+    scraped.state.see_lags([LAG._replace(partition=partition) for partition in range(256)], {"events": 256})
     return scraped
 
 
-def test_a_scrape_of_64_slots_and_256_partitions_takes_little(crowded: Scraped) -> None:
+def test_a_scrape_of_64_slots_and_256_partitions_takes_little(backpressured: Scraped) -> None:
     """50 ms on a quiet core; the host may be slow, so the bound is on CPU time and has room."""
     spent = []
     for _ in range(7):
         started = time.process_time()
-        crowded.text()
+        backpressured.text()
         spent.append(time.process_time() - started)
-    assert len(crowded.series()) > 1500
+    assert len(backpressured.series()) > 1500
     assert min(spent) < 0.05 * 4, f"{min(spent) * 1000:.0f} ms"

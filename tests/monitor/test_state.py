@@ -7,7 +7,7 @@ import pytest
 from worker.config.settings import Settings
 from worker.core.counters import Slot, Stats
 from worker.kafka.group_lag import PartitionLag
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 
 BEHIND = PartitionLag("events", 0, start=0, end=10, committed=4, seconds=2.5, headroom=None)
 CAUGHT_UP = BEHIND._replace(committed=10)
@@ -32,8 +32,8 @@ def stats() -> Stats:
 
 
 @pytest.fixture
-def seen(clock: Clock) -> Observed:
-    return Observed(Settings(topic="events"), now=clock, trouble="")
+def seen(clock: Clock) -> MonitorState:
+    return MonitorState(Settings(topic="events"), now=clock, error="")
 
 
 def start(stats: Stats) -> Slot:
@@ -46,12 +46,12 @@ def start(stats: Stats) -> Slot:
     return slot
 
 
-def test_not_ready_before_kafka_answers(seen: Observed, stats: Stats) -> None:
-    seen.trouble = "waiting for Kafka"
+def test_not_ready_before_kafka_answers(seen: MonitorState, stats: Stats) -> None:
+    seen.error = "waiting for Kafka"
     assert seen.unready(stats) == "waiting for Kafka"
 
 
-def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: Observed, stats: Stats) -> None:
+def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: MonitorState, stats: Stats) -> None:
     assert seen.unready(stats) == "starting"
     start(stats)
     seen.topics = {"events": 1}
@@ -62,13 +62,13 @@ def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: Observed,
     assert "Kafka does not answer" in seen.unready(stats)
 
 
-def test_ready_when_nothing_is_unread(seen: Observed, stats: Stats) -> None:
+def test_ready_when_nothing_is_unread(seen: MonitorState, stats: Stats) -> None:
     start(stats)
     seen.see_lags([CAUGHT_UP], {"events": 1})
     assert seen.unready(stats) == ""
 
 
-def test_alive_is_not_ready_before_the_first_progress(seen: Observed, stats: Stats) -> None:
+def test_alive_is_not_ready_before_the_first_progress(seen: MonitorState, stats: Stats) -> None:
     start(stats)
     seen.see_lags([BEHIND], {"events": 1})
     assert seen.unready(stats) == "6 events unread, and nothing written yet"
@@ -76,7 +76,7 @@ def test_alive_is_not_ready_before_the_first_progress(seen: Observed, stats: Sta
     assert seen.unready(stats) == ""
 
 
-def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clock: Clock) -> None:
+def test_not_ready_when_nothing_moves_any_more(seen: MonitorState, stats: Stats, clock: Clock) -> None:
     slot = start(stats)
     seen.see_progress(stats, 5)
     clock.now += 61
@@ -90,7 +90,7 @@ def test_not_ready_when_nothing_moves_any_more(seen: Observed, stats: Stats, clo
     assert seen.unready(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
 
 
-def test_not_ready_without_a_heartbeat(seen: Observed, stats: Stats, clock: Clock) -> None:
+def test_not_ready_without_a_heartbeat(seen: MonitorState, stats: Stats, clock: Clock) -> None:
     slot = start(stats)
     seen.see_lags([CAUGHT_UP], {"events": 1})
     clock.now += 31
@@ -99,7 +99,7 @@ def test_not_ready_without_a_heartbeat(seen: Observed, stats: Stats, clock: Cloc
     assert "no consumer" in seen.unready(stats)
 
 
-def test_not_ready_when_the_lag_is_not_known(seen: Observed, stats: Stats, clock: Clock) -> None:
+def test_not_ready_when_the_lag_is_not_known(seen: MonitorState, stats: Stats, clock: Clock) -> None:
     slot = start(stats)
     seen.see_lags([CAUGHT_UP], {"events": 1})
     clock.now += 20
@@ -111,7 +111,7 @@ def test_not_ready_when_the_lag_is_not_known(seen: Observed, stats: Stats, clock
     assert seen.unready(stats) == "the topic is gone"
 
 
-def test_a_standby_is_ready_while_the_group_moves(seen: Observed, stats: Stats) -> None:
+def test_a_standby_is_ready_while_the_group_moves(seen: MonitorState, stats: Stats) -> None:
     slot = start(stats)
     slot.set("assigned", 0)
     seen.see_lags([BEHIND], {"events": 1})
@@ -122,7 +122,7 @@ def test_a_standby_is_ready_while_the_group_moves(seen: Observed, stats: Stats) 
     assert seen.unready(stats) == ""
 
 
-def test_anothers_progress_is_not_ours(seen: Observed, stats: Stats) -> None:
+def test_anothers_progress_is_not_ours(seen: MonitorState, stats: Stats) -> None:
     start(stats)
     for committed in (4, 5):
         seen.see_lags([BEHIND._replace(committed=committed)], {"events": 1})

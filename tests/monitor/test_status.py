@@ -11,7 +11,7 @@ from worker.core.accounts import Accounts
 from worker.core.counters import Slot, Stats
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.http import Request
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 from worker.monitor.status import HISTORY, Status
 
 
@@ -20,7 +20,7 @@ class Shown:
 
     def __init__(self) -> None:
         self.stats = Stats()
-        self.seen = Observed(Settings(topic="events"), trouble="")
+        self.seen = MonitorState(Settings(topic="events"), error="")
         self.accounts = Accounts(self.stats)
         self.status = Status(self.stats, self.seen, self.accounts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from worker.kafka.group_lag import PartitionLag
-from worker.monitor.unowned_partitions import Orphans
+from worker.monitor.unowned_partitions import UnownedPartitions
 
 
 class Clock:
@@ -28,12 +28,12 @@ def clock() -> Clock:
 
 
 def test_what_nobody_reads_is_told_after_half_a_minute(clock: Clock) -> None:
-    orphans = Orphans(clock)
+    unowned = UnownedPartitions(clock)
     for _ in range(29):
-        assert orphans.look([lag(0, 10), lag(1, None)], ()) == []
+        assert unowned.look([lag(0, 10), lag(1, None)], ()) == []
         clock.time += 1
     clock.time += 1
-    assert orphans.look([lag(0, 10), lag(1, None)], ()) == [("events", 0), ("events", 1)]
+    assert unowned.look([lag(0, 10), lag(1, None)], ()) == [("events", 0), ("events", 1)]
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_what_nobody_reads_is_told_after_half_a_minute(clock: Clock) -> None:
     ],
 )
 def test_what_is_read_or_owned_is_left_alone(clock: Clock, seen: object, owned: object) -> None:
-    orphans = Orphans(clock)
+    unowned = UnownedPartitions(clock)
     for i in range(3600):
-        assert orphans.look([seen(i)], owned) == []  # type: ignore[operator, arg-type]
+        assert unowned.look([seen(i)], owned) == []  # type: ignore[operator, arg-type]
         clock.time += 1
 
 
 def test_the_pauses_double_and_begin_anew(clock: Clock) -> None:
-    orphans = Orphans(clock)
+    unowned = UnownedPartitions(clock)
     asked: list[float] = []
     for second in range(4000):
-        if orphans.look([lag(0, 10)], ()):
+        if unowned.look([lag(0, 10)], ()):
             asked.append(second)
         clock.time += 1
     assert asked == [30, 60, 120, 240, 480, 960, 1560, 2160, 2760, 3360, 3960]
-    assert orphans.look([lag(0, 100)], ()) == []
+    assert unowned.look([lag(0, 100)], ()) == []
     clock.time += 600
-    assert orphans.look([lag(0, 100, 200)], ()) == []
+    assert unowned.look([lag(0, 100, 200)], ()) == []
     clock.time += 30
-    assert orphans.look([lag(0, 100, 200)], ()) == [("events", 0)]
+    assert unowned.look([lag(0, 100, 200)], ()) == [("events", 0)]

@@ -96,10 +96,10 @@ class Job:
         """Return the sum of the committed offsets."""
         return oracle.accounted_offsets(self.kafka, self.group, self.topic)
 
-    def letters(self) -> list[oracle.DeadLetter]:
+    def dead_letters(self) -> list[oracle.DeadLetter]:
         return oracle.dead_letters(self.kafka, f"{self.topic}.dlq")
 
-    def reach(self, offsets: int, timeout: float = PATIENCE_S) -> None:
+    def advance_to(self, offsets: int, timeout: float = PATIENCE_S) -> None:
         """Return when the group's committed offsets add up to so many."""
         wait_until(lambda: self.accounted() >= offsets, timeout, f"{offsets} offsets are committed")
 

@@ -124,7 +124,7 @@ def dead_letters(kafka: str, topic: str) -> list[DeadLetter]:
 
             def more(end: int = end) -> bool:
                 messages = [message for message in consumer.consume(1000, 0.1) if not message.error()]
-                found.extend(map(_letter, messages))
+                found.extend(map(_dead_letter, messages))
                 return bool(messages) and (messages[-1].offset() or 0) + 1 >= end
 
             wait_until(more, PATIENCE_S, f"all of {topic}[{partition}] is read")
@@ -198,7 +198,7 @@ def _number() -> str:
     return f"toUnixTimestamp64Milli(timestamp) - {BEGINNING_MS}"
 
 
-def _letter(message: Any) -> DeadLetter:
+def _dead_letter(message: Any) -> DeadLetter:
     headers: Sequence[tuple[str, bytes]] = message.headers() or []
     of = {name: value.decode() for name, value in headers}
     return DeadLetter(

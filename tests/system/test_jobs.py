@@ -93,8 +93,8 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
     rest = [pytest.approx(0.012), "curl/8.5.0", ["edge", "cached"], "2026-11-24"]
     assert list(map(list, first)) == [request + rest]
     assert sql(env, f"SELECT upstream_time, user_agent FROM {table_name} WHERE bytes IN (3, 4)") == [(None, None)] * 2
-    letters = run(env, "dlq", "list", "--config", str(config))
-    assert sorted(re.findall(r"(\w+)  (\S+)  20", "\n".join(letters))) == [
+    dead_letters = run(env, "dlq", "list", "--config", str(config))
+    assert sorted(re.findall(r"(\w+)  (\S+)  20", "\n".join(dead_letters))) == [
         ("missing_field", "request.method"),
         ("wrong_type", "status"),
     ]
@@ -191,6 +191,6 @@ def test_redis_counts_the_field_that_is_named(env: dict[str, str], redis_key: st
     write(env, [{"user": {"id": user}} for user in users])
     options = ["--redis-key", redis_key, "--device-field", "user.id"]
     assert run(env, *options, "--until-end")[-1] == "Total devices: 3"
-    letters = run(env, "dlq", "list", *options)
-    assert [re.findall(r"(\w+)  (\S+)  20", line) for line in letters] == [[("wrong_type", "user.id")]] * 3
+    dead_letters = run(env, "dlq", "list", *options)
+    assert [re.findall(r"(\w+)  (\S+)  20", line) for line in dead_letters] == [[("wrong_type", "user.id")]] * 3
     assert run(env, "verify", *options)[-1].endswith("missing 0, extra 0")

@@ -98,12 +98,12 @@ def test_a_regular_expression_never_finds_dead_letters(jobs: tuple[Job, Job], ro
     one.send([b"not json"] * 7)
     own = replace(one, topic=f"^{rows_job.topic}")
     own.finish()
-    assert len(one.letters()) == 7
+    assert len(one.dead_letters()) == 7
     create_topic(one.kafka, f"{rows_job.topic}.other.dlq")  # of another worker
     send(one.kafka, f"{rows_job.topic}.other.dlq", [b"not json either"])
     worker = own.finish()
     assert not any(".dlq" in line for line in worker.stdout), worker.stdout
-    assert len(one.letters()) == 7
+    assert len(one.dead_letters()) == 7
     assert ends(one.kafka, f"{one.topic}.dlq.dlq") == {}
     assert ends(one.kafka, f"{rows_job.topic}.other.dlq.dlq") == {}
     code, lines = command("dlq stats", own)

@@ -39,19 +39,19 @@ def top(url: str, *, stream: TextIO, stop: Callable[[], bool]) -> int:
         stream.write(_ENTER)
     try:
         while not stop():
-            trouble = ""
+            problem = ""
             try:
                 status = fetch(source)
             except (OSError, ValueError) as error:
-                trouble = f"no answer from {parts.netloc}: {getattr(error, 'reason', error)}"
+                problem = f"no answer from {parts.netloc}: {getattr(error, 'reason', error)}"
                 if status is None:
-                    raise Fatal(f"{trouble}; is the worker running, and is this its --metrics-port?") from None
+                    raise Fatal(f"{problem}; is the worker running, and is this its --metrics-port?") from None
             if live:
                 size = shutil.get_terminal_size()
-                lines = table(status, trouble, size.columns)[: size.lines - 1] if status else [trouble]
+                lines = table(status, problem, size.columns)[: size.lines - 1] if status else [problem]
                 stream.write(_HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_REST)
             else:
-                stream.write((trouble or summary(status)) + "\n")
+                stream.write((problem or summary(status)) + "\n")
             stream.flush()
             _pause(_EVERY_S if live else _LINE_EVERY_S, stop)
     finally:
@@ -84,10 +84,10 @@ def summary(status: dict[str, Any] | None) -> str:
     )
 
 
-def table(status: dict[str, Any], trouble: str, width: int) -> list[str]:
+def table(status: dict[str, Any], problem: str, width: int) -> list[str]:
     """Return the lines of the live table, none longer than `width`."""
     accounts, rates = status["accounts"], status["rates"]
-    state, color = (trouble, "bad") if trouble else (_state(status), "warn" if status["unready"] else "good")
+    state, color = (problem, "bad") if problem else (_state(status), "warn" if status["unready"] else "good")
     column = status["fields"].index
     history = status["history"]
     bars = max(10, min(40, width - 50))

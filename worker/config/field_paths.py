@@ -50,7 +50,7 @@ def table(mapped: Mapping[str, str]) -> dict[str, str | list[str]]:
     found: dict[str, list[str]] = {}
     for column, name in mapped.items():
         found.setdefault(name, []).append(column)
-    return {name: filled[0] if len(filled) == 1 else filled for name, filled in found.items()}
+    return {name: bindings[0] if len(bindings) == 1 else bindings for name, bindings in found.items()}
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from worker.config import field_paths
 
-HOLE = "{topic}"  # in a template
+TOPIC_PLACEHOLDER = "{topic}"  # in a template
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # what `--windows` knows, with its length in seconds
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -22,7 +22,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True)
-class Form:
+class OptionParser:
     """A parser of an option's text, and what it takes as JSON Schema."""
 
     parse: Callable[[str], Any]
@@ -32,7 +32,7 @@ class Form:
         return self.parse(text)
 
 
-def number(low: float, high: float, kind: type[int] | type[float] = int) -> Form:
+def number(low: float, high: float, kind: type[int] | type[float] = int) -> OptionParser:
     """Return a parser of a number in [low, high]."""
     noun = "a whole number" if kind is int else "a number"
 
@@ -45,7 +45,7 @@ def number(low: float, high: float, kind: type[int] | type[float] = int) -> Form
             raise ValueError(f"write {noun} from {low:g} to {high:g}")
         return value
 
-    return Form(parse, {"type": "integer" if kind is int else "number", "minimum": low, "maximum": high})
+    return OptionParser(parse, {"type": "integer" if kind is int else "number", "minimum": low, "maximum": high})
 
 
 def _processes(text: str) -> int | None:
@@ -98,7 +98,7 @@ def _topics(text: str) -> str:
     return ",".join(dict.fromkeys(words))
 
 
-def url(*schemes: str) -> Form:
+def url(*schemes: str) -> OptionParser:
     """Return a parser of a URL with one of these schemes, and one host or more of them with commas."""
 
     def parse(text: str) -> str:
@@ -112,7 +112,7 @@ def url(*schemes: str) -> Form:
             raise ValueError(f"write a URL such as {schemes[0]}://127.0.0.1:… ({' or '.join(schemes)})")
         return text
 
-    return Form(parse, {"type": "string", "pattern": f"^({'|'.join(map(re.escape, schemes))}):"})
+    return OptionParser(parse, {"type": "string", "pattern": f"^({'|'.join(map(re.escape, schemes))}):"})
 
 
 def _table(text: str) -> str:
@@ -126,7 +126,7 @@ def _table(text: str) -> str:
 
 def _dead_letter_topic(text: str) -> str:
     """Parse the name of a topic; {topic} stands for the event's in it."""
-    if text == HOLE or not _TOPIC.fullmatch(text.replace(HOLE, "t")):
+    if text == TOPIC_PLACEHOLDER or not _TOPIC.fullmatch(text.replace(TOPIC_PLACEHOLDER, "t")):
         raise ValueError("write the name of another topic; {topic} in it stands for the event's")
     return text
 
@@ -161,14 +161,16 @@ def nearest(word: str, known: list[str]) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
-processes = Form(_processes, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
-switch = Form(_switch, {"type": "boolean"})
-properties = Form(_properties, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
-topics = Form(_topics, {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
-columns = Form(
+processes = OptionParser(_processes, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
+switch = OptionParser(_switch, {"type": "boolean"})
+properties = OptionParser(
+    _properties, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+)
+topics = OptionParser(_topics, {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+columns = OptionParser(
     lambda text: field_paths.columns(text.split(",")),
     {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
 )
-field_path = Form(field_paths.field, {"type": "string", "minLength": 1})
-table = Form(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
-dead_letter_topic = Form(_dead_letter_topic, {"type": "string"})
+field_path = OptionParser(field_paths.field, {"type": "string", "minLength": 1})
+table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
+dead_letter_topic = OptionParser(_dead_letter_topic, {"type": "string"})

@@ -159,20 +159,20 @@ class Settings:
     @property
     def table_by_topic(self) -> bool:
         """Whether each topic has a table of its own."""
-        return parsers.HOLE in self.table
+        return parsers.TOPIC_PLACEHOLDER in self.table
 
-    def of(self, topic: str) -> Settings:
+    def for_topic(self, topic: str) -> Settings:
         """Return the settings for one of the topics: what sinks and whatever else works on a single topic take."""
-        return replace(self, topic=topic, table=self.table.replace(parsers.HOLE, _in_table(topic)))
+        return replace(self, topic=topic, table=self.table.replace(parsers.TOPIC_PLACEHOLDER, _in_table(topic)))
 
     @property
     def redis_key_name(self) -> str:
         """The HyperLogLog's key; the braces stay, so that a cluster keeps a topic's keys on one node."""
-        return self.redis_key.replace(parsers.HOLE, f"{{{self.topic}}}")
+        return self.redis_key.replace(parsers.TOPIC_PLACEHOLDER, f"{{{self.topic}}}")
 
     @property
     def dead_letter_topic_name(self) -> str:
-        return self.dead_letter_topic.replace(parsers.HOLE, self.topic)
+        return self.dead_letter_topic.replace(parsers.TOPIC_PLACEHOLDER, self.topic)
 
     def shown(self) -> dict[str, Any]:
         """Return all settings fit for a log: no secret, no password inside a URL."""

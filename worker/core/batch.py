@@ -30,7 +30,7 @@ class Field(NamedTuple):
 Key = tuple[str, int]  # topic, partition
 
 
-class Chunk(NamedTuple):
+class RecordBatch(NamedTuple):
     """Up to a thousand consecutive messages of one partition, as read."""
 
     topic: str
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
     timestamp_ms: int  # the first message's, as Kafka has it
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """An event that can never be written, on its way to the dead-letter topic."""
 
     offset: int
@@ -71,10 +71,10 @@ class Batch:
     consumed: int = 0
     size: int = 0  # bytes of the payloads
     skipped: int = 0
-    letters: list[Letter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
     arrivals: list[tuple[int, int]] = field(default_factory=list)  # (timestamp_ms, rows) of each chunk
     payloads: list[bytes] | None = None  # of the rows; kept only while a refused row is searched for
-    announced_ms: int = 0  # Unix time of the first intent for this range, maybe an earlier owner's; 0 for none yet
-    uncertain: bool = False  # the rows may have landed already: an earlier owner's intent, or an answer that was lost
+    intent_time_ms: int = 0  # Unix time of the first intent for this range, maybe an earlier owner's; 0 for none yet
+    in_doubt: bool = False  # the rows may have landed already: an earlier owner's intent, or an answer that was lost
     written: bool = False  # the store has acknowledged the rows
-    lettered: bool = False  # the dead-letter topic has acknowledged the letters
+    dead_letters_written: bool = False  # the dead-letter topic has acknowledged the letters

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from worker.core.topic_list import Roster
+from worker.core.topic_list import TopicList
 
 MAX_SLOTS = 256
 MAX_LEDGERS = 4096  # partitions that one slot can have seen
@@ -58,7 +58,7 @@ LEDGER_CELLS = (
     "skipped",
     "replayed",
     "in_flight",
-    "accounted_to",
+    "accounted_offset",
 )
 
 
@@ -245,7 +245,7 @@ class Stats:
     """All slots. Pages that nobody touched take no memory."""
 
     def __init__(self) -> None:
-        self.roster = Roster()
+        self.topic_list = TopicList()
         self._map = mmap.mmap(-1, MAX_SLOTS * _SLOT_WORDS * 8)
         raw = memoryview(self._map)
         self._slots = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS)]
@@ -262,5 +262,5 @@ class Stats:
         found: dict[Place, int] = {}
         for slot in self.used():
             for ledger in slot.ledgers():
-                found[ledger.place] = max(found.get(ledger.place, 0), ledger.get("accounted_to"))
+                found[ledger.place] = max(found.get(ledger.place, 0), ledger.get("accounted_offset"))
         return found

@@ -60,7 +60,7 @@ def parse_intent(metadata: str | None) -> Intent | None:
 
 def intent_of(batch: Batch) -> Intent:
     """Return the intent that announces a batch."""
-    return Intent(batch.topic_id, batch.start, batch.end, batch.rows, batch.announced_ms)
+    return Intent(batch.topic_id, batch.start, batch.end, batch.rows, batch.intent_time_ms)
 
 
 def token(batch: Batch) -> str:
@@ -73,7 +73,7 @@ class Resume(NamedTuple):
 
     position: int  # the first offset to read
     until: int | None = None  # an offset that a batch must end at exactly
-    announced_ms: int = 0  # when the intent for [position, until) was committed; 0: it is no intent's range
+    intent_time_ms: int = 0  # when the intent for [position, until) was committed; 0: it is no intent's range
 
 
 class DataLost(Exception):
@@ -87,7 +87,12 @@ class DataLost(Exception):
 
 
 def resume(
-    committed: int | None, metadata: str | None, topic_id: str, log_start: int, accounted_to: int, exactly_once: bool
+    committed: int | None,
+    metadata: str | None,
+    topic_id: str,
+    log_start: int,
+    accounted_offset: int,
+    exactly_once: bool,
 ) -> Resume:
     """Decide where to go on from the group's commit (None: never committed) and its metadata.
 
@@ -101,7 +106,7 @@ def resume(
     if exactly_once and intent is not None and intent.start == committed:
         return Resume(committed, intent.end, intent.time_ms)
     # A batch lies either wholly before or wholly after what this supervisor has already counted.
-    return Resume(committed, accounted_to if accounted_to > committed else None)
+    return Resume(committed, accounted_offset if accounted_offset > committed else None)
 
 
 @dataclass(slots=True)
@@ -116,13 +121,13 @@ class Progress:
     acked: int
     committed: int
     until: int | None = None
-    announced_ms: int = 0
+    intent_time_ms: int = 0
     limit: int | None = None
 
     @classmethod
     def at(cls, start: Resume) -> Progress:
         """Begin where `resume` said."""
-        return cls(start.position, start.position, start.position, start.until, start.announced_ms)
+        return cls(start.position, start.position, start.position, start.until, start.intent_time_ms)
 
     def boundary(self) -> int | None:
         """Return the offset that the batch at `position` must not cross, if there is one."""
@@ -131,12 +136,12 @@ class Progress:
     @property
     def resuming(self) -> bool:
         """Whether the batch at `position` is that of an intent found at the take-over."""
-        return self.announced_ms > 0 and self.boundary() is not None
+        return self.intent_time_ms > 0 and self.boundary() is not None
 
     def settled(self, batch: Batch, batch_rows: int) -> None:
         """Take a batch as accounted for: its rows acknowledged by the store, its letters by the dead-letter topic."""
         self.acked = batch.end
-        self.announced_ms = 0
+        self.intent_time_ms = 0
         if self.limit is not None:
             self.limit = self.limit * 2 if self.limit * 2 < batch_rows else None
 
@@ -149,12 +154,12 @@ class Progress:
         if batch.consumed == 1 and batch.payloads is not None:
             return True
         self.limit = max(1, batch.consumed // 2)
-        self.announced_ms = 0
+        self.intent_time_ms = 0
         return False
 
-    def in_doubt(self, batch: Batch) -> None:
+    def replay(self, batch: Batch) -> None:
         """Have the same block formed again: a try to write it may have landed."""
-        self.until, self.announced_ms = batch.end, batch.announced_ms
+        self.until, self.intent_time_ms = batch.end, batch.intent_time_ms
 
     def rewind(self) -> None:
         """Read everything that is not accounted for again."""

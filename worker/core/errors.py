@@ -39,9 +39,9 @@ class Fatal(WorkerError):
         self.code = code
 
 
-class Rejected(WorkerError):
+class RowsRefused(WorkerError):
     """The store refuses rows of this block for their own content; smaller blocks find which."""
 
 
-class Reshaped(WorkerError):
+class SchemaChanged(WorkerError):
     """The store's columns are no longer those that a batch was formed for: form it again."""

@@ -10,7 +10,7 @@ _BYTES = 1 << 20
 _HEAD = 3 * 8  # version, length, partitions
 
 
-class Roster:
+class TopicList:
     """The names of the topics that are read, in memory that all processes share: the monitor writes, consumers read."""
 
     def __init__(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from worker.core.batch import Chunk, Key
+from worker.core.batch import Key, RecordBatch
 from worker.core.counters import Slot
 from worker.core.errors import Retryable
 from worker.ingest.partition import Partition
-from worker.ingest.writer import Recreated
-from worker.kafka.group_consumer import ReadError, Source
+from worker.ingest.writer import TopicRecreated
+from worker.kafka.group_consumer import GroupConsumer, ReadError
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 class Assignment:
     """Owns the partitions, and is alone in telling the source to pause, resume or seek."""
 
-    def __init__(self, source: Source, slot: Slot) -> None:
+    def __init__(self, group_consumer: GroupConsumer, slot: Slot) -> None:
         self.partitions: dict[Key, Partition] = {}
         self.awaiting: set[Key] = set()  # assigned, but not begun: their sink is not open yet, or their topic is gone
         self.paused = False  # all of it, because batches pile up
-        self._source = source
+        self._group_consumer = group_consumer
         self._slot = slot
         self._stopped: set[Key] = set()
         self._doubted: dict[Key, int] = {}  # positions at which a read has failed once
@@ -62,23 +62,23 @@ class Assignment:
         """Whether everything that was read is accounted for, and the group knows."""
         return all(one.settled for one in self.partitions.values())
 
-    def take(self, chunks: Sequence[Chunk]) -> None:
+    def take(self, record_batches: Sequence[RecordBatch]) -> None:
         """Decode what was read into the partitions' batches."""
-        for chunk in chunks:
-            if partition := self.partitions.get((chunk.topic, chunk.partition)):
-                partition.take(chunk)
+        for records in record_batches:
+            if partition := self.partitions.get((records.topic, records.partition)):
+                partition.take(records)
 
-    def reach(self, ends: Sequence[tuple[str, int, int]]) -> None:
+    def advance_to(self, ends: Sequence[tuple[str, int, int]]) -> None:
         """Account for the ends of the log that were reached: topic, partition, offset."""
         for topic, number, offset in ends:
             if partition := self.partitions.get((topic, number)):
-                partition.reach(offset)
+                partition.advance_to(offset)
 
     def pause(self, paused: bool) -> None:
         """Hold all reading back, or go on with it."""
         keys = [key for key in self.partitions if key not in self._stopped]
         if keys:
-            (self._source.pause if paused else self._source.resume)(keys)
+            (self._group_consumer.pause if paused else self._group_consumer.resume)(keys)
         self.paused = paused
         self._slot.set("paused", int(paused))
 
@@ -91,14 +91,14 @@ class Assignment:
         """Read no more of a partition until it is assigned anew; the others go on."""
         self._stopped.add(key)
         if key in self.partitions:
-            self._source.pause([key])
+            self._group_consumer.pause([key])
 
     def reread(self, key: Key) -> None:
         """Read everything of a partition again that is not accounted for."""
         self.unpause()
         one = self.partitions[key]
         one.drop()
-        self._source.seek(*key, one.progress.position)
+        self._group_consumer.seek(*key, one.progress.position)
 
     def drop_resuming(self) -> None:
         """Give blocks up that are to end where an intent says, for that will not be read: the next owner finds it."""
@@ -106,24 +106,24 @@ class Assignment:
             if one.open and one.progress.resuming:
                 one.drop()
 
-    def believes(self, trouble: ReadError) -> bool:
+    def confirm_read_error(self, error: ReadError) -> bool:
         """Whether a partition cannot be read on. Raises Recreated where the topic is another one by now.
 
         The first error at a position may be of a fetch before the assignment, which librdkafka had queued; and it says
         each error once, then fetches no more. So the position is asked for again before an error is believed.
         """
-        key = (trouble.topic, trouble.partition)
+        key = (error.topic, error.partition)
         one = self.partitions.get(key)
         if one is None:  # it was taken from this consumer meanwhile
             return False
         try:
-            if self._source.topic_id(trouble.topic) != one.ledger.topic_id:
-                raise Recreated(trouble.topic)
+            if self._group_consumer.topic_id(error.topic) != one.ledger.topic_id:
+                raise TopicRecreated(error.topic)
         except Retryable as unknown:
             log.warning("%s", unknown)
         else:
             if self._doubted.get(key) == one.progress.position:
                 return True
             self._doubted[key] = one.progress.position
-        self._source.seek(*key, one.progress.position)
+        self._group_consumer.seek(*key, one.progress.position)
         return False

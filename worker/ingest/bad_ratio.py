@@ -20,7 +20,7 @@ class BadRatio:
     def watch(self, batch: Batch) -> None:
         """Take a batch that is about to be written into account. Raises Fatal where there are too many bad ones."""
         window = self._window
-        window.append((batch.consumed, len(batch.letters)))
+        window.append((batch.consumed, len(batch.dead_letters)))
         while len(window) > 1 and sum(consumed for consumed, _ in window) - window[0][0] >= _RATIO_WINDOW:
             window.popleft()
         consumed, bad = (sum(column) for column in zip(*window, strict=True))

@@ -17,12 +17,12 @@ from worker.config.settings import Settings
 from worker.core.counters import MAX_SLOTS, Stats
 from worker.core.errors import ExitCode
 from worker.ingest.assignment import Assignment
-from worker.ingest.rebalance import Membership
-from worker.ingest.topic_sinks import Outlets
-from worker.ingest.write_pipeline import Outbox
-from worker.ingest.writer import Recreated, Writer
-from worker.kafka.dead_letters import DeadLetters
-from worker.kafka.group_consumer import READ_MESSAGES, Source
+from worker.ingest.rebalance import RebalanceHandler
+from worker.ingest.topic_sinks import TopicSinks
+from worker.ingest.write_pipeline import WritePipeline
+from worker.ingest.writer import TopicRecreated, Writer
+from worker.kafka.dead_letters import DeadLetterProducer
+from worker.kafka.group_consumer import READ_MESSAGES, GroupConsumer
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +40,24 @@ class Consumer:
         stats: Stats,
         index: int,
         *,
-        source: Source,
-        outlets: Outlets,
-        letters: DeadLetters,
+        group_consumer: GroupConsumer,
+        topic_sinks: TopicSinks,
+        dead_letters: DeadLetterProducer,
         writer: Writer,
     ) -> None:
         self._slot = slot = stats.slot(index)
         self._linger_s = settings.linger_ms / 1000
         self._drain_timeout_s = settings.drain_timeout
-        self._source = source
-        self._assignment = Assignment(source, slot)
-        self._outlets = outlets
-        self._outbox = Outbox(settings, slot, source, self._assignment, outlets, letters=letters, writer=writer)
-        self._membership = Membership(settings, stats, slot, source, outlets, self._assignment, self._outbox)
-        self._roster = stats.roster
+        self._group_consumer = group_consumer
+        self._assignment = Assignment(group_consumer, slot)
+        self._topic_sinks = topic_sinks
+        self._pipeline = WritePipeline(
+            settings, slot, group_consumer, self._assignment, topic_sinks, dead_letters=dead_letters, writer=writer
+        )
+        self._rebalance_handler = RebalanceHandler(
+            settings, stats, slot, group_consumer, topic_sinks, self._assignment, self._pipeline
+        )
+        self._topic_list = stats.topic_list
         self._topics = 0  # the roster's version that it is subscribed to
         self._stopping = False
         self._housekeeping_at = 0.0
@@ -76,29 +80,33 @@ class Consumer:
         try:
             while not self._stopping:
                 self.turn()
-        except Recreated:
-            self._membership.let_go(list(self._assignment.partitions))  # what it was told of another topic: no commit
-            self._source.close()
+        except TopicRecreated:
+            self._rebalance_handler.release(
+                list(self._assignment.partitions)
+            )  # what it was told of another topic: no commit
+            self._group_consumer.close()
             raise
         return self.drain()
 
     def join(self) -> None:
         """Become a member of the group."""
-        member = self._membership
-        self._topics, topics = self._roster.read()
-        self._source.join(topics, on_assign=member.on_assign, on_revoke=member.on_revoke, on_lost=member.on_lost)
+        member = self._rebalance_handler
+        self._topics, topics = self._topic_list.read()
+        self._group_consumer.join(
+            topics, on_assign=member.on_assign, on_revoke=member.on_revoke, on_lost=member.on_lost
+        )
 
     def _reach_store(self) -> bool:
         """Open one sink, waiting for the store if need be, so that no partition goes where it is out of reach.
 
         False when told to stop before that.
         """
-        topic = next(iter(self._roster.read()[1]), None)
-        self._outbox.wanted.update([topic] if topic else [])
+        topic = next(iter(self._topic_list.read()[1]), None)
+        self._pipeline.wanted.update([topic] if topic else [])
         while not self._stopping:
             self._slot.beat()
-            self._outbox.work(_POLL_S)
-            if topic is None or self._outlets.of(topic).open:
+            self._pipeline.work(_POLL_S)
+            if topic is None or self._topic_sinks.of(topic).open:
                 return True
         return False
 
@@ -107,30 +115,30 @@ class Consumer:
         slot, assignment = self._slot, self._assignment
         slot.beat()
         began = time.perf_counter_ns()
-        read = self._source.read(self._patience())
+        read = self._group_consumer.read(self._patience())
         polled = time.perf_counter_ns()
-        full = sum(len(chunk.payloads) for chunk in read.chunks) >= READ_MESSAGES
+        full = sum(len(records.payloads) for records in read.record_batches) >= READ_MESSAGES
         slot.observe("stage_paused" if assignment.paused else "stage_poll" if full else "stage_idle", polled - began)
-        if read.chunks:
-            assignment.take(read.chunks)
+        if read.record_batches:
+            assignment.take(read.record_batches)
             slot.observe("stage_decode", time.perf_counter_ns() - polled)
-        assignment.reach(read.ends)
-        self._membership.pursue()
-        for trouble in read.errors:
-            if assignment.believes(trouble):
-                self._membership.stop((trouble.topic, trouble.partition), trouble.text)
+        assignment.advance_to(read.ends)
+        self._rebalance_handler.start_deferred_partitions()
+        for error in read.errors:
+            if assignment.confirm_read_error(error):
+                self._rebalance_handler.stop((error.topic, error.partition), error.text)
         self._advance()
         if time.monotonic() > self._housekeeping_at:
             self._housekeep()
-        if self._roster.version != self._topics:
+        if self._topic_list.version != self._topics:
             self._resubscribe()
 
     def _resubscribe(self) -> None:
         """Follow the monitor, which looks for topics that match."""
-        version, topics = self._roster.read()
+        version, topics = self._topic_list.read()
         if version >= 0:
             self._topics = version
-            self._source.subscribe(topics)
+            self._group_consumer.subscribe(topics)
 
     def _patience(self) -> float:
         """Return how long a read may wait: not past the moment at which a batch is due."""
@@ -141,13 +149,13 @@ class Consumer:
 
     def _advance(self) -> None:
         """Hear the writer, give it the next batch that is due, and hold reading back when batches pile up."""
-        outbox, assignment = self._outbox, self._assignment
-        outbox.work(0.0, hurry=self._stopping)
+        pipeline, assignment = self._pipeline, self._assignment
+        pipeline.work(0.0, flush=self._stopping)
         deadline = time.monotonic() + (0.0 if assignment.paused else _PAUSE_AFTER_S)
-        while outbox.crowded and time.monotonic() < deadline and not self._stopping:
+        while pipeline.backpressured and time.monotonic() < deadline and not self._stopping:
             self._slot.beat()
-            outbox.work(_POLL_S)
-        if outbox.crowded != assignment.paused:
+            pipeline.work(_POLL_S)
+        if pipeline.backpressured != assignment.paused:
             assignment.pause(not assignment.paused)
 
     def _housekeep(self) -> None:
@@ -167,29 +175,29 @@ class Consumer:
         self._assignment.drop_resuming()
         while not self._settled() and time.monotonic() < deadline:
             self._slot.beat()
-            self._source.read(0.0)
-            self._outbox.work(0.02, hurry=True)
+            self._group_consumer.read(0.0)
+            self._pipeline.work(0.02, flush=True)
         clean = self._settled()
-        self._source.close()
-        self._outbox.close()
+        self._group_consumer.close()
+        self._pipeline.close()
         if not clean:
             log.error("the drain timeout is over: what was not acknowledged is read again by the next owner")
         return ExitCode.OK if clean else ExitCode.FAILED
 
     def _settled(self) -> bool:
-        return self._outbox.idle and self._assignment.settled
+        return self._pipeline.idle and self._assignment.settled
 
 
 def run(settings: Settings, stats: Stats, index: int) -> int:
     """Be the consumer in slot `index`; called in a fresh child of the supervisor."""
-    partitions = max(1, stats.roster.partitions)
+    partitions = max(1, stats.topic_list.partitions)
     consumers = min(settings.processes or partitions, MAX_SLOTS)
     return Consumer(
         settings,
         stats,
         index,
-        source=Source(settings, index, share=-(-partitions // consumers)),
-        outlets=Outlets.by(settings),
-        letters=DeadLetters(settings),
+        group_consumer=GroupConsumer(settings, index, share=-(-partitions // consumers)),
+        topic_sinks=TopicSinks.by(settings),
+        dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
     ).run()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
-from worker.core.batch import Batch, Chunk, Field, Letter
+from worker.core.batch import Batch, DeadLetter, Field, RecordBatch
 from worker.core.counters import Ledger
 from worker.core.delivery import Progress
 from worker.decoding.json import decode
@@ -23,7 +23,7 @@ class Partition:
     """
 
     def __init__(
-        self, ledger: Ledger, progress: Progress, fields: Sequence[Field], batch_rows: int, counted_to: int = 0
+        self, ledger: Ledger, progress: Progress, fields: Sequence[Field], batch_rows: int, accounted_offset: int = 0
     ) -> None:
         self.topic = ledger.topic
         self.partition = ledger.partition
@@ -33,7 +33,7 @@ class Partition:
         self.sealed: deque[Batch] = deque()
         self.fields = fields  # that the next batches are formed with
         self._batch_rows = batch_rows
-        self._counted_to = counted_to
+        self._accounted_offset = accounted_offset
 
     @property
     def waiting(self) -> int:
@@ -58,19 +58,21 @@ class Partition:
         """Whether more is accounted for than the group knows."""
         return self.progress.acked > self.progress.committed
 
-    def take(self, chunk: Chunk) -> None:
+    def take(self, records: RecordBatch) -> None:
         """Decode a chunk into batches, cut where a batch has to end."""
         boundary = self.progress.boundary()
-        chunk = _since(chunk, bisect_left(chunk.offsets, self.progress.position))  # a seek may have gone back over some
-        if boundary is not None and chunk.end >= boundary:
-            cut = bisect_left(chunk.offsets, boundary)
-            self._add(_until(chunk, cut)._replace(end=boundary))  # not the offset of the next message
+        records = _since(
+            records, bisect_left(records.offsets, self.progress.position)
+        )  # a seek may have gone back over some
+        if boundary is not None and records.end >= boundary:
+            cut = bisect_left(records.offsets, boundary)
+            self._add(_until(records, cut)._replace(end=boundary))  # not the offset of the next message
             self._extend(boundary)
             self.seal()
-            chunk = _since(chunk, cut)
-        self._add(chunk)
+            records = _since(records, cut)
+        self._add(records)
 
-    def reach(self, offset: int) -> None:
+    def advance_to(self, offset: int) -> None:
         """Account for the offsets up to `offset` that no message has: the end of a range, or of the log.
 
         Transaction markers and compaction leave such offsets; without this, lag would never be 0.
@@ -91,14 +93,14 @@ class Partition:
         """Book the first sealed batch, every event of which is accounted for, and return it."""
         batch = self.sealed.popleft()
         ledger = self.ledger
-        if batch.end <= self._counted_to:
+        if batch.end <= self._accounted_offset:
             ledger.add("replayed", batch.consumed)
         else:
             ledger.add("written", batch.rows)
-            ledger.add("dead_lettered", len(batch.letters))
+            ledger.add("dead_lettered", len(batch.dead_letters))
             ledger.add("skipped", batch.skipped)
         ledger.add("in_flight", -batch.consumed)
-        ledger.set("accounted_to", batch.end)
+        ledger.set("accounted_offset", batch.end)
         self.progress.settled(batch, self._batch_rows)
         return batch
 
@@ -109,21 +111,21 @@ class Partition:
         self.ledger.give_up_in_flight()
         self.progress.rewind()
 
-    def _add(self, chunk: Chunk) -> None:
+    def _add(self, records: RecordBatch) -> None:
         limit = self.progress.limit or self._batch_rows
         if self.progress.resuming:  # the block has to be the same, whatever --batch-rows is now
             limit = self.progress.limit or sys.maxsize
-        while chunk.payloads:
+        while records.payloads:
             batch = self.open or self._begin()
-            head = _until(chunk, limit - batch.consumed)
+            head = _until(records, limit - batch.consumed)
             self._decode(batch, head)
             if batch.consumed >= limit:
                 self.seal()
-            chunk = _since(chunk, len(head.payloads))
+            records = _since(records, len(head.payloads))
 
     def _begin(self) -> Batch:
         progress = self.progress
-        announced_ms = progress.announced_ms if progress.resuming else 0
+        intent_time_ms = progress.intent_time_ms if progress.resuming else 0
         self.open = Batch(
             self.topic,
             self.ledger.topic_id,
@@ -133,8 +135,8 @@ class Partition:
             opened=time.monotonic(),
             fields=self.fields,
             columns=[[] for _ in self.fields],
-            announced_ms=announced_ms,
-            uncertain=announced_ms > 0,
+            intent_time_ms=intent_time_ms,
+            in_doubt=intent_time_ms > 0,
             payloads=[] if progress.limit is not None else None,
         )
         return self.open
@@ -144,15 +146,15 @@ class Partition:
             batch = self.open or self._begin()
             batch.end = self.progress.position = offset
 
-    def _decode(self, batch: Batch, chunk: Chunk) -> None:
-        payloads, offsets = cast("list[bytes]", chunk.payloads), chunk.offsets
-        if None in chunk.payloads:
-            present = [i for i, payload in enumerate(chunk.payloads) if payload is not None]
+    def _decode(self, batch: Batch, records: RecordBatch) -> None:
+        payloads, offsets = cast("list[bytes]", records.payloads), records.offsets
+        if None in records.payloads:
+            present = [i for i, payload in enumerate(records.payloads) if payload is not None]
             payloads, offsets = _pick(payloads, present), _pick(offsets, present)
-            batch.skipped += len(chunk.payloads) - len(present)
+            batch.skipped += len(records.payloads) - len(present)
         decoded = decode(payloads, batch.fields)
-        batch.letters += [
-            Letter(offsets[reject.index], payloads[reject.index], reject.reason, reject.field)
+        batch.dead_letters += [
+            DeadLetter(offsets[reject.index], payloads[reject.index], reject.reason, reject.field)
             for reject in decoded.rejects
         ]
         batch.size += (size := len(b"".join(payloads)))  # a fifth of the time of adding lengths up
@@ -162,13 +164,13 @@ class Partition:
             for parts, part in zip(batch.columns, decoded.columns, strict=True):
                 parts.append(part)
             batch.offsets.append(offsets)
-            batch.arrivals.append((chunk.timestamp_ms, decoded.rows))
+            batch.arrivals.append((records.timestamp_ms, decoded.rows))
         if batch.payloads is not None:
             batch.payloads += payloads
-        count = len(chunk.payloads)
+        count = len(records.payloads)
         batch.rows += decoded.rows
         batch.consumed += count
-        batch.end = self.progress.position = chunk.end
+        batch.end = self.progress.position = records.end
         self.ledger.add("consumed", count)
         self.ledger.add("bytes", size)
         self.ledger.add("in_flight", count)
@@ -178,15 +180,17 @@ def _pick(sequence: Sequence[Any], indices: Sequence[int]) -> list[Any]:
     return [sequence[i] for i in indices]
 
 
-def _until(chunk: Chunk, count: int) -> Chunk:
+def _until(records: RecordBatch, count: int) -> RecordBatch:
     """Return the first `count` messages of a chunk."""
-    if count >= len(chunk.payloads):
-        return chunk
-    return chunk._replace(payloads=chunk.payloads[:count], offsets=chunk.offsets[:count], end=chunk.offsets[count])
+    if count >= len(records.payloads):
+        return records
+    return records._replace(
+        payloads=records.payloads[:count], offsets=records.offsets[:count], end=records.offsets[count]
+    )
 
 
-def _since(chunk: Chunk, index: int) -> Chunk:
+def _since(records: RecordBatch, index: int) -> RecordBatch:
     """Return a chunk without its first `index` messages."""
     if index == 0:
-        return chunk
-    return chunk._replace(payloads=chunk.payloads[index:], offsets=chunk.offsets[index:])
+        return records
+    return records._replace(payloads=records.payloads[index:], offsets=records.offsets[index:])

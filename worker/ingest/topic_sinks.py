@@ -12,7 +12,7 @@ from worker.sinks import Sink, open_sink
 
 
 @dataclass(slots=True, eq=False)
-class Outlet:
+class TopicSink:
     """One topic's sink, and what goes with it."""
 
     topic: str
@@ -22,21 +22,23 @@ class Outlet:
     open: bool = False
 
 
-class Outlets:
+class TopicSinks:
     """The outlets of all topics that this consumer has met."""
 
-    def __init__(self, make: Callable[[str], Outlet]) -> None:
+    def __init__(self, make: Callable[[str], TopicSink]) -> None:
         self._make = make
-        self._known: dict[str, Outlet] = {}
+        self._known: dict[str, TopicSink] = {}
 
     @classmethod
-    def by(cls, settings: Settings) -> Outlets:
+    def by(cls, settings: Settings) -> TopicSinks:
         """Return the outlets that the settings describe."""
         return cls(
-            lambda topic: Outlet(topic, open_sink(settings.of(topic)), BadRatio(settings.max_bad_ratio), Backoff())
+            lambda topic: TopicSink(
+                topic, open_sink(settings.for_topic(topic)), BadRatio(settings.max_bad_ratio), Backoff()
+            )
         )
 
-    def of(self, topic: str) -> Outlet:
+    def of(self, topic: str) -> TopicSink:
         """Return a topic's outlet, maybe not open yet."""
         known = self._known.get(topic)
         if known is None:
@@ -45,5 +47,5 @@ class Outlets:
 
     def close(self) -> None:
         """Drop all connections."""
-        for outlet in self._known.values():
-            outlet.sink.close()
+        for topic_sink in self._known.values():
+            topic_sink.sink.close()

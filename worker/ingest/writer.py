@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from worker.core.batch import Batch
 from worker.core.counters import Slot
-from worker.core.errors import ExitCode, Fatal, Rejected, Reshaped, Retryable
-from worker.kafka.dead_letters import DeadLetters
+from worker.core.errors import ExitCode, Fatal, Retryable, RowsRefused, SchemaChanged
+from worker.kafka.dead_letters import DeadLetterProducer
 from worker.sinks import Sink
 
 log = logging.getLogger(__name__)
@@ -25,25 +25,27 @@ _BACKOFF_S = 0.1
 _BACKOFF_CAP_S = 10.0
 
 
-def store(batch: Batch, sink: Sink, letters: DeadLetters, slot: Slot, topic_id: Callable[[str], str]) -> None:
+def store(
+    batch: Batch, sink: Sink, dead_letters: DeadLetterProducer, slot: Slot, topic_id: Callable[[str], str]
+) -> None:
     """Do what is still to be done for a batch; when it returns, store and dead-letter topic have acknowledged it.
 
     librdkafka does not notice that a topic was deleted and made again, and reads on at the old offset. `topic_id` asks
     what the topic's id is now: if it is still that of the batch, all of the batch was read from that topic.
     """
     if topic_id(batch.topic) != batch.topic_id:
-        raise Recreated(batch.topic)
+        raise TopicRecreated(batch.topic)
     if batch.rows and not batch.written:
         began = time.perf_counter_ns()
         _insert(batch, sink)
         slot.observe("stage_write", time.perf_counter_ns() - began)
     batch.written = True
-    if batch.letters and not batch.lettered:
-        letters.write(batch.topic, batch.partition, batch.letters)
-    batch.lettered = True
+    if batch.dead_letters and not batch.dead_letters_written:
+        dead_letters.write(batch.topic, batch.partition, batch.dead_letters)
+    batch.dead_letters_written = True
 
 
-def identify(known: set[tuple[str, str]], topic_id: Callable[[str], str]) -> None:
+def verify_topic_ids(known: set[tuple[str, str]], topic_id: Callable[[str], str]) -> None:
     """Look whether topics still have the ids that are known of them: a namesake that is as long reads as the end."""
     for topic, known_id in known:
         try:
@@ -52,7 +54,7 @@ def identify(known: set[tuple[str, str]], topic_id: Callable[[str], str]) -> Non
             log.warning("%s", unknown)
             continue
         if found != known_id:
-            raise Recreated(topic)
+            raise TopicRecreated(topic)
 
 
 def _insert(batch: Batch, sink: Sink) -> None:
@@ -62,24 +64,24 @@ def _insert(batch: Batch, sink: Sink) -> None:
     the same name, whose rows may have the same offsets. But a store refuses rows before it looks at tokens: a batch in
     doubt that is refused now, by a constraint that is new, may be there whole.
     """
-    in_doubt = batch.uncertain
-    forgotten = time.time() * 1000 - batch.announced_ms >= sink.remembers_ms
+    in_doubt = batch.in_doubt
+    forgotten = time.time() * 1000 - batch.intent_time_ms >= sink.dedup_retention_ms
     if in_doubt and forgotten and _landed(batch, sink):
         return
-    batch.uncertain = True  # until the store answers
+    batch.in_doubt = True  # until the store answers
     try:
         sink.write(batch)
-    except Reshaped:
+    except SchemaChanged:
         sink.open()
         raise
-    except Rejected:
+    except RowsRefused:
         if not (in_doubt and _landed(batch, sink)):
             raise
 
 
 def _landed(batch: Batch, sink: Sink) -> bool:
     """Whether the rows are in the store already; False where it cannot tell. Fatal where only some are."""
-    count = sink.landed(batch.topic, batch.partition, batch.start, batch.end)
+    count = sink.count_stored_rows(batch.topic, batch.partition, batch.start, batch.end)
     if not count:
         return False
     if count >= batch.rows:
@@ -92,7 +94,7 @@ def _landed(batch: Batch, sink: Sink) -> bool:
     )
 
 
-class Recreated(Fatal):
+class TopicRecreated(Fatal):
     """The topic is another one than it was: the consumer starts over, with nothing in its hands."""
 
     def __init__(self, topic: str) -> None:

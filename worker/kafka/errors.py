@@ -27,7 +27,7 @@ _NO_RIGHTS = {
 TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
-class Gone(Retryable):
+class TopicNotFound(Retryable):
     """The topic is not there (any more)."""
 
     def __init__(self, topic: str) -> None:
@@ -35,18 +35,18 @@ class Gone(Retryable):
         self.topic = topic
 
 
-def no_rights(error: KafkaError) -> bool:
+def is_auth_error(error: KafkaError) -> bool:
     """Whether an error says that this user may not, or is not let in."""
     return error.code() in _NO_RIGHTS
 
 
 def check_rights(error: KafkaError) -> None:
     """Raise Fatal where an error says that this user may not."""
-    if no_rights(error):
+    if is_auth_error(error):
         raise Fatal(f"Kafka refuses this client: {error.str()}; check {_NO_RIGHTS[error.code()]}")
 
 
-def commit_trouble(error: KafkaError) -> Retryable:
+def commit_error(error: KafkaError) -> Retryable:
     """Return what a failed commit means; raises Fatal where rights are missing."""
     check_rights(error)
     reason = "fenced" if error.code() in _EXPELLED else "connection"

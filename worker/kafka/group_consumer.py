@@ -22,11 +22,11 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
-from worker.core.batch import Chunk, Key
+from worker.core.batch import Key, RecordBatch
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
-from worker.kafka.errors import TOPIC_GONE, Gone, check_rights, commit_trouble, no_rights
-from worker.kafka.properties import consumer_properties, other_properties
+from worker.kafka.errors import TOPIC_GONE, TopicNotFound, check_rights, commit_error, is_auth_error
+from worker.kafka.properties import consumer_properties, non_consumer_properties
 from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
@@ -55,12 +55,12 @@ class ReadError(NamedTuple):
 class Read(NamedTuple):
     """One read: chunks in the order of the log, ends of partitions that were reached, errors."""
 
-    chunks: list[Chunk]
+    record_batches: list[RecordBatch]
     ends: list[tuple[str, int, int]]  # topic, partition, the offset that a reader at the end goes on at
     errors: list[ReadError]
 
 
-class Source:
+class GroupConsumer:
     """A consumer of Kafka; a member of the group once it is subscribed."""
 
     def __init__(self, settings: Settings, index: int, share: int) -> None:
@@ -73,7 +73,7 @@ class Source:
         self._consumer = Consumer(
             consumer_properties(settings, index, share), logger=logging.getLogger(LIBRDKAFKA), error_cb=self._on_error
         )
-        self._admin_properties = other_properties(settings)
+        self._admin_properties = non_consumer_properties(settings)
         self._admin = self._new_admin()
         self._closing = False
         self._several = True  # whether more than one partition is assigned
@@ -123,11 +123,13 @@ class Source:
         if not messages:
             return Read([], ends, errors)
         if not self._several:
-            return Read([_chunk(messages)], ends, errors)
+            return Read([_record_batch(messages)], ends, errors)
         runs: Iterable[Iterable[Message]] = [messages]
         if self._many_topics:
             runs = (run for _, run in groupby(messages, Message.topic))
-        return Read([_chunk(list(one)) for run in runs for _, one in groupby(run, Message.partition)], ends, errors)
+        return Read(
+            [_record_batch(list(one)) for run in runs for _, one in groupby(run, Message.partition)], ends, errors
+        )
 
     def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
         """Ask for the group's commits, the topic ids and the logs' starts; retries until `timeout`.
@@ -169,10 +171,10 @@ class Source:
         try:
             answers = self._consumer.commit(offsets=asked, asynchronous=False)
         except KafkaException as error:
-            raise commit_trouble(error.args[0]) from None
+            raise commit_error(error.args[0]) from None
         for answer in answers or ():
             if answer.error:
-                raise commit_trouble(answer.error)
+                raise commit_error(answer.error)
 
     def topic_id(self, topic: str) -> str:
         """Return the id that a topic has now; from any thread. Raises Retryable, Gone where there is none."""
@@ -185,7 +187,7 @@ class Source:
                 f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
             ) from None
         if topic not in ids:
-            raise Gone(topic)
+            raise TopicNotFound(topic)
         return ids[topic]
 
     def _new_admin(self) -> AdminClient:
@@ -248,7 +250,7 @@ class Source:
         return call
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or no_rights(error):
+        if error.fatal() or is_auth_error(error):
             try:
                 check_rights(error)
                 self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
@@ -274,11 +276,11 @@ def _keys(partitions: list[TopicPartition]) -> list[Key]:
     return [(item.topic, item.partition) for item in partitions]
 
 
-def _chunk(messages: list[Message]) -> Chunk:
+def _record_batch(messages: list[Message]) -> RecordBatch:
     first = cast(int, messages[0].offset())
     end = cast(int, messages[-1].offset()) + 1
     dense = end - first == len(messages)
     offsets = range(first, end) if dense else [cast(int, message.offset()) for message in messages]
     payloads = cast("list[bytes | None]", list(map(Message.value, messages)))
     topic, partition = messages[0].topic(), messages[0].partition()
-    return Chunk(cast(str, topic), cast(int, partition), payloads, offsets, end, messages[0].timestamp()[1])
+    return RecordBatch(cast(str, topic), cast(int, partition), payloads, offsets, end, messages[0].timestamp()[1])

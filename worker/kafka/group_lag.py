@@ -26,7 +26,7 @@ from worker.core.errors import Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.kafka.errors import check_rights
 from worker.kafka.log_ends import Ends
-from worker.kafka.properties import client_properties, other_properties, unusable
+from worker.kafka.properties import client_properties, non_consumer_properties, unusable
 from worker.kafka.topics import ANSWER_S, answer, topic_ids
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class GroupLag:
         properties["enable.auto.commit"] = False
         try:
             self._consumer = Consumer(properties, error_cb=self._on_error, logger=logging.getLogger(LIBRDKAFKA))
-            self._admin = AdminClient({**other_properties(settings), **quiet})
+            self._admin = AdminClient({**non_consumer_properties(settings), **quiet})
         except KafkaException as error:
             raise unusable(error) from None
         self._ends: dict[Key, Ends] = {}
@@ -103,7 +103,7 @@ class GroupLag:
                 if found.error is None:
                     there[topic] = len(found.partitions)
                 elif topic in self._selection.names and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise self._trouble(found.error)
+                    raise self._to_retryable(found.error)
         return {topic: there[topic] for topic in self._selection.among(there)}
 
     def _list(self, topic: str | None) -> Any:
@@ -213,12 +213,12 @@ class GroupLag:
             answer = question()
         except KafkaException as error:
             self._consumer.poll(0)  # serves error_cb, which knows the reason
-            raise self._trouble(error.args[0]) from None
+            raise self._to_retryable(error.args[0]) from None
         self._consumer.poll(0)
         self._refused = None
         return answer
 
-    def _trouble(self, error: KafkaError) -> Retryable:
+    def _to_retryable(self, error: KafkaError) -> Retryable:
         check_rights(self._refused or error)
         said, self._said = self._said or error.str(), ""
         return Retryable(said, reason="connection")

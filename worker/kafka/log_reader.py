@@ -22,7 +22,7 @@ _SILENCE_S = 60.0  # without a message where there must be some
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
-class Scan:
+class LogReader:
     """A client for one topic. `group` is whose commits `committed` tells; nothing joins it, nothing is committed.
 
     Every method may raise Retryable where the brokers do not answer, and Fatal where they refuse this client.
@@ -55,7 +55,7 @@ class Scan:
         if found.error is not None:
             if found.error.code() in _UNKNOWN:
                 return 0
-            raise self._trouble(found.error)
+            raise self._to_retryable(found.error)
         return len(found.partitions)
 
     def committed(self, count: int) -> dict[int, tuple[int | None, str]]:
@@ -64,7 +64,7 @@ class Scan:
         answers = self._ask(lambda: self._consumer.committed(asked, timeout=_TIMEOUT_S))
         for item in answers:
             if item.error is not None:
-                raise self._trouble(item.error)
+                raise self._to_retryable(item.error)
         return {item.partition: (item.offset if item.offset >= 0 else None, item.metadata or "") for item in answers}
 
     def accounted(self, count: int) -> dict[int, int | None]:
@@ -101,7 +101,7 @@ class Scan:
                 if messages:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > _SILENCE_S:
-                    raise self._trouble(self._said or KafkaError(KafkaError._TIMED_OUT))
+                    raise self._to_retryable(self._said or KafkaError(KafkaError._TIMED_OUT))
                 # What the last range left in the queue, its end above all, is not of this one.
                 messages = [message for message in messages if message.partition() == partition]
                 at_end = self._without_errors(messages)
@@ -131,7 +131,7 @@ class Scan:
             if (error := message.error()) is not None:
                 at_end = at_end or error.code() == KafkaError._PARTITION_EOF
                 if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
-                    raise self._trouble(error)
+                    raise self._to_retryable(error)
         messages[:] = [message for message in messages if message.error() is None]
         return at_end
 
@@ -140,11 +140,11 @@ class Scan:
             answer = question()
         except KafkaException as error:
             self._consumer.poll(0)  # serves error_cb, which knows the reason
-            raise self._trouble(self._said or error.args[0]) from None
+            raise self._to_retryable(self._said or error.args[0]) from None
         self._said = None
         return answer
 
-    def _trouble(self, error: KafkaError) -> Retryable:
+    def _to_retryable(self, error: KafkaError) -> Retryable:
         check_rights(error)
         return Retryable(f"{self._where}, topic {self.topic}: {error.str()}", reason="connection")
 

@@ -30,7 +30,7 @@ def client_properties(settings: Settings) -> dict[str, Any]:
     return _fit_protocol(properties)
 
 
-def other_properties(settings: Settings) -> dict[str, Any]:
+def non_consumer_properties(settings: Settings) -> dict[str, Any]:
     """Return `client_properties` without what only consumers know, of which other clients would complain."""
     return _without_consumers_own(client_properties(settings))
 

@@ -13,7 +13,7 @@ from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import Fatal, Retryable
 from worker.kafka.errors import TOPIC_GONE
-from worker.kafka.properties import other_properties
+from worker.kafka.properties import non_consumer_properties
 
 ANSWER_S = 10.0  # that an AdminClient waits for the broker
 
@@ -55,7 +55,7 @@ def each_topic(settings: Settings) -> list[Settings]:
     selection = Selection(settings)
     topics = list(selection.names)
     if selection.patterns:
-        admin = AdminClient({**other_properties(settings), "log_level": 0})
+        admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
         try:
             topics += [topic for topic in selection.among(admin.list_topics(timeout=10).topics) if topic not in topics]
         except KafkaException as error:
@@ -63,4 +63,4 @@ def each_topic(settings: Settings) -> list[Settings]:
             raise Retryable(f"Kafka at {settings.bootstrap_servers}: {said}", reason="connection") from None
     if not topics:
         raise Fatal(f"no topic on Kafka at {settings.bootstrap_servers} matches {settings.topic}")
-    return [settings.of(topic) for topic in topics]
+    return [settings.for_topic(topic) for topic in topics]

@@ -79,14 +79,14 @@ def _users(users: Mapping[str, Tree], settings: Tree) -> Tree:
 
 def _write_xml(file: Path, tree: Tree) -> None:
     root = ElementTree.Element("clickhouse")
-    _fill(root, tree)
+    _bind(root, tree)
     ElementTree.ElementTree(root).write(file)
 
 
-def _fill(element: ElementTree.Element, tree: Tree) -> None:
+def _bind(element: ElementTree.Element, tree: Tree) -> None:
     for name, value in tree.items():
         child = ElementTree.SubElement(element, name)
         if isinstance(value, Mapping):
-            _fill(child, value)
+            _bind(child, value)
         else:
             child.text = str(value)

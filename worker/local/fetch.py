@@ -89,7 +89,7 @@ def libchdb() -> Path:
     return home / "node_modules" / _CHDB_PACKAGE / "libchdb.so"
 
 
-def once(name: str, what: str, fill: Callable[[Path], None]) -> Path:
+def once(name: str, what: str, bind_columns: Callable[[Path], None]) -> Path:
     """Return the cached directory `name`; when it is missing, say `what` on stderr and `fill` it, all or nothing."""
     cache = cache_directory()
     target = cache / name
@@ -103,7 +103,7 @@ def once(name: str, what: str, fill: Callable[[Path], None]) -> Path:
             partial = cache / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            fill(partial)
+            bind_columns(partial)
             partial.rename(target)
     return target
 

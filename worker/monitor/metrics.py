@@ -25,7 +25,7 @@ from worker.core.accounts import Accounts, alive
 from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
 from worker.core.version import version_text
 from worker.kafka.properties import librdkafka_version
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
 _PLACE = ("topic", "partition")
@@ -96,13 +96,13 @@ METRICS: dict[str, Kind] = {
 class Collector:
     """All of METRICS, read at scrape time."""
 
-    def __init__(self, stats: Stats, observed: Observed, accounts: Accounts) -> None:
+    def __init__(self, stats: Stats, state: MonitorState, accounts: Accounts) -> None:
         self._stats = stats
-        self._observed = observed
+        self._state = state
         self._accounts = accounts
         self._used: list[Slot] = []
         self._build = [version_text(), platform.python_version(), librdkafka_version()]
-        settings = observed.settings
+        settings = state.settings
         self._build += [settings.topic, settings.backend, settings.group_id]
 
     def describe(self) -> list[Metric]:
@@ -131,7 +131,7 @@ class Collector:
         yield _of("worker_rejected_messages_total", rejected)
 
     def _behind(self) -> Iterator[Metric]:
-        lags = self._observed.lags
+        lags = self._state.lags
         yield _of("worker_lag_messages", {(lag.topic, str(lag.partition)): lag.messages for lag in lags})
         yield _of("worker_lag_seconds", {(lag.topic, str(lag.partition)): lag.seconds for lag in lags})
         headroom = {(lag.topic, str(lag.partition)): lag.headroom for lag in lags if lag.headroom is not None}
@@ -156,7 +156,7 @@ class Collector:
         return family
 
     def _services(self) -> Iterator[Metric]:
-        seen, settings = self._observed, self._observed.settings
+        seen, settings = self._state, self._state.settings
         ups = [slot.get("sink_up") for slot in alive(self._stats)]
         up = min(ups) if ups else seen.store_up
         yield _of("worker_sink_up", {} if up is None else {(): int(up)})
@@ -168,12 +168,12 @@ class Collector:
         yield _of("worker_devices", devices if counted else {})
 
     def _processes(self) -> Iterator[Metric]:
-        running, settings = alive(self._stats), self._observed.settings
+        running, settings = alive(self._stats), self._state.settings
         used = {(str(slot.index),): slot for slot in self._used}
         gauges = {(str(slot.index),): slot for slot in running}
         now, wall = time.monotonic_ns(), time.time_ns() - time.monotonic_ns()
         yield _of("worker_processes", {(): len(running)})
-        yield _of("worker_processes_wanted", {(): settings.processes or self._observed.partitions})
+        yield _of("worker_processes_wanted", {(): settings.processes or self._state.partitions})
         yield _of("worker_partitions_assigned", {(): sum(slot.get("assigned") for slot in running)})
         yield _of("worker_rebalances_total", {(): self._sum("rebalances")})
         yield _of("worker_restarts_total", {(): self._sum("restarts")})

@@ -27,9 +27,9 @@ from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
 from worker.monitor.http import Request, Response, Server
 from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.report import Report
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 from worker.monitor.status import Status
-from worker.monitor.unowned_partitions import Orphans
+from worker.monitor.unowned_partitions import UnownedPartitions
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ class Monitor:
         self._refused: set[str] = set()  # topics that match, but cannot be read
         self._targets: dict[Key, int] | None = None  # the ends to reach
         self._finished = False  # whether they are
-        self._seen = Observed(settings)
+        self._seen = MonitorState(settings)
         self._report = Report(self._seen)
-        self._orphans = Orphans()
+        self._unowned = UnownedPartitions()
         self._accounts = Accounts(stats)
         self._sums = self._accounts.read()
         self._exposition = Exposition(Collector(stats, self._seen, self._accounts))
@@ -96,7 +96,7 @@ class Monitor:
 
     async def _work(self) -> None:
         counts = await self._find_topics()
-        self._seen.trouble = f"starting: waiting for {self._settings.backend}"
+        self._seen.error = f"starting: waiting for {self._settings.backend}"
         for topic in counts:
             await self._report.open(topic, self._complain)
         self._call_roll(counts)
@@ -105,7 +105,7 @@ class Monitor:
             self._see(await self._patiently(self._refresh, counts), counts)
         if not self._finished:
             self._tell_partitions(sum(counts.values()))
-        self._seen.trouble = ""
+        self._seen.error = ""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(counts))
             tasks.create_task(self._report.run())
@@ -148,9 +148,9 @@ class Monitor:
 
     def _call_roll(self, there: Iterable[str]) -> None:
         """Tell the consumers which topics to read, where that is news: those that are named or were found."""
-        roster = [*dict.fromkeys([*self._selection.names, *there])]
-        if self._stats.roster.read()[1] != roster:
-            self._stats.roster.write(roster)
+        topic_list = [*dict.fromkeys([*self._selection.names, *there])]
+        if self._stats.topic_list.read()[1] != topic_list:
+            self._stats.topic_list.write(topic_list)
 
     async def _admit(self, topic: str, known: Iterable[str]) -> bool:
         """Whether a topic that has appeared can be read; it must not stop the others."""
@@ -192,7 +192,7 @@ class Monitor:
         self._complain(f"Kafka at {self._settings.bootstrap_servers} does not answer: {_plain(error)}")
 
     def _complain(self, text: str) -> None:
-        self._seen.trouble = text
+        self._seen.error = text
         log.warning("%s; still trying", text)  # the log shows the same line once a minute
 
     # the group
@@ -224,26 +224,26 @@ class Monitor:
                     self._retention = await self._blocking(self._lag.retention, list(counts))
             self._sums = self._accounts.read()
             self._seen.see_progress(self._stats, self._sums.accounted)
-            if self._seen.store_up and (orphans := self._orphans.look(self._seen.lags, self._sums.owner)):
-                self._share_out_anew(orphans)
+            if self._seen.store_up and (unowned := self._unowned.look(self._seen.lags, self._sums.owner)):
+                self._share_out_anew(unowned)
             self._status.sample(self._sums)
             await asyncio.sleep(max(tick / 4, tick - (loop.time() - started)))
 
-    def _share_out_anew(self, orphans: list[Key]) -> None:
+    def _share_out_anew(self, unowned: list[Key]) -> None:
         """Have the consumers subscribe again: the group then shares its partitions out."""
-        names = ", ".join(f"{topic}[{partition}]" for topic, partition in orphans[:10])
+        names = ", ".join(f"{topic}[{partition}]" for topic, partition in unowned[:10])
         log.warning(
             "%d partitions have unread events, no consumer of this worker, and no commits: asking the group to share "
             "its partitions out anew (%s)",
-            len(orphans),
-            names + (" …" if len(orphans) > 10 else ""),
+            len(unowned),
+            names + (" …" if len(unowned) > 10 else ""),
         )
-        self._stats.roster.write(self._stats.roster.read()[1])
+        self._stats.topic_list.write(self._stats.topic_list.read()[1])
 
     def _see(self, lags: list[PartitionLag], counts: dict[str, int]) -> None:
         self._seen.see_lags(lags, counts)
         gone = [topic for topic in self._selection.names if topic not in counts]
-        self._seen.trouble = f"topic {', '.join(gone)} is gone" if gone else ""
+        self._seen.error = f"topic {', '.join(gone)} is gone" if gone else ""
         if not self._finished and self._reached(lags):
             self._finished = True
             self._tell("finished")
@@ -277,7 +277,7 @@ class Monitor:
         return Response(f"{reason}\n".encode(), status=503) if reason else Response(b"ready\n")
 
     def _tell_partitions(self, count: int) -> None:
-        self._stats.roster.partitions = count  # first: the consumers that the parent now forks look at it
+        self._stats.topic_list.partitions = count  # first: the consumers that the parent now forks look at it
         self._tell(f"partitions {count}")
 
     def _tell(self, line: str) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from worker.core.errors import Fatal, Retryable
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 from worker.sinks import Sink, open_sink, uncounted
 from worker.sinks.counting import count_devices, report
 
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 class Report:
     """Connections to the store with a thread of their own: the event loop never waits for them."""
 
-    def __init__(self, seen: Observed) -> None:
+    def __init__(self, seen: MonitorState) -> None:
         self._seen = seen
         self._interval = seen.settings.report_interval
         self._thread = ThreadPoolExecutor(1, "store")
@@ -47,7 +47,7 @@ class Report:
 
     async def admit(self, topic: str) -> None:
         """Connect and make the topic's table; from now on it is reported. Raises Retryable and Fatal."""
-        sink = open_sink(self._seen.settings.of(topic))
+        sink = open_sink(self._seen.settings.for_topic(topic))
         try:
             await self._blocking(sink.open)
         except (Retryable, Fatal):

@@ -18,7 +18,7 @@ _PROGRESS_S = 60.0
 
 
 @dataclass(slots=True)
-class Observed:
+class MonitorState:
     """Seen by the monitor's loop, read by its pages. Instants are time.monotonic()."""
 
     settings: Settings
@@ -30,7 +30,7 @@ class Observed:
     devices_by_topic: dict[str, int] = field(default_factory=dict)
     devices_at: float = 0.0
     store_up: bool | None = None  # whether the last count was answered
-    trouble: str = "starting: waiting for Kafka"  # the monitor's own, empty without any
+    error: str = "starting: waiting for Kafka"  # the monitor's own, empty without any
     progress_at: float | None = None  # when events were last accounted for, or the group's commits last moved
     _progress: tuple[int, int] = (0, 0)
     _lags: dict[Key, tuple[float, PartitionLag]] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class Observed:
         """Return why no progress is being made, or nothing where there is some, or nothing left to do."""
         now = self.now()
         if not any(now - slot.get("heartbeat_ns") / 1e9 < _BEAT_S for slot in alive(stats)):
-            return self.trouble or ("starting" if self.starting else f"no consumer has shown life for {_BEAT_S:g} s")
+            return self.error or ("starting" if self.starting else f"no consumer has shown life for {_BEAT_S:g} s")
         if not self.partitions:
-            return self.trouble or "the topic is gone"
+            return self.error or "the topic is gone"
         if not self.lags:
             if self.kafka_up is False:
                 return "Kafka does not answer, so the lag is not known"

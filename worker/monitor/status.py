@@ -14,7 +14,7 @@ from worker.core.accounts import Accounts, Sums, alive
 from worker.core.counters import Slot, Stats
 from worker.core.version import version_text
 from worker.monitor.http import Request, Response
-from worker.monitor.state import Observed
+from worker.monitor.state import MonitorState
 
 _HISTORY_S = 900
 _EVERY_S = 2.0
@@ -27,9 +27,9 @@ HISTORY = ("time", "consumed_per_s", "written_per_s", "dead_lettered_per_s", "la
 class Status:
     """A bounded history, sampled by the monitor's loop, and the two pages made of it."""
 
-    def __init__(self, stats: Stats, observed: Observed, accounts: Accounts) -> None:
+    def __init__(self, stats: Stats, state: MonitorState, accounts: Accounts) -> None:
         self._stats = stats
-        self._observed = observed
+        self._state = state
         self._accounts = accounts
         self._started = time.time()
         self._history: deque[tuple[float | None, ...]] = deque(maxlen=int(_HISTORY_S / _EVERY_S))
@@ -47,18 +47,18 @@ class Status:
         for slot in self._stats.used():
             if slot.get("error_ns"):
                 self._note(f"consumer {slot.index}", slot.get("error_ns"), slot.error())
-        self._note("monitor", self._observed.trouble, self._observed.trouble)
+        self._note("monitor", self._state.error, self._state.error)
         if now - self._sampled < _EVERY_S:
             return
         self._sampled = now
-        rates, lags = self._rates(), self._observed.lags
+        rates, lags = self._rates(), self._state.lags
         self._history.append(
             (
                 round(time.time(), 1),
                 *(rates[account] for account in ("consumed", "written", "dead_lettered")),
                 sum(lag.messages for lag in lags) if lags else None,
                 round(max(lag.seconds for lag in lags), 1) if lags else None,
-                self._observed.devices if self._observed.store_up else None,
+                self._state.devices if self._state.store_up else None,
                 len(running),
             )
         )
@@ -77,7 +77,7 @@ class Status:
 
     def now(self, since: float = 0.0) -> dict[str, Any]:
         """Return the present as plain data."""
-        seen, settings = self._observed, self._observed.settings
+        seen, settings = self._state, self._state.settings
         lags, running, sums = seen.lags, alive(self._stats), self._accounts.read()
         ups = [slot.get("sink_up") for slot in running]
         return {

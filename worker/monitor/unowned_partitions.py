@@ -18,7 +18,7 @@ _STILL_S = 30.0  # longer than a session: who was killed holds its partitions so
 _CAP_S = 600.0
 
 
-class Orphans:
+class UnownedPartitions:
     """Finds partitions with unread events that no consumer of this supervisor owns, and whose commit stands still."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -38,11 +38,11 @@ class Orphans:
             key: known if (known := self._since.get(key)) and known[0] == position else (position, now)
             for key, position in waiting.items()
         }
-        orphans = [key for key, (_, since) in self._since.items() if now - since >= _STILL_S]
-        if not orphans:
+        unowned = [key for key, (_, since) in self._since.items() if now - since >= _STILL_S]
+        if not unowned:
             self._pause = _STILL_S
-        if not orphans or now < self._due:
+        if not unowned or now < self._due:
             return []
         self._due = now + self._pause
         self._pause = min(2 * self._pause, _CAP_S)
-        return sorted(orphans)
+        return sorted(unowned)

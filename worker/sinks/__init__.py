@@ -20,7 +20,7 @@ class Sink(Protocol):
         """Whether the same range may be written twice and is counted once; known once open."""
 
     @property
-    def remembers_ms(self) -> float:
+    def dedup_retention_ms(self) -> float:
         """How long the store surely drops a range that it has already; known once open."""
 
     def open(self) -> None:
@@ -33,7 +33,7 @@ class Sink(Protocol):
         Reshaped where the store no longer has the shape that the batch was formed for.
         """
 
-    def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
+    def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return how many rows of the offsets [start, end) the store already has; None where it cannot tell."""
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:

@@ -19,7 +19,7 @@ def count_devices(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[dict[s
     by_topic = {topic: count for topic, count in counted.items() if count is not None}
     if not others:
         return by_topic, counted[first]
-    return by_topic, sink.devices(*(settings.of(topic) for topic, _ in others))
+    return by_topic, sink.devices(*(settings.for_topic(topic) for topic, _ in others))
 
 
 def report(settings: Settings, by_topic: Mapping[str, int], together: int) -> list[str]:

@@ -17,7 +17,7 @@ from tests.support.kit import Service
 from worker.decoding.timestamps import to_iso
 from worker.local import start_clickhouse
 from worker.sinks.clickhouse.connection import address, connect
-from worker.sinks.clickhouse.insert import SchemaChanged, insert_block
+from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
 from worker.sinks.clickhouse.types import codec, constant, offsets
 
 SYNC = {"async_insert": 0}
@@ -52,11 +52,11 @@ def send(
     insert_block(client, f"INSERT INTO {table} ({names}) VALUES", {**SYNC, **options}, header, len(columns[0]), data)
 
 
-def send_chunks(client: Client, table: str, kind: str, chunks: list[list[Any]]) -> None:
+def send_chunks(client: Client, table: str, kind: str, record_batches: list[list[Any]]) -> None:
     """Insert numbered values of one type, chunk by chunk into one block."""
-    rows = sum(map(len, chunks))
+    rows = sum(map(len, record_batches))
     one = codec(kind)
-    data = [offsets("Int64", [range(rows)]), one.encode([one.convert(chunk) for chunk in chunks])]
+    data = [offsets("Int64", [range(rows)]), one.encode([one.convert(records) for records in record_batches])]
     header = [("i", "Int64"), ("c", one.type)]
     insert_block(client, f"INSERT INTO {table} (i, c) VALUES", SYNC, header, rows, data)
 
@@ -68,10 +68,10 @@ def test_values_come_back_as_the_server_reads_them_from_json(client: Client, tab
 
     @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.lists(VALUES[kind], max_size=12), min_size=1, max_size=3))
-    def check(chunks: list[list[Any]]) -> None:
+    def check(record_batches: list[list[Any]]) -> None:
         client.execute(f"TRUNCATE TABLE {table}")
-        send_chunks(client, table, described, chunks)
-        values = [value for chunk in chunks for value in chunk]
+        send_chunks(client, table, described, record_batches)
+        values = [value for records in record_batches for value in records]
         text = b"\n".join(orjson.dumps({"i": i, "c": value}) for i, value in enumerate(values)).decode()
         stored = client.execute(f"SELECT toJSONString(c) FROM {table} ORDER BY i")
         assert len(stored) == len(values)
@@ -118,14 +118,14 @@ def test_a_block_of_many_chunks_arrives_whole(client: Client, table: str) -> Non
     """Several times larger than the driver's buffers."""
     create(client, table, "t LowCardinality(String), p Int32, o Int64, s String, l LowCardinality(String)")
     rows = 100_000
-    chunks = [range(start, start + 1000) for start in range(0, rows, 1000)]
+    record_batches = [range(start, start + 1000) for start in range(0, rows, 1000)]
     texts, low = codec("String"), codec("LowCardinality(String)")
     data = [
         constant("LowCardinality(String)", "topic", rows),
         constant("Int32", 7, rows),
-        offsets("Int64", chunks),
-        texts.encode([texts.convert([str(number) * 20 for number in chunk]) for chunk in chunks]),
-        low.encode([low.convert([str(number % 700) for number in chunk]) for chunk in chunks]),
+        offsets("Int64", record_batches),
+        texts.encode([texts.convert([str(number) * 20 for number in records]) for records in record_batches]),
+        low.encode([low.convert([str(number % 700) for number in records]) for records in record_batches]),
     ]
     header = [("t", "LowCardinality(String)"), ("p", "Int32"), ("o", "Int64"), ("s", "String"), low_header("l")]
     insert_block(client, f"INSERT INTO {table} (t, p, o, s, l) VALUES", SYNC, header, rows, data)
@@ -187,7 +187,7 @@ def test_a_table_that_was_altered_is_noticed_before_anything_is_sent(
     header = [("a", "Int8"), ("b", "Int8")]
     send(client, table, header, [[1], [2]])
     client.execute(f"ALTER TABLE {table} {change}")
-    with pytest.raises(SchemaChanged, match=message):
+    with pytest.raises(BlockMismatch, match=message):
         send(client, table, header, [[3], [4]])
     assert client.execute(f"SELECT a FROM {table}") == [(1,)]
 

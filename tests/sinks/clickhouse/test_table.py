@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.sinks.clickhouse.table import Column, counted, fill
+from worker.sinks.clickhouse.table import Column, bind_columns, counted
 
 TABLE = [
     Column("time", "DateTime64(3)"),
@@ -20,7 +20,7 @@ TABLE = [
 
 
 def test_a_column_is_filled_from_the_field_of_its_name_and_the_rest_is_the_servers() -> None:
-    found = fill(TABLE, {})
+    found = bind_columns(TABLE, {})
     assert [(one.column, one.field.path, one.field.required) for one in found] == [
         ("time", ("time",), True),
         ("request.user", ("request", "user"), False),
@@ -28,7 +28,7 @@ def test_a_column_is_filled_from_the_field_of_its_name_and_the_rest_is_the_serve
 
 
 def test_map_names_another_field_also_for_columns_with_a_default() -> None:
-    found = fill(TABLE, {"time": "@timestamp", "size": "response.bytes", "raw": r"a\.b"})
+    found = bind_columns(TABLE, {"time": "@timestamp", "size": "response.bytes", "raw": r"a\.b"})
     assert [(one.column, one.field.name, one.field.path) for one in found] == [
         ("time", "@timestamp", ("@timestamp",)),
         ("request.user", "request.user", ("request", "user")),
@@ -49,15 +49,15 @@ def test_map_names_another_field_also_for_columns_with_a_default() -> None:
 )
 def test_a_mapping_that_cannot_be_is_refused_with_what_to_do(mapped: dict[str, str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        fill(TABLE, mapped)
+        bind_columns(TABLE, mapped)
 
 
 def test_a_table_without_a_column_to_fill_and_a_type_that_is_not_supported_are_refused() -> None:
     with pytest.raises(ValueError, match="no column that an event could fill"):
-        fill(TABLE[2:], {})
+        bind_columns(TABLE[2:], {})
     with pytest.raises(ValueError, match="column v: type Dynamic is not supported; give it a DEFAULT, or another type"):
-        fill([Column("v", "Dynamic")], {})
-    assert fill([Column("v", "Dynamic", "DEFAULT"), *TABLE], {}) == fill(TABLE, {})
+        bind_columns([Column("v", "Dynamic")], {})
+    assert bind_columns([Column("v", "Dynamic", "DEFAULT"), *TABLE], {}) == bind_columns(TABLE, {})
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_table_without_a_column_to_fill_and_a_type_that_is_not_supported_are_r
     ],
 )
 def test_what_is_counted_is_the_column_that_the_field_fills(field: str, mapped: dict[str, str], column: str) -> None:
-    assert counted(TABLE, fill(TABLE, mapped), field) == column
+    assert counted(TABLE, bind_columns(TABLE, mapped), field) == column
 
 
 def test_a_table_for_device_events_has_to_hold_them_and_another_need_not() -> None:
@@ -82,7 +82,7 @@ def test_a_table_for_device_events_has_to_hold_them_and_another_need_not() -> No
     with pytest.raises(
         ValueError, match="column timestamp is UInt64, which cannot hold an event's timestamp; its type"
     ):
-        fill(table, {})
-    assert fill(table[:2], {})
-    assert fill(table, {"timestamp": "at"})
-    assert fill([Column("timestamp", "Nullable(DateTime64(3))"), *table[1:]], {})
+        bind_columns(table, {})
+    assert bind_columns(table[:2], {})
+    assert bind_columns(table, {"timestamp": "at"})
+    assert bind_columns([Column("timestamp", "Nullable(DateTime64(3))"), *table[1:]], {})

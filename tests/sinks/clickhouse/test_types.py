@@ -43,9 +43,9 @@ FOREIGN: st.SearchStrategy[Any] = st.sampled_from(
 )
 
 
-def encoded(kind: str, *chunks: list[Any]) -> bytes:
+def encoded(kind: str, *record_batches: list[Any]) -> bytes:
     one = codec(kind)
-    return one.encode([one.convert(chunk) for chunk in chunks])
+    return one.encode([one.convert(records) for records in record_batches])
 
 
 def by_driver(kind: str, values: Sequence[Any]) -> bytes:
@@ -191,12 +191,12 @@ def test_a_constant_is_the_value_in_every_row(rows: int) -> None:
 
 
 def test_offsets_may_be_ranges_or_lists_in_any_integer_column() -> None:
-    chunks = [range(5, 8), [10, 1 << 40]]
+    record_batches = [range(5, 8), [10, 1 << 40]]
     expected = struct.pack("<5q", 5, 6, 7, 10, 1 << 40)
-    assert offsets("Int64", chunks) == offsets("UInt64", chunks) == expected
+    assert offsets("Int64", record_batches) == offsets("UInt64", record_batches) == expected
     assert offsets("Int128", [range(2)]) == struct.pack("<4q", 0, 0, 1, 0)
     with pytest.raises(OverflowError):
-        offsets("Int32", chunks)
+        offsets("Int32", record_batches)
 
 
 def test_a_type_as_describe_breaks_it_into_lines_is_on_one_line() -> None:

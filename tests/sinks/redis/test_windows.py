@@ -64,23 +64,23 @@ def test_a_span_that_no_slices_make_up_is_refused() -> None:
 
 moments = st.integers(DAY - 200_000, DAY + 200_000)
 values = st.sampled_from(["NL", "DE", "a:b", "", 3, "3", "ü", "x" * 80, "%"])
-chunks = st.lists(st.lists(st.tuples(moments, st.integers(0, 20), values), min_size=1, max_size=20), max_size=4)
+record_batches = st.lists(st.lists(st.tuples(moments, st.integers(0, 20), values), min_size=1, max_size=20), max_size=4)
 
 
 @settings(deadline=None)
-@given(chunks, names, st.booleans())
-def test_each_key_has_the_devices_of_its_slice_and_value(chunks: list[Any], wanted: set[str], by: bool) -> None:
+@given(record_batches, names, st.booleans())
+def test_each_key_has_the_devices_of_its_slice_and_value(record_batches: list[Any], wanted: set[str], by: bool) -> None:
     options = {"windows": ",".join(wanted), "by": "country" if by else ""}
     sink = RedisSink(load({"topic": "t", **options}, {})[0])
     kept = keys(**options)
     columns: list[list[Any]] = [[] for _ in sink.fields]
     expected: dict[str, set[str]] = defaultdict(set)
     labels = Labels()
-    for chunk in chunks:
-        events = [{"timestamp": moment, "device_ip": f"d{device}", "country": v} for moment, device, v in chunk]
+    for records in record_batches:
+        events = [{"timestamp": moment, "device_ip": f"d{device}", "country": v} for moment, device, v in records]
         for parts, part in zip(columns, decode(list(map(orjson.dumps, events)), sink.fields).columns, strict=True):
             parts.append(part)
-        for moment, device, value in chunk:
+        for moment, device, value in records:
             for label in {"", labels[value]} if by else {""}:
                 tail = f":country={label}" if label else ""
                 expected[f"devices:{{t}}{tail}"].add(f"d{device}")

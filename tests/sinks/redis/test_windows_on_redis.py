@@ -106,8 +106,8 @@ def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
     ]:
         found = counted(job, since, until, "--by", "country")
         assert sorted(found) == expected(client, within(events, since, until))
-    (letter,) = job.letters()
-    assert letter.reason == "missing_field"
+    (dead_letter,) = job.dead_letters()
+    assert dead_letter.reason == "missing_field"
     with run_worker("verify", *job.arguments(*BY_COUNTRY)) as worker:
         assert worker.wait() == 0, worker.tail()
 

@@ -11,14 +11,14 @@ from contextlib import closing
 from typing import TextIO
 
 from worker.commands.check.clickhouse import look_at_clickhouse
-from worker.commands.check.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.commands.check.finding import Finding, Stored, fail, fail_with, ok, warn
 from worker.commands.check.kafka import look_at_kafka
 from worker.commands.check.redis import look_at_redis
 from worker.commands.check.sample import judge
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import ExitCode, WorkerError
-from worker.kafka.log_reader import Scan
+from worker.kafka.log_reader import LogReader
 
 _SAMPLE = 100  # events at most
 _FEW_ROWS = 1000
@@ -43,24 +43,24 @@ def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Fin
     yield from look_at_kafka(settings, create, partitions, readable)
     look = look_at_redis if settings.backend == "redis" else look_at_clickhouse
     for topic in dict.fromkeys([*Selection(settings).names, *readable]):
-        one, fields = settings.of(topic), list[Stored]()
+        one, fields = settings.for_topic(topic), list[Stored]()
         yield from look(one, create, fields)
         if topic in readable and fields:
             try:
                 yield from judge(_sample(one), fields, one.table, "" if settings.one_topic else f" of {topic}")
             except WorkerError as error:
-                yield trouble("sample", error)
+                yield fail_with("sample", error)
     yield from _options(settings)
 
 
 def _sample(settings: Settings) -> list[bytes]:
     """Return the newest events, as many of each partition."""
     payloads: list[bytes] = []
-    with closing(Scan(settings, settings.topic)) as scan:
-        count = scan.partitions()
+    with closing(LogReader(settings, settings.topic)) as log_reader:
+        count = log_reader.partitions()
         for partition in range(min(count, _SAMPLE)):
-            low, high = scan.bounds(partition)
-            for messages in scan.read(partition, max(low, high - max(1, _SAMPLE // count)), high):
+            low, high = log_reader.bounds(partition)
+            for messages in log_reader.read(partition, max(low, high - max(1, _SAMPLE // count)), high):
                 payloads += [payload for message in messages if (payload := message.value()) is not None]
     return payloads
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from clickhouse_driver import Client, errors
 
-from worker.commands.check.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.commands.check.finding import Finding, Stored, fail, fail_with, ok, warn
 from worker.config.settings import Settings
 from worker.core.errors import WorkerError
 from worker.sinks import uncounted
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
-from worker.sinks.clickhouse.sink import ClickHouseSink, Obstacle
+from worker.sinks.clickhouse.sink import ClickHouseSink, ExactlyOnceBlocker
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers that do not know CHECK GRANT
@@ -111,27 +111,27 @@ def _shape(settings: Settings, client: _Client, name: str, exists: bool, fields:
         with closing(sink):
             sink.open()
     except WorkerError as error:
-        yield trouble("table", error)
+        yield fail_with("table", error)
         return
     database, _, table = name.partition(".")
     engine = client.value(f"SELECT engine FROM system.tables WHERE database = '{database}' AND name = '{table}'")
-    stored = [Stored(one.field, one.column, one.codec.type) for one in sink.filled]
-    filled = ", ".join(map(str, stored))
-    yield ok("table", f"{name} {'exists' if exists else 'was made'} ({engine}); filled: {filled}")
+    stored = [Stored(one.field, one.column, one.codec.type) for one in sink.bindings]
+    bindings = ", ".join(map(str, stored))
+    yield ok("table", f"{name} {'exists' if exists else 'was made'} ({engine}); filled: {bindings}")
     yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
-    yield _promise(asked, sink.obstacles)
+    yield _promise(asked, sink.blockers)
     fields += stored
 
 
-def _promise(asked: str, obstacles: Sequence[Obstacle]) -> Finding:
+def _promise(asked: str, blockers: Sequence[ExactlyOnceBlocker]) -> Finding:
     """Say whether the table is written exactly once, and if not why."""
     if asked == "at-least-once":
         return ok("delivery", "at-least-once, as --delivery says")
-    if not obstacles:
+    if not blockers:
         return ok("delivery", "exactly-once is possible")
-    faults = " and ".join(obstacle.fault for obstacle in obstacles)
+    faults = " and ".join(obstacle.fault for obstacle in blockers)
     level = fail if asked == "exactly-once" else warn
-    return level("delivery", f"only at-least-once: {faults}", "; ".join(obstacle.fix for obstacle in obstacles))
+    return level("delivery", f"only at-least-once: {faults}", "; ".join(obstacle.fix for obstacle in blockers))
 
 
 def _with_timeouts(url: str) -> str:

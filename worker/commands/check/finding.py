@@ -46,7 +46,7 @@ def fail(what: str, found: str, fix: str) -> Finding:
     return Finding("FAIL", what, found, fix)
 
 
-def trouble(what: str, error: WorkerError, fix: str = "") -> Finding:
+def fail_with(what: str, error: WorkerError, fix: str = "") -> Finding:
     """Return what the worker's own error means; without a fix of ours it is the advice that its text ends with."""
     text, _, advice = str(error).partition("; ")
     return fail(what, str(error) if fix else text, fix or advice or "see the server's log")

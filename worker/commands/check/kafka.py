@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from worker.commands.check.finding import Finding, fail, ok, trouble, warn
+from worker.commands.check.finding import Finding, fail, fail_with, ok, warn
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import Retryable, WorkerError
@@ -37,7 +37,7 @@ def look_at_kafka(settings: Settings, create: bool, partitions: int, readable: l
     try:
         lag = GroupLag(settings)
     except WorkerError as error:
-        yield trouble("Kafka", error)
+        yield fail_with("Kafka", error)
         return
     with closing(lag):
         try:
@@ -67,14 +67,14 @@ def look_at_kafka(settings: Settings, create: bool, partitions: int, readable: l
             yield _partitions(settings, counts)
             for topic in counts:
                 yield from _topic(admin, topic)
-                yield from _dead_letters(admin, settings.of(topic), create)
+                yield from _dead_letters(admin, settings.for_topic(topic), create)
             yield from _group(admin, settings)
             yield from _retention(lag, settings, counts)
             readable += counts
         except KafkaException as error:
             yield fail("Kafka", error.args[0].str(), "the rights of this client (kafka-acls.sh), or the broker's log")
         except WorkerError as error:
-            yield trouble("Kafka", error)
+            yield fail_with("Kafka", error)
 
 
 def _unreachable(settings: Settings, error: WorkerError) -> Finding:
@@ -83,7 +83,7 @@ def _unreachable(settings: Settings, error: WorkerError) -> Finding:
         if "security.protocol" in str(error) or "Disconnected" in str(error):
             hint += ", or -X security.protocol=… as the listener wants it"
         return fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)
-    return trouble("Kafka", error)
+    return fail_with("Kafka", error)
 
 
 def _create(admin: AdminClient, topic: str, partitions: int, config: dict[str, str]) -> None:
@@ -257,7 +257,7 @@ def _retention(lag: GroupLag, settings: Settings, counts: Mapping[str, int]) -> 
     for topic in counts:
         whose = "" if settings.one_topic else f" of {topic}"
         own = [one for one in lags if one.topic == topic]
-        yield from _room(settings.of(topic), own, retention.get(topic, Retention()), whose)
+        yield from _room(settings.for_topic(topic), own, retention.get(topic, Retention()), whose)
 
 
 def _room(settings: Settings, lags: list[PartitionLag], retention: Retention, whose: str) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from redis import exceptions
 
-from worker.commands.check.finding import Finding, Stored, fail, ok, trouble, warn
+from worker.commands.check.finding import Finding, Stored, fail, fail_with, ok, warn
 from worker.config.settings import Settings
 from worker.core.errors import Retryable, WorkerError
 from worker.sinks.redis.nodes import CREDENTIALS_ADVICE, Node
@@ -35,7 +35,7 @@ def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> It
             yield fail("Redis", f"{node.where}: {error}", "correct the options in --redis-url")
             return
         except Exception as error:
-            yield _unreachable(node, node.trouble(error))
+            yield _unreachable(node, node.to_retryable(error))
             return
         yield ok("Redis", f"{node.where} answers")
         yield _writable(client, keys)
@@ -101,7 +101,7 @@ def _counted(settings: Settings, key: str) -> Finding:
         except WorkerError as error:
             if getattr(error, "reason", "") == "wrong_type":
                 return fail("key", f"{key} is no HyperLogLog", f"--redis-key another, or RENAME {key} …")
-            return trouble("key", error)
+            return fail_with("key", error)
 
 
 def _server(client: redis.Redis, windows: bool) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from worker.commands.dlq.letters import StoredLetter, read_letters
+from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
 from worker.commands.dlq.sender import replay
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode
@@ -15,13 +15,13 @@ from worker.core.errors import ExitCode
 __all__ = ["count_letters", "list_letters", "replay"]
 
 
-def list_letters(settings: Settings, *, reason: str | None, limit: int, payload: bool, out: TextIO) -> int:
+def list_dead_letters(settings: Settings, *, reason: str | None, limit: int, payload: bool, out: TextIO) -> int:
     """Print one line per letter, oldest first, and how many more there are; payloads only if asked for."""
     others: Counter[str] = Counter()
     more = 0
-    for number, letter in enumerate(_of_group(settings, reason, others)):
+    for number, dead_letter in enumerate(_of_group(settings, reason, others)):
         if number < limit:
-            print(_line(letter, payload), file=out)
+            print(_line(dead_letter, payload), file=out)
         else:
             more += 1
     if more:
@@ -30,19 +30,19 @@ def list_letters(settings: Settings, *, reason: str | None, limit: int, payload:
     return ExitCode.OK
 
 
-def count_letters(settings: Settings, *, out: TextIO) -> int:
+def count_dead_letters(settings: Settings, *, out: TextIO) -> int:
     """Print how many letters there are by reason, field and origin partition, and in all."""
     reasons: Counter[str] = Counter()
     partitions: Counter[int] = Counter()
     origins: set[tuple[int, int]] = set()
     size, first, last = 0, 0, 0
     others: Counter[str] = Counter()
-    for letter in _of_group(settings, None, others):
-        reasons[letter.reason + (f" {letter.field}" if letter.field else "")] += 1
-        partitions[letter.partition] += 1
-        origins.add((letter.partition, letter.offset))
-        size += len(letter.payload)
-        first, last = min(first or letter.time_ms, letter.time_ms), max(last, letter.time_ms)
+    for dead_letter in _of_group(settings, None, others):
+        reasons[dead_letter.reason + (f" {dead_letter.field}" if dead_letter.field else "")] += 1
+        partitions[dead_letter.partition] += 1
+        origins.add((dead_letter.partition, dead_letter.offset))
+        size += len(dead_letter.payload)
+        first, last = min(first or dead_letter.time_ms, dead_letter.time_ms), max(last, dead_letter.time_ms)
     for name, count in reasons.most_common():
         print(f"{name}: {count}", file=out)
     for partition, count in sorted(partitions.items()):
@@ -54,15 +54,15 @@ def count_letters(settings: Settings, *, out: TextIO) -> int:
     return ExitCode.OK
 
 
-def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> Iterator[StoredLetter]:
+def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> Iterator[StoredDeadLetter]:
     """Yield the letters of the topic and the group; count those that other groups have written of the topic."""
-    for letter in read_letters(settings):
-        if reason not in (None, letter.reason):
+    for dead_letter in read_dead_letters(settings):
+        if reason not in (None, dead_letter.reason):
             continue
-        if letter.concerns(settings):
-            yield letter
-        elif letter.topic == settings.topic:
-            others[letter.group] += 1
+        if dead_letter.concerns(settings):
+            yield dead_letter
+        elif dead_letter.topic == settings.topic:
+            others[dead_letter.group] += 1
 
 
 def _say_others(others: Counter[str], out: TextIO) -> None:
@@ -70,16 +70,16 @@ def _say_others(others: Counter[str], out: TextIO) -> None:
         print(f"left out: {count} letters of another group (--group-id {group})", file=out)
 
 
-def _line(letter: StoredLetter, payload: bool) -> str:
+def _line(dead_letter: StoredDeadLetter, payload: bool) -> str:
     """Return a letter in one line; a payload as Python writes bytes, so that it cannot speak to the terminal."""
     words = [
-        f"{letter.topic}[{letter.partition}]@{letter.offset}",
-        letter.reason,
-        letter.field or "-",
-        _time(letter.time_ms),
-        f"{len(letter.payload)} bytes",
+        f"{dead_letter.topic}[{dead_letter.partition}]@{dead_letter.offset}",
+        dead_letter.reason,
+        dead_letter.field or "-",
+        _time(dead_letter.time_ms),
+        f"{len(dead_letter.payload)} bytes",
     ]
-    return "  ".join(words + ([repr(letter.payload)[2:-1]] if payload else []))
+    return "  ".join(words + ([repr(dead_letter.payload)[2:-1]] if payload else []))
 
 
 def _time(ms: int) -> str:

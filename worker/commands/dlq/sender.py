@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self, TextIO
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from worker.commands.dlq.letters import StoredLetter, read_letters
+from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.errors import check_rights
-from worker.kafka.log_reader import Scan
+from worker.kafka.log_reader import LogReader
 from worker.kafka.properties import client_properties
 
 _VERSION = "r1"
@@ -44,17 +44,18 @@ class Place(NamedTuple):
         """Return the commit's metadata."""
         return ";".join([_VERSION, *(f"{reason}={end}" for reason, end in sorted(self.reasons.items()))])
 
-    def passed(self, letter: StoredLetter) -> bool:
+    def passed(self, dead_letter: StoredDeadLetter) -> bool:
         """Whether the letter has been replayed, or left out as a double."""
-        return letter.position < max(self.every, self.reasons.get(letter.reason, 0))
+        return dead_letter.position < max(self.every, self.reasons.get(dead_letter.reason, 0))
 
-    def after(self, letter: StoredLetter, reason: str | None) -> Place:
+    def after(self, dead_letter: StoredDeadLetter, reason: str | None) -> Place:
         """Return the place when everything up to this letter is replayed: of that reason, or all."""
         if reason is None:
             return Place(
-                letter.position + 1, {name: end for name, end in self.reasons.items() if end > letter.position + 1}
+                dead_letter.position + 1,
+                {name: end for name, end in self.reasons.items() if end > dead_letter.position + 1},
             )
-        return self._replace(reasons={**self.reasons, reason: letter.position + 1})
+        return self._replace(reasons={**self.reasons, reason: dead_letter.position + 1})
 
 
 def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) -> int:
@@ -65,16 +66,16 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) ->
     them. Letters of one event, as a retried write leaves them, are replayed once.
     """
     group = f"{settings.group_id}.dlq-replay.{settings.topic}"
-    with closing(Scan(settings, settings.dead_letter_topic_name, group=group)) as scan:
-        places = {home: Place.parse(*commit) for home, commit in scan.committed(scan.partitions()).items()}
+    with closing(LogReader(settings, settings.dead_letter_topic_name, group=group)) as log_reader:
+        places = {home: Place.parse(*commit) for home, commit in log_reader.committed(log_reader.partitions()).items()}
         counts: Counter[str] = Counter()
         due = _due(settings, reason, places, counts)
         if yes:
-            with closing(Scan(settings, settings.topic)) as origin:
+            with closing(LogReader(settings, settings.topic)) as origin:
                 partitions = origin.partitions()
             if not partitions:
                 raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
-            _replay(settings, scan, group, due, places, reason, partitions)
+            _replay(settings, log_reader, group, due, places, reason, partitions)
         else:
             for _ in due:
                 pass
@@ -89,36 +90,36 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) ->
 
 def _due(
     settings: Settings, reason: str | None, places: Mapping[int, Place], counts: Counter[str]
-) -> Iterator[StoredLetter]:
+) -> Iterator[StoredDeadLetter]:
     """Yield the letters to replay, in order; count them and what is left out."""
     known = dict(places)  # as it was: `places` moves on while letters are replayed
     seen = set()
     if any(place != Place() for place in known.values()):
-        letters = (letter for letter in read_letters(settings) if letter.concerns(settings))
-        seen = {_event(letter) for letter in letters if known[letter.home].passed(letter)}
-    for letter in read_letters(settings):
-        if not letter.concerns(settings) or reason not in (None, letter.reason):
+        dead_letters = (dead_letter for dead_letter in read_dead_letters(settings) if dead_letter.concerns(settings))
+        seen = {_event(dead_letter) for dead_letter in dead_letters if known[dead_letter.home].passed(dead_letter)}
+    for dead_letter in read_dead_letters(settings):
+        if not dead_letter.concerns(settings) or reason not in (None, dead_letter.reason):
             continue
-        if known[letter.home].passed(letter):
+        if known[dead_letter.home].passed(dead_letter):
             counts["before"] += 1
-        elif _event(letter) in seen:
+        elif _event(dead_letter) in seen:
             counts["double"] += 1
         else:
-            seen.add(_event(letter))
+            seen.add(_event(dead_letter))
             counts["due"] += 1
-            yield letter
+            yield dead_letter
 
 
-def _event(letter: StoredLetter) -> tuple[str, int, int, int]:
+def _event(dead_letter: StoredDeadLetter) -> tuple[str, int, int, int]:
     """Return what tells the letter's event from others, also from that of a topic of the same name that is gone."""
-    return letter.topic, letter.partition, letter.offset, hash(letter.payload)
+    return dead_letter.topic, dead_letter.partition, dead_letter.offset, hash(dead_letter.payload)
 
 
 def _replay(
     settings: Settings,
-    scan: Scan,
+    log_reader: LogReader,
     group: str,
-    due: Iterator[StoredLetter],
+    due: Iterator[StoredDeadLetter],
     places: dict[int, Place],
     reason: str | None,
     partitions: int,
@@ -126,17 +127,22 @@ def _replay(
     producer = _producer(settings, group)
     try:
         producer.init_transactions(_TIMEOUT_S)
-        while chunk := list(islice(due, _CHUNK)):
+        while records := list(islice(due, _CHUNK)):
             producer.begin_transaction()
-            for letter in chunk:
-                where = letter.partition if letter.partition < partitions else -1
-                producer.produce(settings.topic, letter.payload, partition=where, headers=_headers(scan.topic, letter))
-                places[letter.home] = places[letter.home].after(letter, reason)
+            for dead_letter in records:
+                where = dead_letter.partition if dead_letter.partition < partitions else -1
+                producer.produce(
+                    settings.topic,
+                    dead_letter.payload,
+                    partition=where,
+                    headers=_headers(log_reader.topic, dead_letter),
+                )
+                places[dead_letter.home] = places[dead_letter.home].after(dead_letter, reason)
             commits = [
-                TopicPartition(scan.topic, home, places[home].every, places[home].encode())
-                for home in sorted({letter.home for letter in chunk})
+                TopicPartition(log_reader.topic, home, places[home].every, places[home].encode())
+                for home in sorted({dead_letter.home for dead_letter in records})
             ]
-            producer.send_offsets_to_transaction(commits, scan.group_metadata(), _TIMEOUT_S)
+            producer.send_offsets_to_transaction(commits, log_reader.group_metadata(), _TIMEOUT_S)
             producer.commit_transaction(_TIMEOUT_S)
     except KafkaException as error:
         raise _aborted(producer, settings, error.args[0]) from None
@@ -169,14 +175,14 @@ def _aborted(producer: Producer, settings: Settings, error: KafkaError) -> Retry
     )
 
 
-def _headers(topic: str, letter: StoredLetter) -> list[tuple[str, str | bytes | None]]:
+def _headers(topic: str, dead_letter: StoredDeadLetter) -> list[tuple[str, str | bytes | None]]:
     """Return where a replayed event comes from: one that fails again and again can be traced."""
     values = {
         "dlq_topic": topic,
-        "dlq_partition": letter.home,
-        "dlq_offset": letter.position,
-        "dlq_reason": letter.reason,
-        "dlq_field": letter.field,
-        "dlq_origin": f"{letter.topic}[{letter.partition}]@{letter.offset}",
+        "dlq_partition": dead_letter.home,
+        "dlq_offset": dead_letter.position,
+        "dlq_reason": dead_letter.reason,
+        "dlq_field": dead_letter.field,
+        "dlq_origin": f"{dead_letter.topic}[{dead_letter.partition}]@{dead_letter.offset}",
     }
     return [(name, str(value).encode()) for name, value in values.items()]

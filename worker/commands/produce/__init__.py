@@ -116,9 +116,9 @@ class _Bar:
         self._shown = now
         rate = done / (now - self._started)
         left = f"{(self._total - done) / rate:.0f} s left" if rate else "waiting"
-        filled = "█" * (30 * done // self._total)
+        bindings = "█" * (30 * done // self._total)
         share = f"{done / self._total:4.0%} {done}/{self._total}"
-        self._terminal.write(f"\r{filled:░<30} {share}  {rate:.0f}/s  {left}\x1b[K")
+        self._terminal.write(f"\r{bindings:░<30} {share}  {rate:.0f}/s  {left}\x1b[K")
         self._terminal.flush()
 
     def end(self) -> None:

@@ -44,7 +44,7 @@ class Topic:
         self.failed: Counter[str] = Counter()
         self._servers = properties["bootstrap.servers"]
         self._stop = stop
-        self._trouble: KafkaError | None = None
+        self._error: KafkaError | None = None
         self._heard = time.monotonic()
         self._said = 0.0
         self._last_delivered = 0
@@ -88,7 +88,7 @@ class Topic:
                 if wanted not in (None, count):
                     log.warning("topic %s has %d partitions, not %d; used as it is", self.name, count, wanted)
                 return count
-            if self._stop() or self._trouble is not None:
+            if self._stop() or self._error is not None:
                 continue
             if wanted is None:
                 raise Fatal(
@@ -126,7 +126,7 @@ class Topic:
         else:
             self._last_delivered = delivered
             self._heard = time.monotonic()
-            self._trouble = None
+            self._error = None
 
     def drain(self, show: Callable[[int], None]) -> None:
         """Wait until everything taken is delivered or failed; after `stop` for _DRAIN_S, then the rest is given up."""
@@ -163,15 +163,15 @@ class Topic:
 
     def _answered(self, error: KafkaError | None) -> None:
         if error is None or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_ALREADY_EXISTS):
-            self._trouble = None
+            self._error = None
             self._heard = time.monotonic()
             return
-        for seen in (self._trouble, error):
+        for seen in (self._error, error):
             if seen is not None:
                 check_rights(seen)
         if not error.retriable() and error.code() not in _TRY_AGAIN:
             raise Fatal(f"Kafka, topic {self.name}: {error.str()}")
-        self._trouble = self._trouble or error
+        self._error = self._error or error
         self._complain("nothing written yet")
         self._producer.poll(SLICE_S)
 
@@ -179,7 +179,7 @@ class Topic:
         now = time.monotonic()
         if now - self._heard > _SILENCE_S and (self._said < self._heard or now - self._said > _SAY_AGAIN_S):
             self._said = now
-            reason = self._trouble.str() if self._trouble is not None else "no answer"
+            reason = self._error.str() if self._error is not None else "no answer"
             log.warning("Kafka at %s does not answer (%s); still trying: %s", self._servers, reason, state)
 
     def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
@@ -189,4 +189,4 @@ class Topic:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             raise Fatal(f"Kafka producer: {error.str()}", code=ExitCode.FAILED)
-        self._trouble = error
+        self._error = error

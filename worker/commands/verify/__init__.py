@@ -15,13 +15,13 @@ from typing import TextIO, cast
 
 from confluent_kafka import Message
 
-from worker.commands.dlq.letters import read_letters
+from worker.commands.dlq.dead_letters import read_dead_letters
 from worker.commands.verify.comparison import PROBLEMS, Account, Ranges
 from worker.commands.verify.recount import notes, recount
 from worker.commands.verify.rows import Rows
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal
-from worker.kafka.log_reader import Scan
+from worker.kafka.log_reader import LogReader
 
 SLICE = 1_000_000  # offsets that are compared at a time: about 200 MB
 
@@ -33,31 +33,31 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO) -
     it; with `allow_merged`, what may have been merged is taken for that. `limit` is how many ranges of each problem are
     shown. Raises Fatal where the store cannot be compared.
     """
-    with closing(Scan(settings, settings.topic)) as scan:
-        count = scan.partitions()
+    with closing(LogReader(settings, settings.topic)) as log_reader:
+        count = log_reader.partitions()
         if not count:
             raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
-        accounted = scan.accounted(count)
-        letters = _letters(settings)
+        accounted = log_reader.accounted(count)
+        dead_letters = _dead_letters(settings)
         if settings.backend == "redis":
-            return recount(settings, scan, accounted, letters, limit, out)
+            return recount(settings, log_reader, accounted, dead_letters, limit, out)
         with closing(Rows(settings)) as rows:
-            return _verify(scan, accounted, letters, rows, limit, allow_merged, out)
+            return _verify(log_reader, accounted, dead_letters, rows, limit, allow_merged, out)
 
 
-def _letters(settings: Settings) -> dict[int, array[int]]:
+def _dead_letters(settings: Settings) -> dict[int, array[int]]:
     """Return the offsets that have dead letters by partition, ascending, each once."""
     found: dict[int, array[int]] = {}
-    for letter in read_letters(settings):
-        if letter.concerns(settings):
-            found.setdefault(letter.partition, array("q")).append(letter.offset)
+    for dead_letter in read_dead_letters(settings):
+        if dead_letter.concerns(settings):
+            found.setdefault(dead_letter.partition, array("q")).append(dead_letter.offset)
     return {partition: array("q", sorted(set(offsets))) for partition, offsets in found.items()}
 
 
 def _verify(
-    scan: Scan,
+    log_reader: LogReader,
     accounted: Mapping[int, int | None],
-    letters: Mapping[int, array[int]],
+    dead_letters: Mapping[int, array[int]],
     rows: Rows,
     limit: int,
     allow_merged: bool,
@@ -67,10 +67,17 @@ def _verify(
     good = True
     for partition, committed in sorted(accounted.items()):
         stored = rows.bounds(partition)
-        low, high = scan.bounds(partition)
+        low, high = log_reader.bounds(partition)
         account = Account(limit)
         _compare(
-            account, scan, rows, partition, letters.get(partition, array("q")), stored, (low, high), committed or 0
+            account,
+            log_reader,
+            rows,
+            partition,
+            dead_letters.get(partition, array("q")),
+            stored,
+            (low, high),
+            committed or 0,
         )
         good = (
             good
@@ -80,7 +87,7 @@ def _verify(
         total.update(account.counts())
         summary = _summary(account.counts(), rows.merging)
         for line in [summary, *_problems(account, rows.merging), *_notes(account, committed, low, high)]:
-            print(f"{scan.topic}[{partition}]: {line}", file=out, flush=True)
+            print(f"{log_reader.topic}[{partition}]: {line}", file=out, flush=True)
     if rows.merging and total["missing"]:
         due = total["events"] - total["skipped"] - total["letters"]
         print(
@@ -94,10 +101,10 @@ def _verify(
 
 def _compare(
     account: Account,
-    scan: Scan,
+    log_reader: LogReader,
     rows: Rows,
     partition: int,
-    letters: array[int],
+    dead_letters: array[int],
     stored: tuple[int, int],
     log: tuple[int, int],
     committed: int,
@@ -107,25 +114,25 @@ def _compare(
     begin, last = min(low, first) if end else low, max(committed, min(end, high))
     for start in range(begin, last, SLICE):
         stop = min(start + SLICE, last)
-        there, tombstones = _log(scan, partition, max(start, low), min(stop, high))
+        there, tombstones = _log(log_reader, partition, max(start, low), min(stop, high))
         account.compare(
             there,
             tombstones,
-            letters[bisect_left(letters, start) : bisect_left(letters, stop)],
+            dead_letters[bisect_left(dead_letters, start) : bisect_left(dead_letters, stop)],
             rows.offsets(partition, start, stop),
             committed=committed,
-            log_start=max(low, scan.bounds(partition)[0]),  # retention goes on while we read
+            log_start=max(low, log_reader.bounds(partition)[0]),  # retention goes on while we read
         )
     while len(beyond := rows.offsets(partition, last, end, SLICE)):
         account.compare((), (), (), beyond, committed=committed, log_start=low)
         last = beyond[-1] + 1
 
 
-def _log(scan: Scan, partition: int, start: int, end: int) -> tuple[array[int], list[int]]:
+def _log(log_reader: LogReader, partition: int, start: int, end: int) -> tuple[array[int], list[int]]:
     """Return the offsets in [start, end) that have a message, and those of them without a payload."""
     offsets = array("q")
     tombstones: list[int] = []
-    for messages in scan.read(partition, start, end):
+    for messages in log_reader.read(partition, start, end):
         offsets.extend(cast("list[int]", list(map(Message.offset, messages))))
         if not all(map(len, messages)):  # len() is the payload's, and copies nothing
             tombstones += [cast(int, message.offset()) for message in messages if message.value() is None]

@@ -45,7 +45,7 @@ class Account:
     keep: int
     events: int = 0
     rows: int = 0
-    letters: int = 0
+    dead_letters: int = 0
     skipped: int = 0
     ahead: int = 0  # rows that the group has not committed yet
     both: int = 0  # rows whose events have a dead letter, too
@@ -61,7 +61,7 @@ class Account:
         self,
         log: Sequence[int],
         tombstones: Collection[int],
-        letters: Collection[int],
+        dead_letters: Collection[int],
         rows: Sequence[int],
         *,
         committed: int,
@@ -77,15 +77,15 @@ class Account:
         self.rows += bisect_left(rows, committed) - bisect_left(rows, min(log_start, committed))
         self.ahead += len(rows) - bisect_left(rows, max(committed, log_start))
         self.events += bisect_left(log, committed)
-        self.letters += sum(log_start <= offset < committed for offset in letters)
+        self.dead_letters += sum(log_start <= offset < committed for offset in dead_letters)
         self.skipped += sum(offset < committed for offset in tombstones)
-        if not tombstones and not letters and len(log) == len(rows) and list(log) == list(rows):
+        if not tombstones and not dead_letters and len(log) == len(rows) and list(log) == list(rows):
             return
         there = set(rows)
         due = set(log).difference(tombstones)
-        self.missing.add(sorted(o for o in due.difference(there, letters) if log_start <= o < committed))
+        self.missing.add(sorted(o for o in due.difference(there, dead_letters) if log_start <= o < committed))
         self.doubled.add(second for first, second in pairwise(rows) if first == second)
-        self.both += len(there.intersection(letters))
+        self.both += len(there.intersection(dead_letters))
         self.extra.add(sorted(offset for offset in there - due if offset >= log_start))
 
     def counts(self) -> dict[str, int]:

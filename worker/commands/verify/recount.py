@@ -21,7 +21,7 @@ from worker.config.settings import Settings
 from worker.core.batch import Batch, Field
 from worker.core.errors import ExitCode
 from worker.decoding.json import decode
-from worker.kafka.log_reader import Scan
+from worker.kafka.log_reader import LogReader
 from worker.sinks.redis.nodes import Node, same_slot
 from worker.sinks.redis.sink import RedisSink
 
@@ -41,9 +41,9 @@ class _Counted:
 
 def recount(
     settings: Settings,
-    scan: Scan,
+    log_reader: LogReader,
     accounted: Mapping[int, int | None],
-    letters: Mapping[int, array[int]],
+    dead_letters: Mapping[int, array[int]],
     limit: int,
     out: TextIO,
 ) -> int:
@@ -55,21 +55,21 @@ def recount(
     scratch = f"{same_slot(key)}:verify:{secrets.token_hex(6)}"
     kept, due, ahead = (f"{scratch}:{name}" for name in ("kept", "due", "ahead"))
     whole, lost = True, 0
-    unlettered = 0
+    without_dead_letters = 0
     with closing(_Keys(settings)) as keys:
         try:
             keys.copy(key, kept)  # before the log's ends are asked for: no device in it is newer
             for partition, committed in sorted(accounted.items()):
-                place = f"{scan.topic}[{partition}]"
-                low, high = scan.bounds(partition)
+                place = f"{log_reader.topic}[{partition}]"
+                low, high = log_reader.bounds(partition)
                 stop = min(max(committed or 0, low), high)
-                done = _add(settings, scan, keys, due, partition, low, stop)
-                later = _add(settings, scan, keys, ahead, partition, stop, high)
+                done = _add(settings, log_reader, keys, due, partition, low, stop)
+                later = _add(settings, log_reader, keys, ahead, partition, stop, high)
                 whole = whole and low == 0 and done.events + later.events == high
                 lost += committed is not None and committed < low
                 without = Ranges(limit)
-                without.add(sorted(set(done.bad).difference(letters.get(partition, ()))))
-                unlettered += without.count
+                without.add(sorted(set(done.bad).difference(dead_letters.get(partition, ()))))
+                without_dead_letters += without.count
                 print(
                     f"{place}: {done.events} events, {len(done.bad)} bad, {done.skipped} skipped, "
                     f"without a dead letter {without.count}",
@@ -88,7 +88,7 @@ def recount(
     print(f"total: {real} devices in {key}, {recounted} in the topic, missing {missing}, extra {extra}", file=out)
     if extra and not whole:
         print("total: the log no longer has all events, so the extra devices may be of those", file=out)
-    return ExitCode.FAILED if missing or unlettered or lost or (extra and whole) else ExitCode.OK
+    return ExitCode.FAILED if missing or without_dead_letters or lost or (extra and whole) else ExitCode.OK
 
 
 def notes(committed: int | None, low: int, high: int) -> list[str]:
@@ -107,13 +107,15 @@ def notes(committed: int | None, low: int, high: int) -> list[str]:
     return found
 
 
-def _add(settings: Settings, scan: Scan, keys: _Keys, key: str, partition: int, start: int, end: int) -> _Counted:
+def _add(
+    settings: Settings, log_reader: LogReader, keys: _Keys, key: str, partition: int, start: int, end: int
+) -> _Counted:
     """Add the devices of [start, end) to a scratch key, through the sink that the worker uses."""
     counted = _Counted()
     fields = RedisSink(settings).fields  # an event is bad where any is, also of those that only windows need
     with closing(RedisSink(replace(settings, redis_key=key, windows="", by=""))) as sink:
-        batch = _batch(scan.topic, partition, start, sink.fields)
-        for messages in scan.read(partition, start, end):
+        batch = _batch(log_reader.topic, partition, start, sink.fields)
+        for messages in log_reader.read(partition, start, end):
             counted.events += len(messages)
             events = [message for message in messages if message.value() is not None]
             counted.skipped += len(messages) - len(events)
@@ -123,7 +125,7 @@ def _add(settings: Settings, scan: Scan, keys: _Keys, key: str, partition: int, 
             batch.rows += decoded.rows
             if batch.rows >= _BATCH_EVENTS:
                 _write(sink, keys, key, batch)
-                batch = _batch(scan.topic, partition, start, sink.fields)
+                batch = _batch(log_reader.topic, partition, start, sink.fields)
         if batch.rows:
             _write(sink, keys, key, batch)
     return counted

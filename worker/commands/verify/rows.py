@@ -10,7 +10,7 @@ from typing import Any
 from worker.config.settings import Settings
 from worker.core.errors import Fatal, WorkerError
 from worker.sinks.clickhouse.connection import address, connect
-from worker.sinks.clickhouse.errors import DRIVER_ERRORS, trouble
+from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
 
 
 class Rows:
@@ -81,7 +81,7 @@ class Rows:
         try:
             return self._client.execute(query, values, columnar=columnar)
         except DRIVER_ERRORS as error:
-            raise trouble(self._where, error) from None
+            raise to_retryable(self._where, error) from None
 
 
 def merging(engine: str, sorting_key: str, origin: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ _DATA = {6, 26, 27, 32, 38, 41, 53, 69, 70, 72, 117, 131, 153, 190, 321, 376, 39
 _TOO_MANY_PARTS = 252
 
 
-def trouble(where: str, error: Exception) -> Retryable:
+def to_retryable(where: str, error: Exception) -> Retryable:
     """Return what one of DRIVER_ERRORS means."""
     if isinstance(error, errors.ServerException):
         reason = _REASONS.get(error.code, "other")

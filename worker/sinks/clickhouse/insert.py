@@ -19,7 +19,7 @@ Header = Sequence[tuple[str, str]]
 """The columns of a block: name and type, as ClickHouse spells it."""
 
 
-class SchemaChanged(Exception):
+class BlockMismatch(Exception):
     """The table's columns are not those that the block was encoded for; nothing was sent."""
 
 
@@ -38,7 +38,7 @@ def insert_block(
         connection.send_data(RowOrientedBlock())  # no external tables
         expected = client.receive_sample_block().columns_with_types
         if expected != list(header):
-            raise SchemaChanged(_difference(expected, header))
+            raise BlockMismatch(_difference(expected, header))
         if rows:  # a block without rows would be the end already
             _write_block(connection, header, rows, data)
             client.receive_profile_events()

@@ -12,7 +12,7 @@ from clickhouse_driver import Client, errors
 from worker.config.settings import Settings
 from worker.core.batch import Batch, Field
 from worker.core.delivery import token
-from worker.core.errors import Fatal, Rejected, Reshaped, Retryable
+from worker.core.errors import Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.sinks.clickhouse import types
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.errors import (
@@ -21,10 +21,10 @@ from worker.sinks.clickhouse.errors import (
     explained,
     first_line,
     refuses_rows,
-    trouble,
+    to_retryable,
 )
-from worker.sinks.clickhouse.insert import SchemaChanged, insert_block
-from worker.sinks.clickhouse.table import ORIGIN, Column, Filled, counted, fill
+from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
+from worker.sinks.clickhouse.table import ORIGIN, Column, ColumnBinding, bind_columns, counted
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _LEAST_WINDOW = 1000  # blocks
 _INSERTS_PER_S = 100  # into one table by all its writers: more, and ClickHouse cannot keep up with merging the parts
 
 
-class Obstacle(NamedTuple):
+class ExactlyOnceBlocker(NamedTuple):
     """Why a table is not written exactly once, and the statement that mends it."""
 
     fault: str
@@ -49,17 +49,17 @@ class Obstacle(NamedTuple):
 class _Shape(NamedTuple):
     """What the table looks like, and how a batch is turned into its block."""
 
-    filled: tuple[Filled, ...]
+    bindings: tuple[ColumnBinding, ...]
     fields: tuple[Field, ...]  # of `filled`
     origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
     counted: str  # the column whose distinct values are the devices; empty: there is none
     window: int  # blocks whose tokens the server remembers; 0: exactly-once is not possible, or not wanted
-    obstacles: tuple[Obstacle, ...]  # why it is not possible, where it is wanted
+    blockers: tuple[ExactlyOnceBlocker, ...]  # why it is not possible, where it is wanted
 
     @property
     def header(self) -> list[tuple[str, str]]:
         """Return the block's columns: name, type."""
-        return [*((one.column, one.codec.type) for one in self.filled), *self.origin]
+        return [*((one.column, one.codec.type) for one in self.bindings), *self.origin]
 
 
 class ClickHouseSink:
@@ -77,9 +77,9 @@ class ClickHouseSink:
         return self._known.fields
 
     @property
-    def filled(self) -> tuple[Filled, ...]:
+    def bindings(self) -> tuple[ColumnBinding, ...]:
         """The columns that events fill, in the order of `fields`; known once open."""
-        return self._known.filled
+        return self._known.bindings
 
     @property
     def counted(self) -> str:
@@ -91,12 +91,12 @@ class ClickHouseSink:
         return self._known.window > 0
 
     @property
-    def obstacles(self) -> tuple[Obstacle, ...]:
+    def blockers(self) -> tuple[ExactlyOnceBlocker, ...]:
         """What keeps the table from exactly-once, where --delivery wants it; known once open."""
-        return self._known.obstacles
+        return self._known.blockers
 
     @property
-    def remembers_ms(self) -> float:
+    def dedup_retention_ms(self) -> float:
         return self._known.window / 2 / _INSERTS_PER_S * 1000
 
     @property
@@ -125,7 +125,7 @@ class ClickHouseSink:
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
                 raise Fatal(explained(self._where, error)) from None
-            raise trouble(self._where, error) from None
+            raise to_retryable(self._where, error) from None
         except Retryable as error:
             if error.reason == "credentials":
                 raise Fatal(str(error)) from None
@@ -135,8 +135,8 @@ class ClickHouseSink:
         """Insert the batch as one block; the token makes the server drop it when it has landed before."""
         shape = self._known
         if batch.fields is not shape.fields:  # the shape was learned anew after it was begun
-            raise Reshaped(f"{self._where}: the table {self._settings.table} was altered")
-        data = [one.codec.encode(parts) for one, parts in zip(shape.filled, batch.columns, strict=True)]
+            raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered")
+        data = [one.codec.encode(parts) for one, parts in zip(shape.bindings, batch.columns, strict=True)]
         data += [self._origin(name, kind, batch) for name, kind in shape.origin]
         settings: dict[str, Any] = dict(_SETTINGS)
         if shape.window:
@@ -146,16 +146,16 @@ class ClickHouseSink:
             insert_block(
                 self._client, f"INSERT INTO {self._table} ({names}) VALUES", settings, shape.header, batch.rows, data
             )
-        except SchemaChanged as error:
-            raise Reshaped(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
+        except BlockMismatch as error:
+            raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
             if refuses_rows(error):
-                raise Rejected(f"{self._where} refuses rows: {first_line(error)}") from None
-            raise trouble(self._where, error) from None
+                raise RowsRefused(f"{self._where} refuses rows: {first_line(error)}") from None
+            raise to_retryable(self._where, error) from None
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
 
-    def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
+    def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Count the rows of the range by their origin columns; None where the table has none."""
         if not self._known.window:
             return None
@@ -166,7 +166,7 @@ class ClickHouseSink:
         try:
             ((count,),) = self._execute(f"SELECT count() FROM {self._table} WHERE {where}", values)
         except errors.ServerException as error:
-            raise trouble(self._where, error) from None
+            raise to_retryable(self._where, error) from None
         return int(count)
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
@@ -191,7 +191,7 @@ class ClickHouseSink:
             )
             ((count,),) = self._execute(f"SELECT uniqExact(device) FROM ({every})", {"topic": topic})
         except errors.ServerException as error:
-            raise trouble(self._where, error) from None
+            raise to_retryable(self._where, error) from None
         return int(count)
 
     def close(self) -> None:
@@ -210,42 +210,42 @@ class ClickHouseSink:
 
     def _learn(self, described: list[Column]) -> _Shape:
         """Decide what of an event goes into which column, and what can be promised."""
-        filled = self._filled(self._settings.table, described)
+        bindings = self._bindings(self._settings.table, described)
         names = {column.name for column in described}
         origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
         delivery = self._settings.delivery
-        window, obstacles = self._memory(names) if delivery != "at-least-once" else (0, [])
-        reasons = "; ".join(map(str, obstacles))
-        if obstacles and delivery == "exactly-once":
+        window, blockers = self._memory(names) if delivery != "at-least-once" else (0, [])
+        reasons = "; ".join(map(str, blockers))
+        if blockers and delivery == "exactly-once":
             raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {reasons}")
-        if not window or obstacles:
+        if not window or blockers:
             log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
         return _Shape(
-            tuple(filled),
-            tuple(one.field for one in filled),
+            tuple(bindings),
+            tuple(one.field for one in bindings),
             tuple(origin),
             self._counted(self._settings.table, described),
-            0 if obstacles else window,
-            tuple(obstacles),
+            0 if blockers else window,
+            tuple(blockers),
         )
 
-    def _filled(self, table: str, described: list[Column]) -> list[Filled]:
+    def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
         try:
-            return fill(described, self._settings.map)
+            return bind_columns(described, self._settings.map)
         except ValueError as error:
             raise Fatal(f"{self._where}: table {table}: {error}") from None
 
     def _counted(self, table: str, described: list[Column]) -> str:
         if not described:
             raise Fatal(f"{self._where}: there is no table {table}; name another with --table")
-        return counted(described, self._filled(table, described), self._settings.device_field)
+        return counted(described, self._bindings(table, described), self._settings.device_field)
 
-    def _memory(self, names: set[str]) -> tuple[int, list[Obstacle]]:
+    def _memory(self, names: set[str]) -> tuple[int, list[ExactlyOnceBlocker]]:
         """Return how many blocks' tokens the server remembers, and what keeps that from making exactly-once."""
-        table, obstacles = self._settings.table, []
+        table, blockers = self._settings.table, []
         if absent := [name for name in ("_partition", "_offset") if name not in names]:
             add = ", ".join(f"ADD COLUMN {name} {'Int32' if name == '_partition' else 'Int64'}" for name in absent)
-            obstacles.append(Obstacle(f"the table lacks {' and '.join(absent)}", f"ALTER TABLE {table} {add}"))
+            blockers.append(ExactlyOnceBlocker(f"the table lacks {' and '.join(absent)}", f"ALTER TABLE {table} {add}"))
         database, _, name = table.rpartition(".")
         found = self._execute(
             "SELECT engine, engine_full FROM system.tables WHERE name = %(name)s AND "
@@ -254,15 +254,19 @@ class ClickHouseSink:
         )
         engine, full = found[0] if found else ("", "")
         if "MergeTree" not in engine:
-            return 0, [Obstacle(f"the engine {engine or 'of the table'} drops no duplicates", "use a MergeTree table")]
+            return 0, [
+                ExactlyOnceBlocker(
+                    f"the engine {engine or 'of the table'} drops no duplicates", "use a MergeTree table"
+                )
+            ]
         replicated = engine.startswith(("Replicated", "Shared"))
         setting = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
         named = re.search(rf"\b{setting} = (\d+)", full)
         window = int(named[1]) if named else self._default_of(setting)
         if window < _LEAST_WINDOW:
             statement = f"ALTER TABLE {table} MODIFY SETTING {setting} = 10000"
-            obstacles.append(Obstacle(f"the deduplication window is {window}", statement))
-        return window, obstacles
+            blockers.append(ExactlyOnceBlocker(f"the deduplication window is {window}", statement))
+        return window, blockers
 
     def _default_of(self, setting: str) -> int:
         found = self._execute("SELECT value FROM system.merge_tree_settings WHERE name = %(name)s", {"name": setting})
@@ -287,7 +291,7 @@ class ClickHouseSink:
 
     def _lost(self, error: Exception) -> Retryable:
         self._client.disconnect()
-        return trouble(self._where, error)
+        return to_retryable(self._where, error)
 
 
 def _quoted(name: str) -> str:

@@ -34,7 +34,7 @@ class Column(NamedTuple):
     default: str = ""  # DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL; empty where the server needs a value
 
 
-class Filled(NamedTuple):
+class ColumnBinding(NamedTuple):
     """A column, and the field that fills it."""
 
     column: str
@@ -42,30 +42,30 @@ class Filled(NamedTuple):
     codec: types.Codec
 
 
-def fill(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Filled]:
+def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[ColumnBinding]:
     """Return the columns to fill, in the table's order; `mapped` is the field that `--map` names for a column.
 
     ValueError says why that cannot be done, and what to do.
     """
     _check(table, mapped)
-    filled = [
-        _fill(column, mapped.get(column.name, ""))
+    bindings = [
+        _bind(column, mapped.get(column.name, ""))
         for column in table
         if column.name in mapped or not (column.default or column.name in ORIGIN)
     ]
-    if not filled:
+    if not bindings:
         raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
-    _check_device_event({one.column: one.codec.type for one in filled if one.field.path == (one.column,)})
-    return filled
+    _check_device_event({one.column: one.codec.type for one in bindings if one.field.path == (one.column,)})
+    return bindings
 
 
-def counted(table: Sequence[Column], filled: Sequence[Filled], device_field: str) -> str:
+def counted(table: Sequence[Column], bindings: Sequence[ColumnBinding], device_field: str) -> str:
     """Return the column whose distinct values are the devices; empty where the table has none.
 
     That is the first one which the field fills, else one of its name that the server fills.
     """
     path = field_paths.path(device_field)
-    names = [one.column for one in filled if one.field.path == path]
+    names = [one.column for one in bindings if one.field.path == path]
     names += [column.name for column in table if column.name == ".".join(path) and column.default != "EPHEMERAL"]
     return names[0] if names else ""
 
@@ -99,12 +99,12 @@ def _check_device_event(types: Mapping[str, str]) -> None:
             )
 
 
-def _fill(column: Column, field: str) -> Filled:
+def _bind(column: Column, field: str) -> ColumnBinding:
     try:
         codec = types.codec(column.type)
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
     path = field_paths.path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
-    return Filled(
+    return ColumnBinding(
         column.name, Field(field_paths.spell(path), path, codec.convert, required=codec.null is not None), codec
     )

@@ -85,7 +85,7 @@ class Node:
             pool = self.client().connection_pool
             connection: Any = pool.get_connection()
         except _FAILURES as error:
-            raise self.trouble(error) from None
+            raise self.to_retryable(error) from None
         except (TypeError, ValueError) as error:  # of an option in the URL's query
             raise Fatal(f"{self.where}: {error}; correct --redis-url") from None
         try:
@@ -98,18 +98,18 @@ class Node:
                     failure = failure or error
         except _FAILURES as error:
             connection.disconnect()
-            raise self.trouble(error) from None
+            raise self.to_retryable(error) from None
         finally:
             pool.release(connection)
         if failure is not None:
-            raise self.trouble(failure)
+            raise self.to_retryable(failure)
         return replies
 
     def ask(self, *words: str | int) -> Any:
         """Return the answer to one command; raises Retryable."""
         return self.exchange([packed(*map(str, words))])[0]
 
-    def trouble(self, error: Exception) -> Retryable:
+    def to_retryable(self, error: Exception) -> Retryable:
         """Return what an error of redis-py means, and look for the node anew before the next command."""
         self.close()
         if isinstance(error, exceptions.RedisClusterException) and isinstance(error.__cause__, exceptions.RedisError):

@@ -21,7 +21,7 @@ _PFADD_ELEMENTS = 5000
 class RedisSink:
     """One connection, and one HyperLogLog per topic; with windows or `--by` more of them, see `windows`."""
 
-    remembers_ms = 0.0
+    dedup_retention_ms = 0.0
     exactly_once = False  # not needed: see the module's first line
 
     def __init__(self, settings: Settings) -> None:
@@ -67,7 +67,7 @@ class RedisSink:
                 if expires is not None:
                     yield packed("EXPIREAT", key, str(expires))
 
-    def landed(self, topic: str, partition: int, start: int, end: int) -> int | None:
+    def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return None: a HyperLogLog does not tell, and need not."""
 
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)

@@ -36,12 +36,14 @@ def constant(type_name: str, value: Any, rows: int) -> bytes:
     return kind.encode([kind.convert([value] * _CHUNK)] * whole + [kind.convert([value] * rest)])
 
 
-def offsets(type_name: str, chunks: Sequence[Sequence[int]]) -> bytes:
+def offsets(type_name: str, record_batches: Sequence[Sequence[int]]) -> bytes:
     """Return a column of offsets, which are integers from 0 up."""
     if type_name in ("Int64", "UInt64"):
-        return b"".join([_run(chunk) if isinstance(chunk, range) else array("q", chunk) for chunk in chunks])
+        return b"".join(
+            [_run(records) if isinstance(records, range) else array("q", records) for records in record_batches]
+        )
     kind = codec(type_name)
-    return kind.encode([kind.convert(list(chunk)) for chunk in chunks])
+    return kind.encode([kind.convert(list(records)) for records in record_batches])
 
 
 _CHUNK = 1000

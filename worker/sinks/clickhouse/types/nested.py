@@ -23,8 +23,8 @@ def nullable(inner: Codec) -> Codec:
     def convert(values: list[Any]) -> tuple[bytes, Any]:
         if None not in values:
             return bytes(len(values)), inner.convert(values)
-        filled = [inner.null if value is None else value for value in values]
-        return bytes(map(is_, values, repeat(None))), inner.convert(filled)
+        bindings = [inner.null if value is None else value for value in values]
+        return bytes(map(is_, values, repeat(None))), inner.convert(bindings)
 
     return inner._replace(convert=convert, join=_join_each((b"".join, inner.join)), null=None)
 

@@ -9,10 +9,10 @@ from typing import NamedTuple, cast
 from confluent_kafka import Message
 
 from worker.config.settings import Settings
-from worker.kafka.log_reader import Scan
+from worker.kafka.log_reader import LogReader
 
 
-class StoredLetter(NamedTuple):
+class StoredDeadLetter(NamedTuple):
     """One message of the dead-letter topic."""
 
     home: int  # its partition in the dead-letter topic
@@ -31,17 +31,17 @@ class StoredLetter(NamedTuple):
         return self.topic == settings.topic and self.group in ("", settings.group_id)
 
 
-def read_letters(settings: Settings) -> Iterator[StoredLetter]:
+def read_dead_letters(settings: Settings) -> Iterator[StoredDeadLetter]:
     """Yield all that the dead-letter topic has now, partition by partition; nothing where there is no such topic."""
-    with closing(Scan(settings, settings.dead_letter_topic_name)) as scan:
-        bounds = [scan.bounds(home) for home in range(scan.partitions())]
+    with closing(LogReader(settings, settings.dead_letter_topic_name)) as log_reader:
+        bounds = [log_reader.bounds(home) for home in range(log_reader.partitions())]
         for home, (start, end) in enumerate(bounds):
-            for messages in scan.read(home, start, end):
+            for messages in log_reader.read(home, start, end):
                 for message in messages:
-                    yield _letter(home, message)
+                    yield _dead_letter(home, message)
 
 
-def _letter(home: int, message: Message) -> StoredLetter:
+def _dead_letter(home: int, message: Message) -> StoredDeadLetter:
     headers = {name: value or b"" for name, value in cast("list[tuple[str, bytes | None]]", message.headers() or [])}
 
     def text(name: str) -> str:
@@ -50,7 +50,7 @@ def _letter(home: int, message: Message) -> StoredLetter:
     def number(name: str) -> int:
         return int(text(name)) if text(name).isdecimal() else -1
 
-    return StoredLetter(
+    return StoredDeadLetter(
         home,
         cast(int, message.offset()),
         text("group"),
