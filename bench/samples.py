@@ -14,7 +14,7 @@ import orjson
 from redis.connection import Connection
 
 from worker.commands.produce.fleet import Fleet
-from worker.core.batch import Field
+from worker.core.records import Field
 from worker.decoding import json as reference
 from worker.decoding.converters import texts
 from worker.decoding.timestamps import column_to_millis

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from worker.commands.produce import ProduceOptions, produce
 from worker.commands.produce.fleet import BAD_EVENTS, EVENTS_PER_TICK, SEEDED_EPOCH_MS, Fleet, device_ip
-from worker.core.batch import Field
 from worker.core.errors import ExitCode, Fatal
+from worker.core.records import Field
 from worker.decoding.json import decode
 from worker.decoding.timestamps import to_millis
 

@@ -19,12 +19,12 @@ from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_top
 from worker.commands import verify as verify_module
 from worker.commands.verify import verify
 from worker.commands.verify.comparison import Account, Ranges
-from worker.commands.verify.rows import merging
 from worker.config.settings import Settings
 from worker.core.batch import DeadLetter
 from worker.core.delivery import Intent, plain
 from worker.core.errors import ExitCode, Fatal
 from worker.kafka.dead_letters import DeadLetterProducer
+from worker.sinks.clickhouse.deduplication import merging
 from worker.sinks.clickhouse.sink import ClickHouseSink
 
 

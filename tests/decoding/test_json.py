@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from worker.core.batch import Field
+from worker.core.records import Decoded, Field, Reject
 from worker.decoding import json as reference
 from worker.decoding.converters import BadValue, integers, millis, texts
-from worker.decoding.json import Decoded, Reject, decode
+from worker.decoding.json import decode
 
 settings.register_profile("worker", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # busy hosts
 settings.load_profile("worker")

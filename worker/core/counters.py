@@ -44,6 +44,7 @@ RETRY_REASONS = (
     "no_space",
     "memory",
     "table",
+    "view",
     "wrong_type",
     "credentials",
     "other",
@@ -154,10 +155,10 @@ class Ledger:
         self.add("replayed", self.unaccounted)
         self.set("assigned", 0)
 
-    def give_up_in_flight(self) -> None:
-        """Book what was read but never acknowledged as replayed: whoever owns the partition next reads it again."""
-        self.add("replayed", self.get("in_flight"))
-        self.set("in_flight", 0)
+    def replay(self, count: int) -> None:
+        """Account for events that were read but not acknowledged as replayed: whoever reads them next counts them."""
+        self.add("replayed", count)
+        self.add("in_flight", -count)
 
 
 class Slot:

@@ -1,15 +1,16 @@
-"""The delivery protocol's decisions: intents, tokens, take-over, and which offset may be committed. No I/O.
+"""The delivery protocol's decisions: intents, tokens, takeover, and which offset may be committed. No I/O.
 
 The state lives in the consumer group's own commits. Before the range [a, b) of a partition is inserted, offset `a` is
-committed together with an *intent* that names the range; the insert carries a deduplication token made of the same
-numbers; the next intent, or a clean stop, commits `b`. Whoever owns the partition next finds either a plain offset and
-goes on there, or an intent and forms exactly that block again, with the same token, so that ClickHouse drops it if it
-had landed. A member that was expelled from the group cannot commit an intent, and so does not insert.
+committed together with an *intent* that names the range. The insert carries a deduplication token made of the same
+numbers. The next intent, or a clean stop, commits `b`. The next owner of the partition finds either a plain offset and
+continues there, or an intent, forms exactly that block again and inserts it with the same token, so that ClickHouse
+drops it if it was stored. A member that was expelled from the group cannot commit an intent, and so does not insert.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from worker.core.batch import Batch
@@ -32,21 +33,21 @@ class Intent(NamedTuple):
 
 
 def plain(topic_id: str) -> str:
-    """Return the metadata of a commit without an intent: whose offset it is.
+    """Return the metadata of a commit without an intent: which topic its offset is of.
 
-    A broker would take it for a topic of the same name that was made meanwhile.
+    Without it, a broker would apply the commit to a topic of the same name that was created later.
     """
     return f"{_VERSION};{topic_id}"
 
 
 def of_another_topic(metadata: str | None, topic_id: str) -> bool:
-    """Whether a commit was made for a topic of this name that has been deleted since; other tools' commits are not."""
+    """Whether a commit was made for a deleted topic of this name. Commits of other tools never are."""
     version, *parts = (metadata or "").split(";")
     return version == _VERSION and bool(parts) and parts[0] != topic_id
 
 
 def parse_intent(metadata: str | None) -> Intent | None:
-    """Read an intent out of a commit's metadata; None where there is none, as other tools' commits have."""
+    """Return the intent in a commit's metadata; None where there is none, as in commits of other tools."""
     version, _, rest = (metadata or "").partition(";")
     parts = rest.split(";")
     if version != _VERSION or len(parts) != 5:
@@ -68,12 +69,23 @@ def token(batch: Batch) -> str:
     return f"worker/{batch.topic_id}/{batch.partition}/{batch.start}-{batch.end}"
 
 
+def token_decides(batch: Batch, dedup_retention_ms: float, now_ms: float) -> bool:
+    """Whether the store certainly drops the rows of this batch that it has, by the token alone.
+
+    If not, its rows have to be looked up by their origin. The token comes first, because only the token tells a topic
+    from an earlier one of the same name, whose rows may have the same offsets.
+    """
+    if not batch.in_doubt:
+        return True
+    return not batch.recut and now_ms - batch.intent_time_ms < dedup_retention_ms
+
+
 class Resume(NamedTuple):
-    """Where a newly assigned partition goes on."""
+    """Where a newly assigned partition continues."""
 
     position: int  # the first offset to read
-    until: int | None = None  # an offset that a batch must end at exactly
-    intent_time_ms: int = 0  # when the intent for [position, until) was committed; 0: it is no intent's range
+    boundary: int | None = None  # an offset that a batch must end at exactly
+    intent_time_ms: int = 0  # when the intent for [position, boundary) was committed; 0: it is no intent's range
 
 
 class DataLost(Exception):
@@ -94,7 +106,7 @@ def resume(
     accounted_offset: int,
     exactly_once: bool,
 ) -> Resume:
-    """Decide where to go on from the group's commit (None: never committed) and its metadata.
+    """Decide where to continue from the group's commit (None: never committed) and its metadata.
 
     Raises DataLost where the log no longer has what the commit points at.
     """
@@ -109,58 +121,85 @@ def resume(
     return Resume(committed, accounted_offset if accounted_offset > committed else None)
 
 
+class PartitionState(Enum):
+    """What one assigned partition is doing. Only Progress changes it; worker/README.md has the diagram."""
+
+    WAITING_FOR_SINK = "waiting for its sink"
+    REPLAYING = "replaying an intent"
+    CONSUMING = "consuming"
+    BISECTING = "bisecting"
+    STOPPED = "stopped"
+
+
 @dataclass(slots=True)
 class Progress:
     """How far one assigned partition has come.
 
-    `position` is the next offset to read, `acked` the one up to which every event is accounted for, `committed` the one
-    that the group knows. A batch that starts before `until` ends there at the latest, and holds `limit` events at most.
+    `position` is the next offset to read, `acknowledged` the offset up to which every event is accounted for,
+    `committed` the offset that the group knows.
     """
 
-    position: int
-    acked: int
-    committed: int
-    until: int | None = None
-    intent_time_ms: int = 0
-    limit: int | None = None
+    state: PartitionState = PartitionState.WAITING_FOR_SINK
+    position: int = 0
+    acknowledged: int = 0
+    committed: int = 0
+    boundary: int | None = None  # a batch that starts before it ends there at the latest
+    intent_time_ms: int = 0  # REPLAYING: when the intent for [position, boundary) was committed
+    limit: int | None = None  # BISECTING: events in a batch at most
+    recut_end: int = 0  # batches that start before it are parts of a range that was sent whole
 
-    @classmethod
-    def at(cls, start: Resume) -> Progress:
+    def start(self, at: Resume) -> None:
         """Begin where `resume` said."""
-        return cls(start.position, start.position, start.position, start.until, start.intent_time_ms)
+        self.position = self.acknowledged = self.committed = at.position
+        self.boundary, self.intent_time_ms = at.boundary, at.intent_time_ms
+        self.state = PartitionState.REPLAYING if at.intent_time_ms else PartitionState.CONSUMING
 
-    def boundary(self) -> int | None:
-        """Return the offset that the batch at `position` must not cross, if there is one."""
-        return self.until if self.until is not None and self.position < self.until else None
+    def stop(self) -> None:
+        """Read no more of the partition until it is assigned anew."""
+        self.state = PartitionState.STOPPED
 
     @property
-    def resuming(self) -> bool:
-        """Whether the batch at `position` is that of an intent found at the take-over."""
-        return self.intent_time_ms > 0 and self.boundary() is not None
+    def started(self) -> bool:
+        """Whether it is known where the partition begins."""
+        return self.state not in (PartitionState.WAITING_FOR_SINK, PartitionState.STOPPED)
 
-    def settled(self, batch: Batch, batch_rows: int) -> None:
-        """Take a batch as accounted for: its rows acknowledged by the store, its letters by the dead-letter topic."""
-        self.acked = batch.end
-        self.intent_time_ms = 0
+    @property
+    def replaying(self) -> bool:
+        """Whether the batch at `position` is that of an intent."""
+        return self.state is PartitionState.REPLAYING and self.next_boundary() is not None
+
+    def next_boundary(self) -> int | None:
+        """Return the offset that the batch at `position` must not cross, if there is one."""
+        return self.boundary if self.boundary is not None and self.position < self.boundary else None
+
+    def acknowledge(self, batch: Batch, batch_rows: int) -> None:
+        """Account for a batch: its rows are in the store, its dead letters in their topic."""
+        self.acknowledged = batch.end
         if self.limit is not None:
             self.limit = self.limit * 2 if self.limit * 2 < batch_rows else None
+        if self.state is not PartitionState.STOPPED:
+            self.state = PartitionState.CONSUMING if self.limit is None else PartitionState.BISECTING
 
-    def refused(self, batch: Batch) -> bool:
-        """Go back to look for the row that the store refuses; True when this batch is that one row.
+    def commit(self, offset: int) -> None:
+        """Note what the group knows now."""
+        self.committed = offset
 
-        Smaller ranges replace the intent of the refused one, of which nothing has landed. The row is only known once it
-        was read alone, into a batch that kept its payload.
+    def bisect(self, batch: Batch) -> None:
+        """Read a refused batch again in ranges of half its size.
+
+        Each has an intent of its own, which replaces the refused batch's. If some rows of the refused batch may be
+        stored, so may those of its parts, under its token.
         """
-        if batch.consumed == 1 and batch.payloads is not None:
-            return True
         self.limit = max(1, batch.consumed // 2)
-        self.intent_time_ms = 0
-        return False
+        self.state = PartitionState.BISECTING
+        if batch.in_doubt:
+            self.recut_end = max(self.recut_end, batch.end)
 
     def replay(self, batch: Batch) -> None:
-        """Have the same block formed again: a try to write it may have landed."""
-        self.until, self.intent_time_ms = batch.end, batch.intent_time_ms
+        """Form the same block again: a try to write it may have been stored."""
+        self.boundary, self.intent_time_ms = batch.end, batch.intent_time_ms
+        self.state = PartitionState.REPLAYING
 
     def rewind(self) -> None:
-        """Read everything that is not accounted for again."""
-        self.position = self.acked
+        """Read everything again that is not accounted for."""
+        self.position = self.acknowledged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from worker.core.batch import Convert
+from worker.core.records import Convert
 from worker.decoding.timestamps import column_to_millis
 
 

@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from worker.core.batch import Field
+from worker.core.records import Decoded, Field, Reject
 from worker.decoding.converters import BadValue
-
-
-class Reject(NamedTuple):
-    """An event that is no row, for the first of the fields that is at fault."""
-
-    index: int  # type: ignore[assignment]  # in the payloads; hides tuple.index
-    reason: str  # one of stats.REJECT_REASONS
-    field: str  # empty where it is the whole event
-
-
-class Decoded(NamedTuple):
-    """Payloads as columns: `rows` of them, all others rejected."""
-
-    columns: tuple[Any, ...]  # what each field's convert returned, in the order of the fields
-    kept: Sequence[int] | None  # which payloads are the rows, ascending; None: all of them
-    rows: int
-    rejects: Sequence[Reject]  # ascending by index
 
 
 def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:

@@ -1,13 +1,14 @@
-"""The partitions that a consumer has, and the reading of them: what is fetched, held back, or read again."""
+"""The partitions that a consumer owns, and the reading of them: what is fetched, paused, or read again."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from worker.core.batch import Key, RecordBatch
 from worker.core.counters import Slot
+from worker.core.delivery import PartitionState, Resume
 from worker.core.errors import Retryable
+from worker.core.records import Field, Key, RecordBatch
 from worker.ingest.partition import Partition
 from worker.ingest.writer import TopicRecreated
 from worker.kafka.group_consumer import GroupConsumer, ReadError
@@ -16,114 +17,153 @@ log = logging.getLogger(__name__)
 
 
 class Assignment:
-    """Owns the partitions, and is alone in telling the source to pause, resume or seek."""
+    """Owns the partitions, and is alone in telling the group consumer to pause, resume or seek."""
 
-    def __init__(self, group_consumer: GroupConsumer, slot: Slot) -> None:
-        self.partitions: dict[Key, Partition] = {}
-        self.awaiting: set[Key] = set()  # assigned, but not begun: their sink is not open yet, or their topic is gone
-        self.paused = False  # all of it, because batches pile up
+    def __init__(self, group_consumer: GroupConsumer, slot: Slot, batch_rows: int) -> None:
+        self._partitions: dict[Key, Partition] = {}
+        self._paused_topics: set[str] = set()
         self._group_consumer = group_consumer
         self._slot = slot
-        self._stopped: set[Key] = set()
-        self._doubted: dict[Key, int] = {}  # positions at which a read has failed once
+        self._batch_rows = batch_rows
 
-    def add(self, key: Key, partition: Partition) -> None:
-        """Own a partition from now on."""
-        partition.ledger.set("assigned", 1)
-        self.awaiting.discard(key)
-        self.partitions[key] = partition
-        self._slot.set("assigned", len(self.partitions))
+    def __iter__(self) -> Iterator[Partition]:
+        """Iterate over the partitions that have something to account for."""
+        return (partition for partition in self._partitions.values() if partition.has_started)
 
-    def remove(self, keys: Sequence[Key]) -> None:
-        """Own these no longer: what of them is not settled is given up."""
-        self.awaiting.difference_update(keys)
+    def get(self, key: Key) -> Partition | None:
+        """Return a partition that is owned and has started."""
+        partition = self._partitions.get(key)
+        return partition if partition and partition.has_started else None
+
+    # ownership
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """Own these partitions from now on; they wait for their sinks."""
         for key in keys:
-            self._stopped.discard(key)
-            self._doubted.pop(key, None)
-            if one := self.partitions.pop(key, None):
-                one.drop()
-                one.ledger.set("assigned", 0)
-        self._slot.set("assigned", len(self.partitions))
+            self._partitions[key] = Partition(key, self._batch_rows)
 
-    def abandon(self, topic: str) -> None:
-        """Give up what was read of a topic that is gone; its partitions begin anew should it come back."""
-        keys = [key for key in self.partitions if key[0] == topic]
-        self.unpause()
-        self.remove(keys)
-        self.awaiting.update(keys)
+    def start(self, key: Key, at: Resume, topic_id: str, fields: Sequence[Field], accounted_offset: int) -> None:
+        """Begin to consume a partition."""
+        ledger = self._slot.ledger(key[0], topic_id, key[1])
+        self._partitions[key].start(ledger, at, fields, accounted_offset)
+        self._count()
+
+    def waiting(self) -> list[Key]:
+        """Return the partitions that wait for their sinks, or for their topic to exist again."""
+        state = PartitionState.WAITING_FOR_SINK
+        return [key for key, partition in self._partitions.items() if partition.state is state]
+
+    def release(self, keys: Iterable[Key]) -> None:
+        """Own these no longer. Whoever owns them next reads what is not accounted for."""
+        for key in keys:
+            if partition := self._partitions.pop(key, None):
+                partition.release()
+        self._count()
+
+    def defer_topic(self, topic: str) -> None:
+        """Discard what was read of a topic that is gone. Its partitions start anew if it comes back."""
+        keys = [partition.key for partition in self if partition.topic == topic]
+        self.resume_all()
+        self.release(keys)
+        self.add(keys)
+
+    def keys(self) -> list[Key]:
+        """Return all partitions that are owned."""
+        return list(self._partitions)
+
+    def topics(self) -> set[str]:
+        """Return the topics of the partitions that have something to account for."""
+        return {partition.topic for partition in self}
 
     @property
-    def waiting(self) -> int:
-        """Bytes of the payloads that were read and are not settled."""
-        return sum(one.waiting for one in self.partitions.values())
+    def pending_bytes(self) -> int:
+        """Bytes of the payloads that were read and are not accounted for."""
+        return sum(partition.pending_bytes for partition in self)
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether everything that was read is accounted for, and the group knows."""
-        return all(one.settled for one in self.partitions.values())
+        return all(partition.is_settled for partition in self)
+
+    # reading
 
     def take(self, record_batches: Sequence[RecordBatch]) -> None:
         """Decode what was read into the partitions' batches."""
         for records in record_batches:
-            if partition := self.partitions.get((records.topic, records.partition)):
+            if partition := self.get((records.topic, records.partition)):
                 partition.take(records)
 
     def advance_to(self, ends: Sequence[tuple[str, int, int]]) -> None:
         """Account for the ends of the log that were reached: topic, partition, offset."""
         for topic, number, offset in ends:
-            if partition := self.partitions.get((topic, number)):
+            if partition := self.get((topic, number)):
                 partition.advance_to(offset)
 
-    def pause(self, paused: bool) -> None:
-        """Hold all reading back, or go on with it."""
-        keys = [key for key in self.partitions if key not in self._stopped]
-        if keys:
-            (self._group_consumer.pause if paused else self._group_consumer.resume)(keys)
-        self.paused = paused
-        self._slot.set("paused", int(paused))
+    @property
+    def paused_topics(self) -> set[str]:
+        return self._paused_topics
 
-    def unpause(self) -> None:
-        """Go on with reading, if it is held back."""
-        if self.paused:
-            self.pause(False)
+    def pause_topics(self, topics: set[str]) -> None:
+        """Read nothing of these topics, and go on reading all others."""
+        for changed, call in (
+            (topics - self._paused_topics, self._group_consumer.pause),
+            (self._paused_topics - topics, self._group_consumer.resume),
+        ):
+            if keys := [partition.key for partition in self if partition.topic in changed and partition.can_be_read]:
+                call(keys)
+        self._paused_topics = topics
+        self._slot.set("paused", int(bool(topics)))
+
+    def pause_all(self) -> None:
+        """Read nothing."""
+        self.pause_topics({topic for topic, _ in self._partitions})
+
+    def resume_all(self) -> None:
+        """Go on reading everything."""
+        if self._paused_topics:
+            self.pause_topics(set())
 
     def stop(self, key: Key) -> None:
-        """Read no more of a partition until it is assigned anew; the others go on."""
-        self._stopped.add(key)
-        if key in self.partitions:
+        """Read no more of a partition until it is assigned anew; the others continue."""
+        self._partitions[key].stop()
+        if self._partitions[key].has_started:
             self._group_consumer.pause([key])
 
-    def reread(self, key: Key) -> None:
-        """Read everything of a partition again that is not accounted for."""
-        self.unpause()
-        one = self.partitions[key]
-        one.drop()
-        self._group_consumer.seek(*key, one.progress.position)
+    def reread(self, partition: Partition) -> None:
+        """Read everything of a partition again that it has discarded."""
+        self.resume_all()
+        self._group_consumer.seek(*partition.key, partition.position)
 
-    def drop_resuming(self) -> None:
-        """Give blocks up that are to end where an intent says, for that will not be read: the next owner finds it."""
-        for one in self.partitions.values():
-            if one.open and one.progress.resuming:
-                one.drop()
+    def discard_backlog(self, topics: Collection[str]) -> None:
+        """Free the memory of these topics: of each partition only the first batch, which may be in doubt, stays."""
+        for partition in self:
+            if partition.topic in topics and partition.discard_backlog():
+                self._group_consumer.seek(*partition.key, partition.position)
+
+    def discard_unfinished_replays(self) -> None:
+        """Drop blocks that are to end where an intent says, which will not be read: the next owner finds the intent."""
+        for partition in self:
+            partition.discard_unfinished_replay()
 
     def confirm_read_error(self, error: ReadError) -> bool:
-        """Whether a partition cannot be read on. Raises Recreated where the topic is another one by now.
+        """Whether a partition really cannot be read on. Raises TopicRecreated where the topic is another one by now.
 
-        The first error at a position may be of a fetch before the assignment, which librdkafka had queued; and it says
-        each error once, then fetches no more. So the position is asked for again before an error is believed.
+        The first error at a position may come from a fetch before the assignment, which librdkafka had queued; and it
+        reports each error once, then fetches no more. So the position is read again before an error is believed.
         """
-        key = (error.topic, error.partition)
-        one = self.partitions.get(key)
-        if one is None:  # it was taken from this consumer meanwhile
+        partition = self.get((error.topic, error.partition))
+        if partition is None or not partition.can_be_read:  # it was revoked meanwhile
             return False
         try:
-            if self._group_consumer.topic_id(error.topic) != one.ledger.topic_id:
+            if self._group_consumer.topic_id(error.topic) != partition.ledger.topic_id:
                 raise TopicRecreated(error.topic)
         except Retryable as unknown:
             log.warning("%s", unknown)
         else:
-            if self._doubted.get(key) == one.progress.position:
+            if partition.confirm_read_error():
                 return True
-            self._doubted[key] = one.progress.position
-        self._group_consumer.seek(*key, one.progress.position)
+        self._group_consumer.seek(*partition.key, partition.position)
         return False
+
+    def _count(self) -> None:
+        self._slot.set("assigned", sum(1 for _ in self))

@@ -49,7 +49,7 @@ class Consumer:
         self._linger_s = settings.linger_ms / 1000
         self._drain_timeout_s = settings.drain_timeout
         self._group_consumer = group_consumer
-        self._assignment = Assignment(group_consumer, slot)
+        self._assignment = Assignment(group_consumer, slot, settings.batch_rows)
         self._topic_sinks = topic_sinks
         self._pipeline = WritePipeline(
             settings, slot, group_consumer, self._assignment, topic_sinks, dead_letters=dead_letters, writer=writer
@@ -81,9 +81,7 @@ class Consumer:
             while not self._stopping:
                 self.turn()
         except TopicRecreated:
-            self._rebalance_handler.release(
-                list(self._assignment.partitions)
-            )  # what it was told of another topic: no commit
+            self._rebalance_handler.release(self._assignment.keys())  # its offsets are of another topic: no commit
             self._group_consumer.close()
             raise
         return self.drain()
@@ -102,11 +100,11 @@ class Consumer:
         False when told to stop before that.
         """
         topic = next(iter(self._topic_list.read()[1]), None)
-        self._pipeline.wanted.update([topic] if topic else [])
+        self._topic_sinks.want_only([topic] if topic else [])
         while not self._stopping:
             self._slot.beat()
             self._pipeline.work(_POLL_S)
-            if topic is None or self._topic_sinks.of(topic).open:
+            if topic is None or self._topic_sinks.get(topic).is_open:
                 return True
         return False
 
@@ -118,7 +116,9 @@ class Consumer:
         read = self._group_consumer.read(self._patience())
         polled = time.perf_counter_ns()
         full = sum(len(records.payloads) for records in read.record_batches) >= READ_MESSAGES
-        slot.observe("stage_paused" if assignment.paused else "stage_poll" if full else "stage_idle", polled - began)
+        slot.observe(
+            "stage_paused" if assignment.paused_topics else "stage_poll" if full else "stage_idle", polled - began
+        )
         if read.record_batches:
             assignment.take(read.record_batches)
             slot.observe("stage_decode", time.perf_counter_ns() - polled)
@@ -142,21 +142,28 @@ class Consumer:
 
     def _patience(self) -> float:
         """Return how long a read may wait: not past the moment at which a batch is due."""
-        opened = [since for one in self._assignment.partitions.values() if (since := one.growing_since) is not None]
+        opened = [since for partition in self._assignment if (since := partition.filling_since) is not None]
         if not opened:  # what arrives meanwhile has waited already when its batch begins
             return min(_POLL_S, max(0.005, self._linger_s / 4))
         return min(_POLL_S, max(0.001, min(opened) + self._linger_s - time.monotonic()))
 
     def _advance(self) -> None:
-        """Hear the writer, give it the next batch that is due, and hold reading back when batches pile up."""
+        """Do the pipeline's next step, and pause the topics whose batches pile up.
+
+        Where that is all of them, it waits for a moment first: pausing drops what librdkafka has fetched.
+        """
         pipeline, assignment = self._pipeline, self._assignment
         pipeline.work(0.0, flush=self._stopping)
-        deadline = time.monotonic() + (0.0 if assignment.paused else _PAUSE_AFTER_S)
-        while pipeline.backpressured and time.monotonic() < deadline and not self._stopping:
+        deadline = time.monotonic() + _PAUSE_AFTER_S
+        while not self._stopping and time.monotonic() < deadline:
+            full = pipeline.backpressured_topics()
+            if not full or full <= assignment.paused_topics or full < assignment.topics():
+                break
             self._slot.beat()
             pipeline.work(_POLL_S)
-        if pipeline.backpressured != assignment.paused:
-            assignment.pause(not assignment.paused)
+        full = pipeline.backpressured_topics()
+        if full != assignment.paused_topics:
+            assignment.pause_topics(full)
 
     def _housekeep(self) -> None:
         """Tell the process' memory and CPU time, and collect what error paths may have left."""
@@ -171,8 +178,8 @@ class Consumer:
     def drain(self) -> int:
         """Write and commit what was read, then leave the group; FAILED when the time was too short for that."""
         deadline = time.monotonic() + self._drain_timeout_s
-        self._assignment.pause(True)
-        self._assignment.drop_resuming()
+        self._assignment.pause_all()
+        self._assignment.discard_unfinished_replays()
         while not self._settled() and time.monotonic() < deadline:
             self._slot.beat()
             self._group_consumer.read(0.0)
@@ -185,7 +192,7 @@ class Consumer:
         return ExitCode.OK if clean else ExitCode.FAILED
 
     def _settled(self) -> bool:
-        return self._pipeline.idle and self._assignment.settled
+        return self._pipeline.is_idle and self._assignment.is_settled
 
 
 def run(settings: Settings, stats: Stats, index: int) -> int:
@@ -197,7 +204,7 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         stats,
         index,
         group_consumer=GroupConsumer(settings, index, share=-(-partitions // consumers)),
-        topic_sinks=TopicSinks.by(settings),
+        topic_sinks=TopicSinks.from_settings(settings),
         dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
     ).run()

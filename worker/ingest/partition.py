@@ -1,4 +1,4 @@
-"""An assigned partition: chunks go in, batches that end where the protocol wants them to come out. No I/O."""
+"""An assigned partition: record batches go in, batches that end where the protocol wants them come out. No I/O."""
 
 from __future__ import annotations
 
@@ -7,90 +7,142 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-from worker.core.batch import Batch, DeadLetter, Field, RecordBatch
+from worker.core.batch import Batch
 from worker.core.counters import Ledger
-from worker.core.delivery import Progress
+from worker.core.delivery import PartitionState, Progress, Resume
+from worker.core.records import Field, Key, RecordBatch
 from worker.decoding.json import decode
 
 
 class Partition:
-    """What one consumer has read of a partition and not settled yet.
+    """What one consumer has read of a partition and not accounted for yet.
 
-    `sealed` are whole batches in the order of the log, the first of them maybe being written; `open` still grows.
-    Events below `counted_to` were counted by an earlier owner under the same supervisor.
+    `sealed` are whole batches in the order of the log; only the first is ever written. `open` still grows. Before
+    `start` the partition waits for its sink, and has no ledger.
     """
 
-    def __init__(
-        self, ledger: Ledger, progress: Progress, fields: Sequence[Field], batch_rows: int, accounted_offset: int = 0
-    ) -> None:
-        self.topic = ledger.topic
-        self.partition = ledger.partition
-        self.ledger = ledger
-        self.progress = progress
+    def __init__(self, key: Key, batch_rows: int) -> None:
+        self.key = key
+        self.topic, self.partition = key
         self.open: Batch | None = None
         self.sealed: deque[Batch] = deque()
-        self.fields = fields  # that the next batches are formed with
+        self._progress = Progress()
         self._batch_rows = batch_rows
-        self._accounted_offset = accounted_offset
+        self._ledger: Ledger | None = None
+        self._fields: Sequence[Field] = ()
+        self._accounted_offset = 0
+        self._read_error_at: int | None = None
+
+    def start(self, ledger: Ledger, at: Resume, fields: Sequence[Field], accounted_offset: int) -> None:
+        """Begin to consume. Events below `accounted_offset` were counted by an earlier owner under this supervisor."""
+        self._ledger, self._fields, self._accounted_offset = ledger, fields, accounted_offset
+        self._progress.start(at)
+        ledger.set("assigned", 1)
+
+    # what it is doing
 
     @property
-    def waiting(self) -> int:
-        """Bytes of the payloads that were read and are not settled."""
+    def state(self) -> PartitionState:
+        return self._progress.state
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its accounts; only once it has started."""
+        assert self._ledger is not None, "the partition waits for its sink"
+        return self._ledger
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has, or had, something to account for."""
+        return self._ledger is not None
+
+    @property
+    def can_be_read(self) -> bool:
+        return self._progress.started
+
+    @property
+    def position(self) -> int:
+        """The next offset to read."""
+        return self._progress.position
+
+    @property
+    def acknowledged(self) -> int:
+        """The offset up to which every event is accounted for."""
+        return self._progress.acknowledged
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the payloads that were read and are not accounted for."""
         return sum(batch.size for batch in self.sealed) + (self.open.size if self.open else 0)
 
     @property
-    def growing_since(self) -> float | None:
-        """The moment (time.monotonic) at which the open batch began; None where there is none that may be closed early.
+    def filling_since(self) -> float | None:
+        """The time (time.monotonic) at which the open batch began; None where none may be sealed early.
 
-        The block of an intent ends where the intent says: a shorter one has another token, and would double its rows.
+        The block of an intent ends where the intent says: a shorter block has another token, and would double its rows.
         """
-        return self.open.opened if self.open is not None and not self.progress.resuming else None
+        return self.open.opened if self.open is not None and not self._progress.replaying else None
 
     @property
-    def settled(self) -> bool:
-        """Whether everything that was read is accounted for, and the group knows."""
-        return not (self.open or self.sealed or self.uncommitted)
-
-    @property
-    def uncommitted(self) -> bool:
+    def has_uncommitted(self) -> bool:
         """Whether more is accounted for than the group knows."""
-        return self.progress.acked > self.progress.committed
+        return self._progress.acknowledged > self._progress.committed
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was read is accounted for, and the group knows."""
+        return not (self.open or self.sealed or self.has_uncommitted)
+
+    # records in
 
     def take(self, records: RecordBatch) -> None:
-        """Decode a chunk into batches, cut where a batch has to end."""
-        boundary = self.progress.boundary()
-        records = _since(
-            records, bisect_left(records.offsets, self.progress.position)
-        )  # a seek may have gone back over some
+        """Decode records into batches, cut where a batch has to end."""
+        if not self.can_be_read:
+            return
+        progress = self._progress
+        boundary = progress.next_boundary()
+        records = records.since(bisect_left(records.offsets, progress.position))  # a seek may have gone back too far
         if boundary is not None and records.end >= boundary:
             cut = bisect_left(records.offsets, boundary)
-            self._add(_until(records, cut)._replace(end=boundary))  # not the offset of the next message
+            self._add(records.until(cut)._replace(end=boundary))  # not the offset of the next record
             self._extend(boundary)
             self.seal()
-            records = _since(records, cut)
+            records = records.since(cut)
         self._add(records)
 
     def advance_to(self, offset: int) -> None:
-        """Account for the offsets up to `offset` that no message has: the end of a range, or of the log.
+        """Account for the offsets up to `offset` that no record has: the end of a range, or of the log.
 
         Transaction markers and compaction leave such offsets; without this, lag would never be 0.
         """
-        boundary = self.progress.boundary()
+        if not self.can_be_read:
+            return
+        boundary = self._progress.next_boundary()
         if boundary is not None and offset >= boundary:
             self._extend(boundary)
             self.seal()
         self._extend(offset)
 
     def seal(self) -> None:
-        """Close the open batch."""
+        """Fix the range of the open batch."""
         if self.open is not None:
+            self.open.seal()
             self.sealed.append(self.open)
             self.open = None
 
-    def settle(self) -> Batch:
-        """Book the first sealed batch, every event of which is accounted for, and return it."""
+    # the first sealed batch, on its way
+
+    def commit(self, offset: int) -> None:
+        """Note what the group knows now."""
+        self._progress.commit(offset)
+
+    def acknowledge(self) -> bool:
+        """Account for the first sealed batch.
+
+        Returns True where the batches behind it were discarded, to be read again in larger ones.
+        """
         batch = self.sealed.popleft()
         ledger = self.ledger
         if batch.end <= self._accounted_offset:
@@ -101,31 +153,90 @@ class Partition:
             ledger.add("skipped", batch.skipped)
         ledger.add("in_flight", -batch.consumed)
         ledger.set("accounted_offset", batch.end)
-        self.progress.settled(batch, self._batch_rows)
-        return batch
+        was_limited = self._progress.limit is not None
+        self._progress.acknowledge(batch, self._batch_rows)
+        if not (was_limited and self.sealed):
+            return False
+        self.discard()
+        return True
 
-    def drop(self) -> None:
-        """Forget what is not settled: whoever reads on from `progress.acked` accounts for it."""
+    def bisect(self) -> bool:
+        """Search for the row that the store refuses in the first sealed batch.
+
+        Returns True where that batch is the one row, which is a dead letter now. Otherwise the range has to be read
+        again, from `position`, in smaller batches.
+        """
+        batch = self.sealed[0]
+        if batch.consumed == 1 and batch.payloads:
+            batch.reject_only_row("store_refused")
+            return True
+        self.split()
+        return False
+
+    def split(self) -> None:
+        """Discard what is not accounted for, to be read again in batches of half the first one's size."""
+        self._progress.bisect(self.sealed[0])
+        self.discard()
+
+    def rebuild(self, fields: Sequence[Field]) -> None:
+        """Discard what is not accounted for, to be read again in another form; a block in doubt keeps its range."""
+        self._fields = fields
+        if self.sealed and self.sealed[0].in_doubt:
+            self._progress.replay(self.sealed[0])
+        self.discard()
+
+    def discard(self) -> None:
+        """Drop what is not accounted for: whoever reads on from `acknowledged` accounts for it."""
         self.open = None
         self.sealed.clear()
-        self.ledger.give_up_in_flight()
-        self.progress.rewind()
+        if self._ledger is not None:
+            self._ledger.replay(self._ledger.get("in_flight"))
+        self._progress.rewind()
+
+    def discard_backlog(self) -> bool:
+        """Drop all but the first sealed batch, and return whether there was something to drop."""
+        backlog = [*list(self.sealed)[1:], *([self.open] if self.open else [])]
+        if not self.can_be_read or not backlog:
+            return False
+        self.ledger.replay(sum(batch.consumed for batch in backlog))
+        self.sealed = deque(list(self.sealed)[:1])
+        self.open = None
+        self._progress.position = self.sealed[0].end if self.sealed else self._progress.acknowledged
+        return True
+
+    def discard_unfinished_replay(self) -> None:
+        """Drop a block of an intent that is not complete: the next owner finds the intent."""
+        if self.open and self._progress.replaying:
+            self.discard()
+
+    def stop(self) -> None:
+        """Read no more until it is assigned anew. What was read goes its way."""
+        self._progress.stop()
+
+    def release(self) -> None:
+        """Own it no longer."""
+        self.discard()
+        if self._ledger is not None:
+            self._ledger.set("assigned", 0)
+
+    def confirm_read_error(self) -> bool:
+        """Whether reading at this position has failed before; the first error there may be stale."""
+        confirmed = self._read_error_at == self.position
+        self._read_error_at = self.position
+        return confirmed
 
     def _add(self, records: RecordBatch) -> None:
-        limit = self.progress.limit or self._batch_rows
-        if self.progress.resuming:  # the block has to be the same, whatever --batch-rows is now
-            limit = self.progress.limit or sys.maxsize
+        limit = self._progress.limit or (sys.maxsize if self._progress.replaying else self._batch_rows)
         while records.payloads:
             batch = self.open or self._begin()
-            head = _until(records, limit - batch.consumed)
+            head = records.until(limit - batch.consumed)
             self._decode(batch, head)
             if batch.consumed >= limit:
                 self.seal()
-            records = _since(records, len(head.payloads))
+            records = records.since(len(head.payloads))
 
     def _begin(self) -> Batch:
-        progress = self.progress
-        intent_time_ms = progress.intent_time_ms if progress.resuming else 0
+        progress = self._progress
         self.open = Batch(
             self.topic,
             self.ledger.topic_id,
@@ -133,64 +244,29 @@ class Partition:
             start=progress.position,
             end=progress.position,
             opened=time.monotonic(),
-            fields=self.fields,
-            columns=[[] for _ in self.fields],
-            intent_time_ms=intent_time_ms,
-            in_doubt=intent_time_ms > 0,
-            payloads=[] if progress.limit is not None else None,
+            fields=self._fields,
+            columns=[[] for _ in self._fields],
+            keeps_payloads=progress.limit == 1,
+            intent_time_ms=progress.intent_time_ms if progress.replaying else 0,
+            replayed=progress.replaying,
+            recut=progress.position < progress.recut_end and not progress.replaying,
         )
         return self.open
 
     def _extend(self, offset: int) -> None:
-        if offset > self.progress.position:
-            batch = self.open or self._begin()
-            batch.end = self.progress.position = offset
+        if offset > self._progress.position:
+            (self.open or self._begin()).extend(offset)
+            self._progress.position = offset
 
     def _decode(self, batch: Batch, records: RecordBatch) -> None:
         payloads, offsets = cast("list[bytes]", records.payloads), records.offsets
         if None in records.payloads:
             present = [i for i, payload in enumerate(records.payloads) if payload is not None]
-            payloads, offsets = _pick(payloads, present), _pick(offsets, present)
-            batch.skipped += len(records.payloads) - len(present)
-        decoded = decode(payloads, batch.fields)
-        batch.dead_letters += [
-            DeadLetter(offsets[reject.index], payloads[reject.index], reject.reason, reject.field)
-            for reject in decoded.rejects
-        ]
-        batch.size += (size := len(b"".join(payloads)))  # a fifth of the time of adding lengths up
-        if decoded.kept is not None:
-            payloads, offsets = _pick(payloads, decoded.kept), _pick(offsets, decoded.kept)
-        if decoded.rows:
-            for parts, part in zip(batch.columns, decoded.columns, strict=True):
-                parts.append(part)
-            batch.offsets.append(offsets)
-            batch.arrivals.append((records.timestamp_ms, decoded.rows))
-        if batch.payloads is not None:
-            batch.payloads += payloads
+            payloads, offsets = [payloads[i] for i in present], [offsets[i] for i in present]
+        size = batch.size
+        batch.add(records, payloads, offsets, decode(payloads, batch.fields))
+        self._progress.position = records.end
         count = len(records.payloads)
-        batch.rows += decoded.rows
-        batch.consumed += count
-        batch.end = self.progress.position = records.end
         self.ledger.add("consumed", count)
-        self.ledger.add("bytes", size)
+        self.ledger.add("bytes", batch.size - size)
         self.ledger.add("in_flight", count)
-
-
-def _pick(sequence: Sequence[Any], indices: Sequence[int]) -> list[Any]:
-    return [sequence[i] for i in indices]
-
-
-def _until(records: RecordBatch, count: int) -> RecordBatch:
-    """Return the first `count` messages of a chunk."""
-    if count >= len(records.payloads):
-        return records
-    return records._replace(
-        payloads=records.payloads[:count], offsets=records.offsets[:count], end=records.offsets[count]
-    )
-
-
-def _since(records: RecordBatch, index: int) -> RecordBatch:
-    """Return a chunk without its first `index` messages."""
-    if index == 0:
-        return records
-    return records._replace(payloads=records.payloads[index:], offsets=records.offsets[index:])

@@ -1,19 +1,18 @@
-"""What the consumer group gives and takes: take-over of partitions, orderly and disorderly loss, a log that is gone."""
+"""Rebalance callbacks: assignment, revocation, loss, and data removed by retention."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from worker.config.settings import Settings
 from worker.core import delivery
-from worker.core.batch import Key
 from worker.core.counters import Slot, Stats
 from worker.core.errors import ExitCode, Fatal
 from worker.core.log import fields
+from worker.core.records import Key
 from worker.ingest.assignment import Assignment
-from worker.ingest.partition import Partition
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
 from worker.kafka.group_consumer import GroupConsumer
@@ -27,7 +26,7 @@ _Start = tuple[delivery.Resume, str, int]  # where, the topic's id, the offset b
 
 
 class RebalanceHandler:
-    """Answers the group's callbacks, which run in the thread that reads: see `Source.subscribe`."""
+    """Answers the group's callbacks, which run in the thread that reads: see `GroupConsumer.join`."""
 
     def __init__(
         self,
@@ -49,44 +48,77 @@ class RebalanceHandler:
         self._start_deferred_at = 0.0
 
     def on_assign(self, keys: list[Key]) -> dict[Key, int | None]:
-        """Take over what can be taken over at once; the rest is begun by `pursue`."""
-        self._assignment.unpause()  # what it had before goes on with the rest
-        starts = self._starts([key for key in keys if self._topic_sinks.of(key[0]).open])
+        """Start the partitions whose sinks are open; `start_deferred_partitions` starts the others later."""
+        self._assignment.resume_all()  # what it had before continues with the rest
+        self._assignment.add(keys)
+        starts = self._find_starts([key for key in keys if self._topic_sinks.get(key[0]).is_open])
         for key, start in starts.items():
-            if start is not None:
-                self._take(key, *start)
-        later = [key for key in keys if key not in starts]
-        self._assignment.awaiting.update(later)
-        self._pipeline.wanted.update(topic for topic, _ in later)
+            self._start(key, start)
+        self._want_sinks()
         self._slot.add("rebalances")
         return {key: start[0].position if (start := starts.get(key)) else None for key in keys}
 
     def start_deferred_partitions(self) -> None:
-        """Begin with partitions that wait, as far as their sinks are open by now and their topics there."""
-        if not self._assignment.awaiting or time.monotonic() < self._start_deferred_at:
+        """Start partitions that wait, as far as their sinks are open by now and their topics exist."""
+        keys = self._assignment.waiting()
+        if not keys or time.monotonic() < self._start_deferred_at:
             return
-        keys = [key for key in self._assignment.awaiting if self._topic_sinks.of(key[0]).open]
-        for key, start in self._starts(keys).items():
+        self._want_sinks()
+        keys = [key for key in keys if self._topic_sinks.get(key[0]).is_open]
+        for key, start in self._find_starts(keys).items():
             if start is None:
-                self._assignment.awaiting.discard(key)
+                self._start(key, start)
             elif self._group_consumer.begin(*key, start[0].position):
-                self._assignment.unpause()
-                self._take(key, *start)
-        if keys and not self._assignment.awaiting.isdisjoint(keys):
+                self._assignment.resume_all()
+                self._start(key, start)
+        if keys and not set(keys).isdisjoint(self._assignment.waiting()):
             self._start_deferred_at = time.monotonic() + _RETRY_S
 
-    def _starts(self, keys: list[Key]) -> dict[Key, _Start | None]:
-        """Say where partitions go on: at the offset, or at the unfinished range, that the group's commit names.
+    def on_revoke(self, keys: list[Key]) -> None:
+        """Settle the write that is under way, commit what is acknowledged, and release the partitions."""
+        self._pipeline.settle(keys, time.monotonic() + self._settings.drain_timeout, _POLL_S)
+        self.release(keys)
 
-        None stands for one that is stopped; those of topics that are gone are not among the answers.
+    def on_lost(self, keys: list[Key]) -> None:
+        """Another member may own these by now: commit nothing."""
+        log.warning("partitions lost: this consumer was expelled from the group", extra=fields(partitions=len(keys)))
+        self.release(keys)
+
+    def release(self, keys: Sequence[Key]) -> None:
+        """Own these no longer; the next owner reads what was not acknowledged."""
+        self._pipeline.abandon(keys)
+        self._assignment.release(keys)
+        self._want_sinks()
+
+    def stop(self, key: Key, text: str) -> None:
+        """Read no more of a partition that would lose events by continuing; the others continue."""
+        message = (
+            f"{key[0]}[{key[1]}] is stopped: {text}. Events were removed before they were read. To go on with what is "
+            f"left, stop the workers and run kafka-consumer-groups --reset-offsets --group {self._settings.group_id} "
+            f"--topic {key[0]}:{key[1]} --to-earliest --execute"
+        )
+        self._slot.set_error(message)
+        if self._settings.until_end:
+            raise Fatal(message, code=ExitCode.HALT)
+        log.error("%s", message)
+        self._assignment.stop(key)
+
+    def _want_sinks(self) -> None:
+        """Have the sinks opened that partitions wait for, and no others."""
+        self._topic_sinks.want_only({topic for topic, _ in self._assignment.waiting()})
+
+    def _find_starts(self, keys: Collection[Key]) -> dict[Key, _Start | None]:
+        """Find where partitions continue: at the offset, or at the unfinished range, that the group's commit names.
+
+        None stands for a partition that is stopped. Partitions of topics that are gone are not among the answers.
         """
         if not keys:
             return {}
         counted = self._stats.accounted()
         starts: dict[Key, _Start | None] = {}
-        for key, known in self._group_consumer.committed(keys).items():
+        for key, known in self._group_consumer.committed(list(keys)).items():
             accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
-            exactly_once = self._topic_sinks.of(key[0]).sink.exactly_once
+            exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
             try:
                 start = delivery.resume(
                     known.offset, known.metadata, known.topic_id, known.log_start, accounted_offset, exactly_once
@@ -101,46 +133,17 @@ class RebalanceHandler:
             starts[key] = start, known.topic_id, accounted_offset
         return starts
 
-    def _take(self, key: Key, start: delivery.Resume, topic_id: str, accounted_offset: int) -> None:
-        progress, fields_of = delivery.Progress.at(start), self._topic_sinks.of(key[0]).sink.fields
-        ledger = self._slot.ledger(key[0], topic_id, key[1])
-        one = Partition(ledger, progress, fields_of, self._settings.batch_rows, accounted_offset)
-        self._assignment.add(key, one)
-        log.info("took a partition", extra=fields(topic=key[0], partition=key[1], offset=start.position))
-
-    def on_revoke(self, keys: list[Key]) -> None:
-        """Settle the write that is under way, commit what is acknowledged, and let go of the rest."""
-        self._pipeline.settle(keys, time.monotonic() + self._settings.drain_timeout, _POLL_S)
-        self.release(keys)
-
-    def on_lost(self, keys: list[Key]) -> None:
-        """Another member may own these by now: commit nothing."""
-        log.warning("partitions lost: this consumer was expelled from the group", extra=fields(partitions=len(keys)))
-        self.release(keys)
-
-    def release(self, keys: Sequence[Key]) -> None:
-        """Own these no longer; the next owner reads what was not settled."""
-        self._pipeline.give_up(keys)
-        self._assignment.remove(keys)
-        self._pipeline.wanted.intersection_update({topic for topic, _ in self._assignment.awaiting})
-
-    def stop(self, key: Key, text: str) -> None:
-        """Read no more of a partition that would lose events by going on; the others go on."""
-        message = (
-            f"{key[0]}[{key[1]}] is stopped: {text}. Events were removed before they were read. To go on with what is "
-            f"left, stop the workers and run kafka-consumer-groups --reset-offsets --group {self._settings.group_id} "
-            f"--topic {key[0]}:{key[1]} --to-earliest --execute"
-        )
-        self._slot.set_error(message)
-        if self._settings.until_end:
-            raise Fatal(message, code=ExitCode.HALT)
-        log.error("%s", message)
-        self._assignment.stop(key)
+    def _start(self, key: Key, start: _Start | None) -> None:
+        if start is None:  # it is stopped
+            return
+        at, topic_id, accounted_offset = start
+        self._assignment.start(key, at, topic_id, self._topic_sinks.get(key[0]).sink.fields, accounted_offset)
+        log.info("took a partition", extra=fields(topic=key[0], partition=key[1], offset=at.position))
 
     def _find_stored_end(self, key: Key, loss: delivery.DataLost) -> int | None:
         """Return where an intent ends that covers all that retention has removed, and whose rows are in the store."""
         intent = loss.intent
-        sink = self._topic_sinks.of(key[0]).sink
+        sink = self._topic_sinks.get(key[0]).sink
         if intent is None or not sink.exactly_once or loss.log_start > intent.end:
             return None
         return intent.end if sink.count_stored_rows(*key, intent.start, intent.end) == intent.rows else None

@@ -1,8 +1,8 @@
-"""Where the events of each topic go: its sink, opened when a partition of the topic is first assigned."""
+"""The sink of each topic, opened when a partition of the topic is first assigned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from worker.config.settings import Settings
@@ -13,39 +13,59 @@ from worker.sinks import Sink, open_sink
 
 @dataclass(slots=True, eq=False)
 class TopicSink:
-    """One topic's sink, and what goes with it."""
+    """One topic's sink and its errors: they delay no other topic."""
 
     topic: str
     sink: Sink
     bad_ratio: BadRatio
-    backoff: Backoff  # between tries to open the sink
-    open: bool = False
+    backoff: Backoff
+    is_open: bool = False
+    is_wanted: bool = False  # a partition waits for it
+
+    def open(self) -> None:
+        """Note that the sink was opened."""
+        self.is_open, self.is_wanted = True, False
+        self.backoff.reset()
 
 
 class TopicSinks:
-    """The outlets of all topics that this consumer has met."""
+    """The sinks of all topics that this consumer has met."""
 
-    def __init__(self, make: Callable[[str], TopicSink]) -> None:
-        self._make = make
-        self._known: dict[str, TopicSink] = {}
+    def __init__(self, create: Callable[[str], TopicSink]) -> None:
+        self._create = create
+        self._by_topic: dict[str, TopicSink] = {}
 
     @classmethod
-    def by(cls, settings: Settings) -> TopicSinks:
-        """Return the outlets that the settings describe."""
-        return cls(
-            lambda topic: TopicSink(
-                topic, open_sink(settings.for_topic(topic)), BadRatio(settings.max_bad_ratio), Backoff()
-            )
-        )
+    def from_settings(cls, settings: Settings) -> TopicSinks:
+        """Return the sinks that the settings describe."""
 
-    def of(self, topic: str) -> TopicSink:
-        """Return a topic's outlet, maybe not open yet."""
-        known = self._known.get(topic)
-        if known is None:
-            known = self._known[topic] = self._make(topic)
-        return known
+        def create(topic: str) -> TopicSink:
+            return TopicSink(topic, open_sink(settings.for_topic(topic)), BadRatio(settings.max_bad_ratio), Backoff())
+
+        return cls(create)
+
+    def get(self, topic: str) -> TopicSink:
+        """Return a topic's sink, maybe not open yet."""
+        if topic not in self._by_topic:
+            self._by_topic[topic] = self._create(topic)
+        return self._by_topic[topic]
+
+    def want_only(self, topics: Collection[str]) -> None:
+        """Have the sinks of these topics opened, and no others."""
+        for topic in topics:
+            self.get(topic)
+        for topic, topic_sink in self._by_topic.items():
+            topic_sink.is_wanted = topic in topics and not topic_sink.is_open
+
+    def next_to_open(self) -> TopicSink | None:
+        """Return a sink that a partition waits for, if it is time to try to open one."""
+        return next((sink for sink in self._by_topic.values() if sink.is_wanted and sink.backoff.is_over), None)
+
+    def failing_topics(self) -> set[str]:
+        """Return the topics whose last write, or try to open the sink, failed."""
+        return {topic for topic, sink in self._by_topic.items() if sink.backoff.has_failed}
 
     def close(self) -> None:
-        """Drop all connections."""
-        for topic_sink in self._known.values():
+        """Close all connections."""
+        for topic_sink in self._by_topic.values():
             topic_sink.sink.close()

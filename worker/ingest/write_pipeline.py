@@ -1,6 +1,7 @@
-"""The way out of one consumer: sealed batch → intent → store and dead letters → books → commit, one batch at a time.
+"""From a sealed batch to its commit: intent → store and dead letters → ledger → commit, one batch at a time.
 
-It never blocks: the write runs in the writer's thread, and each call does the next step that need not wait.
+It never blocks: the write runs in the writer's thread, and each call does the next step that need not wait. A topic
+whose store or dead-letter topic fails is tried again after a pause of its own; other topics continue meanwhile.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ import logging
 import time
 from collections.abc import Collection, Iterable
 from functools import partial
+from typing import NamedTuple
 
 from worker.config.settings import Settings
 from worker.core import delivery
-from worker.core.batch import Batch, DeadLetter, Key
+from worker.core.batch import Batch, BatchState, WriteResult
 from worker.core.counters import DELIVERY_CAP_MS, RETRY_REASONS, Slot
-from worker.core.errors import Retryable, RowsRefused, SchemaChanged
+from worker.core.errors import Retryable, RowsRefused, SchemaChanged, WorkerError
 from worker.core.log import fields
+from worker.core.records import Key
 from worker.ingest.assignment import Assignment
+from worker.ingest.partition import Partition
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
-from worker.ingest.writer import Writer, store, verify_topic_ids
+from worker.ingest.writer import Backoff, Writer, verify_topic_ids, write_batch
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.errors import TopicNotFound
 from worker.kafka.group_consumer import GroupConsumer
@@ -26,12 +30,31 @@ from worker.kafka.group_consumer import GroupConsumer
 log = logging.getLogger(__name__)
 
 # Payload bytes that wait in one process, over all its partitions.
-_MAX_WAITING_BYTES = 64 << 20
-_IDENTIFY_S = 5.0
+_MAX_PENDING_BYTES = 64 << 20
+_VERIFY_TOPIC_IDS_S = 5.0
+
+
+class OpenSink(NamedTuple):
+    """The writer opens a topic's sink."""
+
+    topic_sink: TopicSink
+
+
+class WriteBatch(NamedTuple):
+    """The writer writes the first sealed batch of a partition."""
+
+    partition: Partition
+
+
+class VerifyTopicIds(NamedTuple):
+    """The writer checks that no topic was deleted and created again."""
+
+
+Job = OpenSink | WriteBatch | VerifyTopicIds
 
 
 class WritePipeline:
-    """Owns the writer, and which batch is on its way; alone in committing."""
+    """Owns the writer and its job, and is alone in committing offsets."""
 
     def __init__(
         self,
@@ -47,179 +70,188 @@ class WritePipeline:
         self._slot = slot
         self._group_consumer = group_consumer
         self._assignment = assignment
-        self._partitions = assignment.partitions
         self._topic_sinks = topic_sinks
         self._dead_letters = dead_letters
         self._writer = writer
-        self._writing: Key | None = None  # whose first sealed batch is on its way into the store
+        self._job: Job | None = None
+        self._commit_backoff = Backoff()
         self._linger_s = settings.linger_ms / 1000
-        self._opening: TopicSink | None = None  # whose sink is being opened
-        self.wanted: set[str] = set()  # topics whose sinks are to be opened
         self._verify_topic_ids_at = 0.0
 
     def work(self, timeout: float, *, flush: bool = False) -> None:
-        """Hear the writer for up to `timeout` seconds; then do the next step, if there is one that need not wait.
+        """Wait for the writer for up to `timeout` seconds; then do the next step, if one need not wait.
 
-        It takes the time also where there is nothing to hear: who waits for a store calls it again and again. In a
-        hurry, batches are sealed at any size and age.
+        It takes the time also where there is nothing to wait for: who waits for a store calls it again and again.
+        `flush` seals batches at any size and age.
         """
-        try:
-            if self._writer.poll(timeout):
-                self._done()
-            if not self._writer.busy and not (self.wanted and self._open_next()) and self._writer.backoff.over:
-                self._next_step(flush)
-        except TopicNotFound as gone:
-            log.warning("%s: what was read of it is given up", gone)
-            self._writing = None
-            self._assignment.abandon(gone.topic)
-        except Retryable as error:
-            self._wait_for(error)
-        except RowsRefused as refusal:
-            self._refused(refusal)
-        except SchemaChanged as change:
-            log.warning("%s", change)
-            self._reshape()
+        self._collect_result(timeout)
+        if self._job is None and self._commit_backoff.is_over:
+            try:
+                self._start_next(flush)
+                self._commit_backoff.reset()
+            except TopicNotFound as error:
+                self._defer_topic(error)
+            except Retryable as error:
+                self._commit_backoff.fail()
+                self._report(error)
         self._writer.rest(timeout)
 
     @property
-    def idle(self) -> bool:
-        """Whether no batch is on its way."""
-        return self._writing is None
+    def is_idle(self) -> bool:
+        """Whether no batch is being written."""
+        return not isinstance(self._job, WriteBatch)
 
-    @property
-    def backpressured(self) -> bool:
-        """Whether reading on would only pile up: a full batch waits behind a write, or the bytes are used up."""
-        if self._writing is None:
-            return False
-        sealed = sum(len(one.sealed) for one in self._partitions.values())
-        return sealed > 1 or self._assignment.waiting > _MAX_WAITING_BYTES
+    def backpressured_topics(self) -> set[str]:
+        """Return the topics of which reading on would only pile up: full batches wait, or the bytes are used up.
+
+        The topics that fail are judged each by itself, all others together, for they share the writer.
+        """
+        failing = self._topic_sinks.failing_topics()
+        sealed: dict[str, int] = {}
+        size: dict[str, int] = {}
+        for partition in self._assignment:
+            group = partition.topic if partition.topic in failing else ""
+            sealed[group] = sealed.get(group, 0) + len(partition.sealed)
+            size[group] = size.get(group, 0) + partition.pending_bytes
+        full = {group for group in sealed if sealed[group] > 1 or (sealed[group] and size[group] > _MAX_PENDING_BYTES)}
+        topics = self._assignment.topics()
+        if failing and topics - failing and sum(size.values()) - size.get("", 0) > _MAX_PENDING_BYTES:
+            self._assignment.discard_backlog(failing)
+        return {topic for topic in topics if (topic if topic in failing else "") in full}
 
     def settle(self, keys: Collection[Key], deadline: float, poll_s: float) -> None:
-        """Wait for the write that is under way, until `deadline` (time.monotonic()); commit what `keys` have done."""
+        """Wait for the job that is under way, until `deadline` (time.monotonic()); commit what `keys` have done."""
+        while self._job is not None and time.monotonic() < deadline:
+            self._slot.beat()
+            self._collect_result(poll_s)
         try:
-            while self._writer.busy and time.monotonic() < deadline:
-                self._slot.beat()
-                if self._writer.poll(poll_s):
-                    self._done()
-            self._commit_idle(key for key, one in self._partitions.items() if key in keys and one.uncommitted)
-        except (
-            Retryable,
-            RowsRefused,
-            SchemaChanged,
-        ) as error:  # the next owner finds the intent, and goes on from there
-            self._not_opened()
-            log.warning("not everything could be settled at a rebalance: %s", error)
+            self._commit_acknowledged(item for item in self._assignment if item.key in keys and item.has_uncommitted)
+        except Retryable as error:  # the next owner finds the intent, and continues from there
+            log.warning("not everything could be committed at a rebalance: %s", error)
 
-    def give_up(self, keys: Collection[Key]) -> None:
-        """Hear no more of a write for any of these."""
-        if self._writing in keys:
-            if self._opening is None:
-                self._writer.drop()
-            self._writing = None
+    def abandon(self, keys: Collection[Key]) -> None:
+        """Ignore the result of a write for any of these partitions."""
+        if isinstance(self._job, WriteBatch) and self._job.partition.key in keys:
+            self._writer.abandon()
+            self._job = None
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         self._topic_sinks.close()
         self._writer.close()
 
-    def _open_next(self) -> bool:
-        """Begin to open a sink that is wanted, if it is time to try; False where there is none."""
-        for topic in self.wanted:
-            topic_sink = self._topic_sinks.of(topic)
-            if topic_sink.open or topic_sink.backoff.over:
-                self.wanted.discard(topic)
-                if not topic_sink.open:
-                    self._opening = topic_sink
-                    self._writer.start(topic_sink.sink.open)
-                return not topic_sink.open
-        return False
+    # the next step
 
-    def _not_opened(self) -> bool:
-        """Try later to open the sink that was being opened; False where there was none."""
-        topic_sink, self._opening = self._opening, None
-        if topic_sink is not None:
-            topic_sink.backoff.failed()
-            self.wanted.add(topic_sink.topic)
-        return topic_sink is not None
+    def _start_next(self, flush: bool) -> None:
+        """Open a sink, continue with the oldest batch that is due, or commit. Raises Retryable of Kafka's."""
+        if topic_sink := self._topic_sinks.next_to_open():
+            self._job = OpenSink(topic_sink)
+            self._writer.start(topic_sink.sink.open)
+        elif partition := self._choose(flush):
+            self._continue(partition)
+        else:
+            self._commit_acknowledged(item for item in self._assignment if item.has_uncommitted and not item.open)
+            self._start_verification()
 
-    def _done(self) -> None:
-        """Book what the writer has done."""
-        self._slot.set("sink_up", 1)
-        if self._opening is not None:
-            self._opening.open = True
-            self._opening = None
-        elif self._writing is not None:
-            self._stored(self._writing)
-
-    def _next_step(self, flush: bool) -> None:
-        """Go on with the batch that is on its way, or take the oldest that is full or old enough, or commit."""
-        if self._writing is None:
-            self._writing = self._choose(flush)
-        if self._writing is None:
-            self._commit_idle(key for key, one in self._partitions.items() if one.uncommitted and not one.open)
-            if self._partitions and time.monotonic() > self._verify_topic_ids_at:
-                self._verify_topic_ids_at = time.monotonic() + _IDENTIFY_S
-                known = {(key[0], one.ledger.topic_id) for key, one in self._partitions.items()}
-                self._writer.start(partial(verify_topic_ids, known, self._group_consumer.topic_id))
-            return
-        one, sink = self._partitions[self._writing], self._topic_sinks.of(self._writing[0]).sink
-        batch = one.sealed[0]
-        if batch.written and batch.dead_letters_written:  # and its commit failed
-            self._stored(self._writing)
-            return
-        if sink.exactly_once and batch.rows and not batch.written:
-            # Before each try: a member that was expelled meanwhile is refused here, and does not insert.
-            batch.intent_time_ms = batch.intent_time_ms or time.time_ns() // 1_000_000
-            self._commit([(*self._writing, batch.start, delivery.intent_of(batch).encode())])
-            one.progress.committed = batch.start
-        job = partial(store, batch, sink, self._dead_letters, self._slot, self._group_consumer.topic_id)
-        self._writer.start(job)
-
-    def _choose(self, flush: bool) -> Key | None:
-        """Seal batches that are old enough, and return the partition of the oldest sealed one."""
+    def _choose(self, flush: bool) -> Partition | None:
+        """Seal batches that are old enough, and return the partition of the oldest sealed one that may be tried."""
         now = time.monotonic()
-        flush = flush or self._assignment.waiting > _MAX_WAITING_BYTES
-        for one in self._partitions.values():
-            since = one.growing_since
+        flush = flush or self._assignment.pending_bytes > _MAX_PENDING_BYTES
+        for partition in self._assignment:
+            since = partition.filling_since
             if since is not None and (flush or now - since >= self._linger_s):
-                one.seal()
-        due = [(one.sealed[0].opened, key) for key, one in self._partitions.items() if one.sealed]
-        if not due:
-            return None
-        _, key = min(due)
-        self._topic_sinks.of(key[0]).bad_ratio.watch(self._partitions[key].sealed[0])
-        return key
+                partition.seal()
+        due = [
+            partition
+            for partition in self._assignment
+            if partition.sealed and self._topic_sinks.get(partition.topic).backoff.is_over
+        ]
+        return min(due, key=lambda partition: partition.sealed[0].opened, default=None)
 
-    def _stored(self, key: Key) -> None:
-        """Book the batch that store and dead-letter topic have acknowledged.
+    def _continue(self, partition: Partition) -> None:
+        """Do the next step of a partition's first sealed batch."""
+        batch, topic_sink = partition.sealed[0], self._topic_sinks.get(partition.topic)
+        if batch.state is BatchState.ACKNOWLEDGED:  # and its commit failed
+            self._acknowledge(partition)
+            return
+        if not batch.attempts:
+            topic_sink.bad_ratio.watch(batch)
+        if topic_sink.sink.exactly_once and batch.needs_intent:
+            # Before each try: a member that was expelled meanwhile is refused here, and does not insert.
+            batch.announce(time.time_ns() // 1_000_000)
+            self._commit([(*partition.key, batch.start, delivery.intent_of(batch).encode())])
+            partition.commit(batch.start)
+        batch.attempts += 1
+        self._job = WriteBatch(partition)
+        self._writer.start(
+            partial(write_batch, batch, topic_sink.sink, self._dead_letters, self._slot, self._group_consumer.topic_id)
+        )
 
-        Its commit is the next batch's intent, or is made once nothing more comes; without intents it is made here.
+    def _start_verification(self) -> None:
+        topic_ids = {(partition.topic, partition.ledger.topic_id) for partition in self._assignment}
+        if topic_ids and time.monotonic() > self._verify_topic_ids_at:
+            self._verify_topic_ids_at = time.monotonic() + _VERIFY_TOPIC_IDS_S
+            self._job = VerifyTopicIds()
+            self._writer.start(partial(verify_topic_ids, topic_ids, self._group_consumer.topic_id))
+
+    # results
+
+    def _collect_result(self, timeout: float) -> None:
+        """Wait for the job for up to `timeout` seconds, and take over its result."""
+        try:
+            done, result = self._writer.poll(timeout)
+        except WorkerError as error:
+            job, self._job = self._job, None
+            self._handle_error(job, error)
+            return
+        if not done:
+            return
+        job, self._job = self._job, None
+        match job:
+            case OpenSink(topic_sink):
+                topic_sink.open()
+            case WriteBatch(partition) if result is not None:
+                self._take_result(partition, result)
+        self._slot.set("sink_up", int(not self._topic_sinks.failing_topics()))
+
+    def _take_result(self, partition: Partition, result: WriteResult) -> None:
+        partition.sealed[0].apply(result)
+        if result.error is not None:
+            self._handle_error(WriteBatch(partition), result.error)
+            return
+        self._topic_sinks.get(partition.topic).backoff.reset()
+        try:
+            self._acknowledge(partition)
+        except Retryable as error:  # the batch stays acknowledged; its commit is tried again
+            self._commit_backoff.fail()
+            self._report(error)
+
+    def _acknowledge(self, partition: Partition) -> None:
+        """Account for a batch that the store and the dead-letter topic have acknowledged.
+
+        Its commit is the next batch's intent, or is made once nothing more comes. Without intents it is made here.
         """
-        one = self._partitions[key]
-        batch = one.sealed[0]
-        if not (self._topic_sinks.of(key[0]).sink.exactly_once and batch.rows):
-            self._commit([(*key, batch.end, delivery.plain(batch.topic_id))])
-            one.progress.committed = batch.end
-        self._writer.backoff.reset()
-        self._writing = None
-        one.settle()
+        batch = partition.sealed[0]
+        if not (self._topic_sinks.get(partition.topic).sink.exactly_once and batch.rows):
+            self._commit([(*partition.key, batch.end, delivery.plain(batch.topic_id))])
+            partition.commit(batch.end)
+        grows = partition.acknowledge()
         self._record(batch)
-        if one.progress.limit is not None and one.sealed:
-            self._assignment.reread(key)  # what follows was cut into batches as small as this one
+        if grows:
+            self._assignment.reread(partition)  # what follows was cut into batches as small as this one
 
     def _commit(self, offsets: list[tuple[str, int, int, str]]) -> None:
         began = time.perf_counter_ns()
         self._group_consumer.commit(offsets)
         self._slot.observe("stage_commit", time.perf_counter_ns() - began)
 
-    def _commit_idle(self, keys: Iterable[Key]) -> None:
+    def _commit_acknowledged(self, partitions: Iterable[Partition]) -> None:
         """Commit what is accounted for, without an intent."""
-        partitions = {key: self._partitions[key] for key in keys}
+        partitions = list(partitions)
         if partitions:
-            plain = delivery.plain
-            self._commit([(*key, one.progress.acked, plain(one.ledger.topic_id)) for key, one in partitions.items()])
-        for one in partitions.values():
-            one.progress.committed = one.progress.acked
+            self._commit([(*item.key, item.acknowledged, delivery.plain(item.ledger.topic_id)) for item in partitions])
+        for partition in partitions:
+            partition.commit(partition.acknowledged)
 
     def _record(self, batch: Batch) -> None:
         """Count a batch that is accounted for."""
@@ -238,38 +270,50 @@ class WritePipeline:
                 extra=fields(topic=batch.topic, partition=batch.partition, offset=first.offset, reason=first.reason),
             )
 
-    # trouble
+    # errors
 
-    def _wait_for(self, error: Retryable) -> None:
-        """Try again later, and say what is being waited for."""
-        if not self._not_opened():
-            self._writer.backoff.failed()
+    def _handle_error(self, job: Job | None, error: WorkerError) -> None:
+        """Decide what happens after a job failed. Raises what is neither the store's error nor the rows'."""
+        match job, error:
+            case _, TopicNotFound():
+                self._defer_topic(error)
+            case OpenSink(topic_sink), Retryable():
+                topic_sink.backoff.fail()
+                self._report(error)
+            case WriteBatch(partition), Retryable():
+                self._topic_sinks.get(partition.topic).backoff.fail()
+                self._report(error)
+            case WriteBatch(partition), RowsRefused():
+                self._bisect(partition, error)
+            case WriteBatch(partition), SchemaChanged():
+                log.warning("%s", error)
+                self._rebuild_topic(partition.topic)
+            case _:
+                raise error
+
+    def _report(self, error: Retryable) -> None:
+        """Say what is waited for."""
         self._slot.add(f"retries_{error.reason if error.reason in RETRY_REASONS else 'other'}")
         self._slot.set_error(str(error))
         if error.of_store:
             self._slot.set("sink_up", 0)
         log.warning("waiting, will try again: %s", error)
 
-    def _refused(self, refusal: RowsRefused) -> None:
-        """Find the rows that the store refuses by halves; the one that is left alone becomes a dead letter."""
-        assert self._writing is not None
-        key, self._writing = self._writing, None
-        one = self._partitions[key]
-        batch = one.sealed[0]
-        if one.progress.refused(batch) and batch.payloads:
-            log.warning("%s", refusal, extra=fields(topic=key[0], partition=key[1], offset=batch.start))
-            batch.dead_letters.append(DeadLetter(batch.offsets[0][0], batch.payloads[0], "store_refused", ""))
-            batch.rows, batch.in_doubt = 0, False
-        else:
-            self._assignment.reread(key)
+    def _defer_topic(self, error: TopicNotFound) -> None:
+        log.warning("%s: what was read of it and not written is discarded", error)
+        self._assignment.defer_topic(error.topic)
 
-    def _reshape(self) -> None:
+    def _bisect(self, partition: Partition, error: RowsRefused) -> None:
+        """Search for the rows that the store refuses by halves; the one that is left alone becomes a dead letter."""
+        start = partition.sealed[0].start
+        if partition.bisect():
+            log.warning("%s", error, extra=fields(topic=partition.topic, partition=partition.partition, offset=start))
+        else:
+            self._assignment.reread(partition)
+
+    def _rebuild_topic(self, topic: str) -> None:
         """Form what was read of the topic again, in the shape that its table has now."""
-        assert self._writing is not None
-        topic, self._writing = self._writing[0], None
-        for key, one in self._partitions.items():
-            if key[0] == topic:
-                one.fields = self._topic_sinks.of(topic).sink.fields
-                if one.sealed and one.sealed[0].in_doubt:
-                    one.progress.replay(one.sealed[0])
-                self._assignment.reread(key)
+        for partition in self._assignment:
+            if partition.topic == topic:
+                partition.rebuild(self._topic_sinks.get(topic).sink.fields)
+                self._assignment.reread(partition)

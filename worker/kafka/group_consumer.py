@@ -22,9 +22,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
-from worker.core.batch import Key, RecordBatch
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
+from worker.core.records import Key, RecordBatch
 from worker.kafka.errors import TOPIC_GONE, TopicNotFound, check_rights, commit_error, is_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
 from worker.kafka.topics import topic_ids

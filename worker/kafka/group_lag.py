@@ -20,10 +20,10 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
-from worker.core.batch import Key
 from worker.core.delivery import of_another_topic
 from worker.core.errors import Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
+from worker.core.records import Key
 from worker.kafka.errors import check_rights
 from worker.kafka.log_ends import Ends
 from worker.kafka.properties import client_properties, non_consumer_properties, unusable

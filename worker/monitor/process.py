@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.accounts import Accounts
-from worker.core.batch import Key
 from worker.core.counters import Stats
 from worker.core.errors import ExitCode, Fatal, Retryable
+from worker.core.records import Key
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
 from worker.monitor.http import Request, Response, Server
 from worker.monitor.metrics import Collector, Exposition

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from worker.config.settings import Settings
 from worker.core.accounts import alive
-from worker.core.batch import Key
 from worker.core.counters import Stats
+from worker.core.records import Key
 from worker.kafka.group_lag import PartitionLag
 
 _LAG_KEPT_S = 15.0  # without an answer of Kafka's; then lag is unknown, and says so by not being there

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from worker.core.batch import Key
+from worker.core.records import Key
 from worker.kafka.group_lag import PartitionLag
 
 _STILL_S = 30.0  # longer than a session: who was killed holds its partitions so long

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Field
+from worker.core.batch import Batch
+from worker.core.records import Field
 
 
 class Sink(Protocol):
@@ -19,18 +20,14 @@ class Sink(Protocol):
     def exactly_once(self) -> bool:
         """Whether the same range may be written twice and is counted once; known once open."""
 
-    @property
-    def dedup_retention_ms(self) -> float:
-        """How long the store surely drops a range that it has already; known once open."""
-
     def open(self) -> None:
         """Connect, make the table if it is missing, learn its shape. May be called again after any trouble."""
 
     def write(self, batch: Batch) -> None:
-        """Return once the store has acknowledged all rows of the batch.
+        """Return once the store has acknowledged all rows of the batch, of which some may be stored already.
 
-        Also raises Rejected where rows are refused for their own content (none of the batch is written then), and
-        Reshaped where the store no longer has the shape that the batch was formed for.
+        Also raises RowsRefused where rows are refused for their own content (nothing of this call is stored then), and
+        SchemaChanged where the store no longer has the shape that the batch was formed for.
         """
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:

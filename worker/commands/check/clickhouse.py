@@ -15,8 +15,9 @@ from worker.config.settings import Settings
 from worker.core.errors import WorkerError
 from worker.sinks import uncounted
 from worker.sinks.clickhouse.connection import address, connect
+from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
-from worker.sinks.clickhouse.sink import ClickHouseSink, ExactlyOnceBlocker
+from worker.sinks.clickhouse.sink import ClickHouseSink
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers that do not know CHECK GRANT

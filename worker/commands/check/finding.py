@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from worker.core.batch import Field
 from worker.core.errors import WorkerError
+from worker.core.records import Field
 
 
 class Finding(NamedTuple):

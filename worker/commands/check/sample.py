@@ -12,7 +12,7 @@ import orjson
 
 from worker.commands.check.finding import Finding, Stored, fail, ok, warn
 from worker.config.field_paths import spell
-from worker.core.batch import Field
+from worker.core.records import Field
 from worker.decoding.json import decode
 
 _SHOWN = 20  # fields that are not stored

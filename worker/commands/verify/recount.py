@@ -18,8 +18,9 @@ from confluent_kafka import Message
 
 from worker.commands.verify.comparison import Ranges
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Field
+from worker.core.batch import Batch
 from worker.core.errors import ExitCode
+from worker.core.records import Field
 from worker.decoding.json import decode
 from worker.kafka.log_reader import LogReader
 from worker.sinks.redis.nodes import Node, same_slot

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 from worker.config.settings import Settings
 from worker.core.errors import Fatal, WorkerError
 from worker.sinks.clickhouse.connection import address, connect
+from worker.sinks.clickhouse.deduplication import merging
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
+from worker.sinks.clickhouse.names import table_name
 
 
 class Rows:
@@ -21,7 +21,7 @@ class Rows:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._table = ".".join(f"`{part}`" for part in settings.table.split("."))
+        self._table = table_name(settings.table)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._topic = settings.topic
@@ -82,31 +82,3 @@ class Rows:
             return self._client.execute(query, values, columnar=columnar)
         except DRIVER_ERRORS as error:
             raise to_retryable(self._where, error) from None
-
-
-def merging(engine: str, sorting_key: str, origin: Sequence[str]) -> str:
-    """Return how an engine merges rows of several events, and what would keep it from that; nothing where it does not.
-
-    Rows with the same sorting key are merged: those of one event at most where all `origin` columns are part of it.
-    """
-    if "Summing" in engine:
-        return f"{engine} adds rows up and drops those that come to nothing; a MergeTree table could be verified"
-    absent = set(origin).difference(_plain_columns(sorting_key))
-    if not absent or not re.search("Replacing|Collapsing|Aggregating|Coalescing", engine):
-        return ""
-    return (
-        f"{engine} merges rows with the same ({sorting_key}); it could be told if {', '.join(origin)} were part of "
-        "its ORDER BY"
-    )
-
-
-def _plain_columns(sorting_key: str) -> set[str]:
-    """Return the columns of a sorting key that are no function's arguments, of which several may have one value."""
-    depth, words = 0, [""]
-    for sign in sorting_key:
-        depth += (sign == "(") - (sign == ")")
-        if sign == "," and not depth:
-            words.append("")
-        else:
-            words[-1] += sign
-    return {word.strip(" `") for word in words}

@@ -14,21 +14,29 @@ DRIVER_ERRORS = (errors.Error, OSError, EOFError)
 
 # src/Common/ErrorCodes.cpp. What is named nowhere is tried again: nothing is dropped for an error nobody has met yet.
 _REASONS = {
-    3: "connection", 107: "other", 159: "timeout", 164: "read_only", 202: "overloaded", 203: "overloaded",
+    3: "connection", 107: "other", 159: "timeout", 202: "overloaded", 203: "overloaded",
     209: "timeout", 210: "connection", 241: "memory", 242: "read_only", 243: "no_space", 252: "too_many_parts",
     285: "overloaded", 319: "overloaded", 425: "other", 774: "read_only", 999: "connection",
     16: "table", 36: "table", 60: "table", 81: "table", 115: "table", 218: "table", 219: "table",
     192: "credentials", 193: "credentials", 194: "credentials", 497: "credentials", 516: "credentials",
 }  # fmt: skip
-CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516}
+REFUSED_SETTINGS = {164, 452}  # a read-only user, or a profile that forbids what the worker sends
+CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516, *REFUSED_SETTINGS}
 # What the rows themselves are at fault for, also in a DEFAULT's expression, a CONSTRAINT or the arrays of a Nested.
 _DATA = {6, 26, 27, 32, 38, 41, 53, 69, 70, 72, 117, 131, 153, 190, 321, 376, 395, 407, 441, 467, 469, 675, 676, 691}
 _TOO_MANY_PARTS = 252
+_view = re.compile(r"while pushing to view (\S+?)[.:]?(?:\s|$)")
 
 
 def to_retryable(where: str, error: Exception) -> Retryable:
     """Return what one of DRIVER_ERRORS means."""
     if isinstance(error, errors.ServerException):
+        if view := failing_view(error):
+            return Retryable(
+                f"{where}: the materialized view {view} fails: {first_line(error)} (the rows are in its source table; "
+                "correct or drop the view, and the insert is tried again)",
+                reason="view",
+            )
         reason = _REASONS.get(error.code, "other")
     elif isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
         return Retryable(f"{where}: no answer in time", reason="timeout")
@@ -43,8 +51,19 @@ def explained(where: str, error: Exception) -> str:
 
 
 def refuses_rows(error: errors.ServerException) -> bool:
-    """Whether it is the rows' own fault, not the server's trouble."""
+    """Whether it is the rows' own fault, not the server's or a view's."""
+    if failing_view(error):
+        return False
     return error.code in _DATA or (error.code == _TOO_MANY_PARTS and "max_partitions_per_insert_block" in error.message)
+
+
+def failing_view(error: errors.ServerException) -> str:
+    """Return the materialized view that raised the error; empty where none did.
+
+    The server writes the source table's part before it pushes the block to views, so the rows are stored.
+    """
+    found = _view.search(error.message)
+    return found[1] if found else ""
 
 
 def first_line(error: Exception) -> str:
@@ -62,6 +81,8 @@ def advice(error: Exception) -> str:
         return certificate_advice(error)
     if error.code in (192, 193, 194, 516):
         return "check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD or WORKER_CLICKHOUSE_PASSWORD_FILE"
+    if error.code in REFUSED_SETTINGS:
+        return "let the user change the settings that the worker sends: a profile without readonly and constraints"
     if error.code == 497:
         return "GRANT it, or make the table by hand"
     return ""

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
-import re
+import time
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 from clickhouse_driver import Client, errors
 
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Field
-from worker.core.delivery import token
+from worker.core.batch import Batch
+from worker.core.delivery import token, token_decides
 from worker.core.errors import Fatal, Retryable, RowsRefused, SchemaChanged
+from worker.core.records import Field
 from worker.sinks.clickhouse import types
 from worker.sinks.clickhouse.connection import address, connect
+from worker.sinks.clickhouse.deduplication import Deduplication, ExactlyOnceBlocker, inspect
 from worker.sinks.clickhouse.errors import (
     CONFIGURATION,
     DRIVER_ERRORS,
+    REFUSED_SETTINGS,
     explained,
     first_line,
     refuses_rows,
     to_retryable,
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
+from worker.sinks.clickhouse.names import literal, quoted, table_name
 from worker.sinks.clickhouse.table import ORIGIN, Column, ColumnBinding, bind_columns, counted
 
 log = logging.getLogger(__name__)
@@ -31,30 +36,20 @@ log = logging.getLogger(__name__)
 _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
-
-_LEAST_WINDOW = 1000  # blocks
-_INSERTS_PER_S = 100  # into one table by all its writers: more, and ClickHouse cannot keep up with merging the parts
-
-
-class ExactlyOnceBlocker(NamedTuple):
-    """Why a table is not written exactly once, and the statement that mends it."""
-
-    fault: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.fault}: {self.fix}"
+# A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
+_IF_KNOWN = {"deduplicate_insert": "enable", "max_partitions_per_insert_block": 0}
 
 
 class _Shape(NamedTuple):
     """What the table looks like, and how a batch is turned into its block."""
 
     bindings: tuple[ColumnBinding, ...]
-    fields: tuple[Field, ...]  # of `filled`
+    fields: tuple[Field, ...]  # of `bindings`
     origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
     counted: str  # the column whose distinct values are the devices; empty: there is none
-    window: int  # blocks whose tokens the server remembers; 0: exactly-once is not possible, or not wanted
-    blockers: tuple[ExactlyOnceBlocker, ...]  # why it is not possible, where it is wanted
+    exactly_once: bool
+    deduplication: Deduplication  # what the table promises, where --delivery asks for it
+    settings: Mapping[str, Any]  # of an insert
 
     @property
     def header(self) -> list[tuple[str, str]]:
@@ -67,7 +62,7 @@ class ClickHouseSink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._table = _place(settings.table)
+        self._table = table_name(settings.table)
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._shape: _Shape | None = None
@@ -88,16 +83,12 @@ class ClickHouseSink:
 
     @property
     def exactly_once(self) -> bool:
-        return self._known.window > 0
+        return self._known.exactly_once
 
     @property
     def blockers(self) -> tuple[ExactlyOnceBlocker, ...]:
         """What keeps the table from exactly-once, where --delivery wants it; known once open."""
-        return self._known.blockers
-
-    @property
-    def dedup_retention_ms(self) -> float:
-        return self._known.window / 2 / _INSERTS_PER_S * 1000
+        return self._known.deduplication.blockers
 
     @property
     def _known(self) -> _Shape:
@@ -132,36 +123,65 @@ class ClickHouseSink:
             raise
 
     def write(self, batch: Batch) -> None:
-        """Insert the batch as one block; the token makes the server drop it when it has landed before."""
+        """Insert the batch as one block; what of it is stored already stays as it is.
+
+        The token makes the server drop a block that it has. Once it may have evicted the token, only rows whose origin
+        is not in the table yet are inserted. Where an engine merges rows, or a TTL removes them, the token alone
+        decides.
+        """
         shape = self._known
         if batch.fields is not shape.fields:  # the shape was learned anew after it was begun
             raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered")
-        data = [one.codec.encode(parts) for one, parts in zip(shape.bindings, batch.columns, strict=True)]
+        data = [binding.codec.encode(parts) for binding, parts in zip(shape.bindings, batch.columns, strict=True)]
         data += [self._origin(name, kind, batch) for name, kind in shape.origin]
-        settings: dict[str, Any] = dict(_SETTINGS)
-        if shape.window:
+        settings: dict[str, Any] = {**shape.settings, **self._client.settings}  # those of the URL win
+        query = self._insert_query()
+        if shape.exactly_once:
             settings["insert_deduplication_token"] = token(batch)
-        names = ", ".join(_quoted(name) for name, _ in shape.header)
+            if shape.deduplication.finds_rows and not self._token_decides(batch):
+                query = self._insert_missing_query(batch)
+                settings["insert_deduplicate"] = 0  # the rows that are missing are not the block of the token
         try:
-            insert_block(
-                self._client, f"INSERT INTO {self._table} ({names}) VALUES", settings, shape.header, batch.rows, data
-            )
+            insert_block(self._client, query, settings, shape.header, batch.rows, data)
         except BlockMismatch as error:
             raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
-            if refuses_rows(error):
+            if error.code in REFUSED_SETTINGS:
+                raise Fatal(explained(self._where, error)) from None
+            if not refuses_rows(error):
+                raise to_retryable(self._where, error) from None
+            if not (batch.in_doubt and self._has_all_rows(batch)):
                 raise RowsRefused(f"{self._where} refuses rows: {first_line(error)}") from None
-            raise to_retryable(self._where, error) from None
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
 
+    def _token_decides(self, batch: Batch) -> bool:
+        return token_decides(batch, self._known.deduplication.retention_ms, time.time() * 1000)
+
+    def _insert_query(self) -> str:
+        names = ", ".join(quoted(name) for name, _ in self._known.header)
+        return f"INSERT INTO {self._table} ({names}) VALUES"
+
+    def _insert_missing_query(self, batch: Batch) -> str:
+        """Return the statement that inserts those rows of a block whose origin the table does not have."""
+        names = ", ".join(quoted(name) for name, _ in self._known.header)
+        structure = ", ".join(f"{quoted(name)} {kind}" for name, kind in self._known.header)
+        return (
+            f"INSERT INTO {self._table} ({names}) SELECT {names} FROM input({literal(structure)}) "
+            f"WHERE _offset NOT IN (SELECT _offset FROM {self._table} WHERE _topic = {literal(batch.topic)} AND "
+            f"_partition = {batch.partition} AND _offset >= {batch.start} AND _offset < {batch.end}) FORMAT Native"
+        )
+
+    def _has_all_rows(self, batch: Batch) -> bool:
+        """Whether a batch that the server refuses is stored: it checks a new constraint before it looks at tokens."""
+        stored = self.count_stored_rows(batch.topic, batch.partition, batch.start, batch.end)
+        return stored is not None and stored >= batch.rows
+
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
-        """Count the rows of the range by their origin columns; None where the table has none."""
-        if not self._known.window:
+        """Count the rows of the range by their origin columns; None where that does not tell."""
+        if not (self._known.exactly_once and self._known.deduplication.finds_rows):
             return None
-        where = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
-        if any(name == "_topic" for name, _ in self._known.origin):
-            where += " AND _topic = %(topic)s"
+        where = "_topic = %(topic)s AND _partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
         values = {"topic": topic, "partition": partition, "start": start, "end": end}
         try:
             ((count,),) = self._execute(f"SELECT count() FROM {self._table} WHERE {where}", values)
@@ -179,14 +199,14 @@ class ClickHouseSink:
                 table: self._describe(table) for table in dict.fromkeys(one.table for one in (self._settings, *others))
             }
             found = {table: self._counted(table, listed) for table, listed in described.items()}
-            columns_of = {table: _quoted(column) for table, column in found.items() if column}
+            columns_of = {table: quoted(column) for table, column in found.items() if column}
             if not columns_of:
                 return None
             device = "toString({})" if len(columns_of) > 1 else "{}"  # their types may differ
             tells = topic and any(column.name == "_topic" for column in described[self._settings.table])
             where = " WHERE _topic = %(topic)s" if tells else ""
             every = " UNION ALL ".join(
-                f"SELECT {device.format(column)} AS device FROM {_place(table)}{where}"
+                f"SELECT {device.format(column)} AS device FROM {table_name(table)}{where}"
                 for table, column in columns_of.items()
             )
             ((count,),) = self._execute(f"SELECT uniqExact(device) FROM ({every})", {"topic": topic})
@@ -202,7 +222,7 @@ class ClickHouseSink:
     def _describe(self, table: str) -> list[Column]:
         """Return the columns; nothing where there is no such table."""
         try:
-            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {_place(table)}")]
+            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
         except errors.ServerException as error:
             if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
                 return []
@@ -213,21 +233,29 @@ class ClickHouseSink:
         bindings = self._bindings(self._settings.table, described)
         names = {column.name for column in described}
         origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
-        delivery = self._settings.delivery
-        window, blockers = self._memory(names) if delivery != "at-least-once" else (0, [])
-        reasons = "; ".join(map(str, blockers))
-        if blockers and delivery == "exactly-once":
+        delivery, promise = self._settings.delivery, Deduplication()
+        if delivery != "at-least-once":
+            promise = inspect(self._execute, self._settings.table, names)
+        reasons = "; ".join(map(str, promise.blockers))
+        if promise.blockers and delivery == "exactly-once":
             raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {reasons}")
-        if not window or blockers:
+        exactly_once = delivery != "at-least-once" and not promise.blockers
+        if not exactly_once:
             log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
         return _Shape(
             tuple(bindings),
-            tuple(one.field for one in bindings),
+            tuple(binding.field for binding in bindings),
             tuple(origin),
             self._counted(self._settings.table, described),
-            0 if blockers else window,
-            tuple(blockers),
+            exactly_once,
+            promise,
+            self._insert_settings(),
         )
+
+    def _insert_settings(self) -> dict[str, Any]:
+        """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
+        known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
+        return {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
 
     def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
         try:
@@ -239,38 +267,6 @@ class ClickHouseSink:
         if not described:
             raise Fatal(f"{self._where}: there is no table {table}; name another with --table")
         return counted(described, self._bindings(table, described), self._settings.device_field)
-
-    def _memory(self, names: set[str]) -> tuple[int, list[ExactlyOnceBlocker]]:
-        """Return how many blocks' tokens the server remembers, and what keeps that from making exactly-once."""
-        table, blockers = self._settings.table, []
-        if absent := [name for name in ("_partition", "_offset") if name not in names]:
-            add = ", ".join(f"ADD COLUMN {name} {'Int32' if name == '_partition' else 'Int64'}" for name in absent)
-            blockers.append(ExactlyOnceBlocker(f"the table lacks {' and '.join(absent)}", f"ALTER TABLE {table} {add}"))
-        database, _, name = table.rpartition(".")
-        found = self._execute(
-            "SELECT engine, engine_full FROM system.tables WHERE name = %(name)s AND "
-            "database = if(%(database)s = '', currentDatabase(), %(database)s)",
-            {"name": name, "database": database},
-        )
-        engine, full = found[0] if found else ("", "")
-        if "MergeTree" not in engine:
-            return 0, [
-                ExactlyOnceBlocker(
-                    f"the engine {engine or 'of the table'} drops no duplicates", "use a MergeTree table"
-                )
-            ]
-        replicated = engine.startswith(("Replicated", "Shared"))
-        setting = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
-        named = re.search(rf"\b{setting} = (\d+)", full)
-        window = int(named[1]) if named else self._default_of(setting)
-        if window < _LEAST_WINDOW:
-            statement = f"ALTER TABLE {table} MODIFY SETTING {setting} = 10000"
-            blockers.append(ExactlyOnceBlocker(f"the deduplication window is {window}", statement))
-        return window, blockers
-
-    def _default_of(self, setting: str) -> int:
-        found = self._execute("SELECT value FROM system.merge_tree_settings WHERE name = %(name)s", {"name": setting})
-        return int(found[0][0]) if found else 0
 
     def _origin(self, name: str, kind: str, batch: Batch) -> bytes:
         if name == "_offset":
@@ -292,13 +288,3 @@ class ClickHouseSink:
     def _lost(self, error: Exception) -> Retryable:
         self._client.disconnect()
         return to_retryable(self._where, error)
-
-
-def _quoted(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
-    return f"`{escaped}`"
-
-
-def _place(table: str) -> str:
-    """Return the quoted name of a table, with or without its database."""
-    return ".".join(map(_quoted, table.split(".")))

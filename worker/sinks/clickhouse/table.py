@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from worker.config import field_paths
 from worker.config.parsers import nearest
-from worker.core.batch import Field
+from worker.core.records import Field
 from worker.sinks.clickhouse import types
 
 ORIGIN = ("_topic", "_partition", "_offset")

@@ -8,8 +8,9 @@ from itertools import islice
 
 from worker.config.field_paths import path
 from worker.config.settings import Settings
-from worker.core.batch import Batch, Field
+from worker.core.batch import Batch
 from worker.core.errors import Fatal, Retryable
+from worker.core.records import Field
 from worker.decoding.converters import identities, texts
 from worker.sinks.redis.nodes import Node, packed
 from worker.sinks.redis.windows import Keys, Labels, group, slices
@@ -21,7 +22,6 @@ _PFADD_ELEMENTS = 5000
 class RedisSink:
     """One connection, and one HyperLogLog per topic; with windows or `--by` more of them, see `windows`."""
 
-    dedup_retention_ms = 0.0
     exactly_once = False  # not needed: see the module's first line
 
     def __init__(self, settings: Settings) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from worker.config.parsers import WINDOWS, window_ttls
 from worker.config.settings import Settings
-from worker.core.batch import Field
+from worker.core.records import Field
 from worker.decoding.converters import BadValue, millis
 from worker.sinks.redis.nodes import same_slot
 

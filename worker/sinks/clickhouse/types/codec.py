@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from worker.core.batch import Convert
+from worker.core.records import Convert
 
 if sys.byteorder != "little":
     raise ImportError("ClickHouse's Native format is little-endian, and columns are written as they lie in memory")

@@ -14,7 +14,7 @@ from struct import error as StructError
 from struct import pack
 from typing import Any
 
-from worker.core.batch import Convert
+from worker.core.records import Convert
 from worker.decoding.converters import BadValue, integers
 from worker.sinks.clickhouse.types.codec import Codec
 

@@ -10,7 +10,7 @@ from array import array
 from datetime import date
 from typing import Any
 
-from worker.core.batch import Convert
+from worker.core.records import Convert
 from worker.decoding.converters import BadValue, millis
 from worker.decoding.timestamps import FIRST, LAST, to_millis
 

@@ -1,0 +1,69 @@
+"""Records as they were read, the fields that a sink wants of them, and what decoding makes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+Key = tuple[str, int]
+"""Topic and partition."""
+
+Convert = Callable[[list[Any]], Any]
+"""A whole column of JSON values → the sink's part for these rows, in one piece.
+
+Raises BadValue, TypeError, ValueError, OverflowError or KeyError if any value is invalid, and exactly if it would raise
+for one of the values alone.
+"""
+
+
+class Field(NamedTuple):
+    """A value that the sink stores of each event, and where it stands in the event.
+
+    A required field must be present, be it null. A field that is not required is passed to convert as None where it or
+    one of its parents is missing or null.
+    """
+
+    name: str  # as dead-letter headers have it
+    path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
+    convert: Convert
+    required: bool = True
+
+
+class RecordBatch(NamedTuple):
+    """Up to a thousand consecutive records of one partition, as read."""
+
+    topic: str
+    partition: int
+    payloads: list[bytes | None]  # None is a tombstone
+    offsets: Sequence[int]  # ascending; with gaps where the log was compacted or a transaction aborted
+    end: int  # the offset after the last record
+    timestamp_ms: int  # the first record's, as Kafka has it
+
+    def until(self, count: int) -> RecordBatch:
+        """Return the first `count` records."""
+        if count >= len(self.payloads):
+            return self
+        return self._replace(payloads=self.payloads[:count], offsets=self.offsets[:count], end=self.offsets[count])
+
+    def since(self, index: int) -> RecordBatch:
+        """Return all but the first `index` records."""
+        if index == 0:
+            return self
+        return self._replace(payloads=self.payloads[index:], offsets=self.offsets[index:])
+
+
+class Reject(NamedTuple):
+    """An event that is no row, for the first of the fields that is at fault."""
+
+    index: int  # type: ignore[assignment]  # in the payloads; hides tuple.index
+    reason: str  # one of counters.REJECT_REASONS
+    field: str  # empty where the whole event is invalid
+
+
+class Decoded(NamedTuple):
+    """Payloads as columns: `rows` of them, all others rejected."""
+
+    columns: tuple[Any, ...]  # what each field's convert returned, in the order of the fields
+    kept: Sequence[int] | None  # which payloads are the rows, ascending; None: all of them
+    rows: int
+    rejects: Sequence[Reject]  # ascending by index

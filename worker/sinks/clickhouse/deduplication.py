@@ -1,0 +1,125 @@
+"""What a table can promise about rows that are inserted twice: how long tokens last, and whether rows can be found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from worker.sinks.clickhouse.names import table_name
+from worker.sinks.clickhouse.table import ORIGIN
+
+Ask = Callable[[str, dict[str, Any]], Any]
+"""Runs a query with parameters, and returns its rows."""
+
+_LEAST_WINDOW = 1000  # parts
+_INSERTS_PER_S = 100  # into one table by all its writers: more, and ClickHouse cannot keep up with merging the parts
+_MOST_PARTS_PER_INSERT = 100  # the server's default max_partitions_per_insert_block
+_TYPES = {"_topic": "LowCardinality(String)", "_partition": "Int32", "_offset": "Int64"}
+
+
+class ExactlyOnceBlocker(NamedTuple):
+    """Why a table is not written exactly once, and the statement that fixes it."""
+
+    fault: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.fault}: {self.fix}"
+
+
+class Deduplication(NamedTuple):
+    """The promise of one table. Without blockers it can be written exactly once."""
+
+    blockers: tuple[ExactlyOnceBlocker, ...] = ()
+    retention_ms: float = 0.0  # for how long the server certainly knows a token
+    finds_rows: bool = False  # whether a stored event is one row, found by its origin columns
+
+
+def inspect(ask: Ask, table: str, columns: Collection[str]) -> Deduplication:
+    """Return what `table`, which has these columns, can promise."""
+    found = ask(
+        "SELECT engine, engine_full, sorting_key, partition_key FROM system.tables WHERE name = %(name)s AND "
+        "database = if(%(database)s = '', currentDatabase(), %(database)s)",
+        _place(table),
+    )
+    engine, full, sorting_key, partition_key = found[0] if found else ("", "", "", "")
+    if "MergeTree" not in engine:
+        fault = f"the engine {engine or 'of the table'} drops no duplicates"
+        return Deduplication((ExactlyOnceBlocker(fault, "use a MergeTree table"),))
+    replicated = engine.startswith(("Replicated", "Shared"))
+    setting = "replicated_deduplication_window" if replicated else "non_replicated_deduplication_window"
+    window = _setting_of(ask, full, setting)
+    parts = _parts_per_insert(ask, table) if partition_key else 1
+    retention_s = window / parts / _INSERTS_PER_S
+    if replicated:
+        retention_s = min(retention_s, _setting_of(ask, full, f"{setting}_seconds"))
+    has_ttl = re.search(r"\bTTL\b", full) is not None
+    return Deduplication(
+        tuple(_blockers(table, columns, setting, window)),
+        retention_s / 2 * 1000,
+        finds_rows=not (has_ttl or merging(engine, sorting_key, ORIGIN)),
+    )
+
+
+def _blockers(table: str, columns: Collection[str], setting: str, window: int) -> list[ExactlyOnceBlocker]:
+    blockers = []
+    quoted = table_name(table)
+    if absent := [name for name in ORIGIN if name not in columns]:
+        add = ", ".join(f"ADD COLUMN {name} {_TYPES[name]}" for name in absent)
+        blockers.append(ExactlyOnceBlocker(f"the table lacks {' and '.join(absent)}", f"ALTER TABLE {quoted} {add}"))
+    if window < _LEAST_WINDOW:
+        statement = f"ALTER TABLE {quoted} MODIFY SETTING {setting} = 10000"
+        blockers.append(ExactlyOnceBlocker(f"the deduplication window is {window}", statement))
+    return blockers
+
+
+def _setting_of(ask: Ask, engine_full: str, setting: str) -> int:
+    """Return a MergeTree setting of the table, or the server's default."""
+    if named := re.search(rf"\b{setting} = (\d+)", engine_full):
+        return int(named[1])
+    found = ask("SELECT value FROM system.merge_tree_settings WHERE name = %(name)s", {"name": setting})
+    return int(found[0][0]) if found else 0
+
+
+def _parts_per_insert(ask: Ask, table: str) -> int:
+    """Return how many parts one insert may write: the window counts parts, one for each table partition of a block."""
+    ((count,),) = ask(
+        "SELECT uniqExact(partition_id) FROM system.parts WHERE active AND table = %(name)s AND "
+        "database = if(%(database)s = '', currentDatabase(), %(database)s)",
+        _place(table),
+    )
+    return min(max(int(count), 2), _MOST_PARTS_PER_INSERT)
+
+
+def _place(table: str) -> dict[str, str]:
+    database, _, name = table.rpartition(".")
+    return {"database": database, "name": name}
+
+
+def merging(engine: str, sorting_key: str, origin: Collection[str]) -> str:
+    """Return how an engine merges rows of several events, and what would prevent that; empty where it does not.
+
+    Rows with the same sorting key are merged: those of one event at most where all `origin` columns are part of it.
+    """
+    if "Summing" in engine:
+        return f"{engine} adds rows up and drops those that add up to zero; a MergeTree table could be verified"
+    absent = set(origin).difference(_plain_columns(sorting_key))
+    if not absent or not re.search("Replacing|Collapsing|Aggregating|Coalescing", engine):
+        return ""
+    return (
+        f"{engine} merges rows with the same ({sorting_key}); it could be told if {', '.join(origin)} were part of "
+        "its ORDER BY"
+    )
+
+
+def _plain_columns(sorting_key: str) -> set[str]:
+    """Return the columns of a sorting key that are no function's arguments, of which several may have one value."""
+    depth, words = 0, [""]
+    for sign in sorting_key:
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and not depth:
+            words.append("")
+        else:
+            words[-1] += sign
+    return {word.strip(" `") for word in words}
