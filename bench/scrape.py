@@ -50,8 +50,8 @@ def _exposition(consumers: int, partitions: int) -> Exposition:
             ledger.add(cell, 1000)
     seen = MonitorState(Settings(topic="events"))
     lags = [PartitionLag("events", number, 0, 1000, 900, 1.5, 1000.0) for number in range(partitions)]
-    seen.see_lags(lags, {"events": partitions})
-    seen.see_devices({"events": 10_000})
+    seen.record_lags(lags, {"events": partitions})
+    seen.record_devices({"events": 10_000})
     return Exposition(Collector(stats, seen, Accounts(stats)))
 
 

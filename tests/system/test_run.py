@@ -118,7 +118,7 @@ def test_existing_table_of_three_columns_is_served_at_least_once(rows_job: Job) 
 
 def test_topic_that_does_not_exist(rows_job: Job) -> None:
     with rows_job.start() as worker:
-        _ends_with(worker, 78, f"topic {rows_job.topic} does not exist on Kafka at {rows_job.kafka}; to make it: .*")
+        _ends_with(worker, 78, f"topic {rows_job.topic} does not exist on Kafka at {rows_job.kafka}; to create it: .*")
 
 
 def test_first_line_tells_the_versions_and_all_settings_and_no_secret(topic_name: str) -> None:
