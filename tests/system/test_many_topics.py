@@ -60,7 +60,7 @@ def test_two_topics_go_into_two_tables_and_are_counted_each_and_together(jobs: t
     assert code == 0, lines
     assert "OK    partitions: 2 topics have 4, a process for each" in lines
     for job in jobs:
-        assert f"OK    rights: topic {job.topic} may be read" in lines
+        assert f"OK    rights: topic {job.topic} can be read" in lines
         assert any(f"newest events of {job.topic} would be stored" in line for line in lines), lines
 
 
@@ -108,7 +108,7 @@ def test_a_regular_expression_never_finds_dead_letters(jobs: tuple[Job, Job], ro
     assert ends(one.kafka, f"{rows_job.topic}.other.dlq.dlq") == {}
     code, lines = command("dlq stats", own)
     assert code == 0
-    assert "total: 7 letters of 7 events, 56 bytes" in "\n".join(lines)
+    assert "total: 7 dead letters of 7 events, 56 bytes" in "\n".join(lines)
 
 
 def test_a_dead_letter_topic_that_is_named_beside_its_own_is_refused(rows_job: Job) -> None:

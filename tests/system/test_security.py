@@ -181,7 +181,7 @@ def test_an_unsecured_token_of_oauthbearer(
     env = {"WORKER_KAFKA": "sasl.oauthbearer.config=principal=ingest"}
     assert "Total devices: 50" in finished(*job, "--until-end", env=env)
     assert "FAIL" not in finished("check", *job, env=env)
-    assert "1 letters" in finished("dlq", "replay", *job, env=env)
+    assert "1 dead letters" in finished("dlq", "replay", *job, env=env)
 
 
 def test_tls_and_password_of_clickhouse(
