@@ -3,14 +3,14 @@ from __future__ import annotations
 import io
 import re
 import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import orjson
 import pytest
 
+from tests.support.served import Served
+from tests.support.terminal import Terminal
 from worker.commands import top
 from worker.config.settings import Settings
 from worker.core.accounts import Accounts
@@ -21,11 +21,6 @@ from worker.monitor.state import MonitorState
 from worker.monitor.status import Status
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -91,36 +86,6 @@ def test_the_summary_line_has_the_same_figures(status: dict[str, Any]) -> None:
         assert wanted in line
 
 
-class Served:
-    def __init__(self, body: bytes) -> None:
-        self.paths: list[str] = []
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                served.paths.append(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.server.server_port}"
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
 def test_it_runs_until_stopped_with_and_without_a_terminal(status: dict[str, Any]) -> None:
     served = Served(orjson.dumps(status))
     try:
@@ -158,3 +123,24 @@ def test_an_address_without_a_worker_is_an_error_that_names_it() -> None:
 def test_an_invalid_address_is_a_usage_error(url: str) -> None:
     with pytest.raises(Fatal, match="write for example"):
         top.top(url, stream=io.StringIO(), stop=lambda: False)
+
+
+HOSTILE = "\x1b[2J\x1b]0;title\x07\r\nsecond\u202eline"
+
+
+def test_texts_of_others_cannot_control_the_terminal(status: dict[str, Any]) -> None:
+    status["errors"] = [{"time": 0, "who": [HOSTILE], "text": HOSTILE}]
+    status["topic"] = status["unready"] = HOSTILE
+    for text in (
+        "\n".join(top.table(status, "", 200)),
+        "\n".join(top.table(status, HOSTILE, 200)),
+        top.summary(status),
+    ):
+        assert r"\x1b[2J\x1b]0;title\x07\r\nsecond\u202eline" in text
+        assert ESCAPES.sub("", text).replace("\n", "").isprintable()
+
+
+def test_no_color_leaves_out_colors(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, has_color in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", value)
+        assert ("\x1b[" in "".join(top.table(status, "", 100))) == has_color

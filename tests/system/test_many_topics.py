@@ -128,4 +128,4 @@ def test_nothing_that_matches_is_said(rows_job: Job) -> None:
         assert f"matches ^{rows_job.topic}" in process.stderr[-1]
     code, lines = command("check", nothing)
     assert code == 1
-    assert any("FAIL  topic: none matches" in line for line in lines)
+    assert any("FAIL  topic: no topic matches" in line for line in lines)

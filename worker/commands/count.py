@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TextIO
 from urllib.parse import unquote
 
+from worker.commands.terminal import printable
 from worker.config.settings import Settings, UsageError
 from worker.core.errors import ExitCode, Fatal
 from worker.decoding.timestamps import to_iso
@@ -91,4 +92,4 @@ def _members(node: Node, key: str) -> list[str]:
 def _decode(label: str) -> str:
     """Return the value as the event had it, or the label itself if the value has control characters."""
     value = label if label == OTHER else unquote(label.rstrip("%"))
-    return value if value.isprintable() else label
+    return value if value.isprintable() else printable(label)

@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import orjson
 
+from worker.commands.terminal import printable, wants_color
 from worker.core.errors import ExitCode, Fatal
 
 _EVERY_S = 1.0
@@ -51,7 +52,7 @@ def top(url: str, *, stream: TextIO, stop: Callable[[], bool]) -> int:
                 lines = table(status, error_text, size.columns)[: size.lines - 1] if status else [error_text]
                 stream.write(_HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_REST)
             else:
-                stream.write((error_text or summary(status)) + "\n")
+                stream.write((printable(error_text) or summary(status)) + "\n")
             stream.flush()
             _wait(_EVERY_S if live else _LINE_EVERY_S, stop)
     finally:
@@ -75,7 +76,7 @@ def summary(status: dict[str, Any] | None) -> str:
     """Return the line for logs and pipes."""
     assert status is not None
     accounts = status["accounts"]
-    return (
+    return printable(
         f"{time.strftime('%H:%M:%S')} {status['topic']}: {_state(status)}, {_short(status['rates']['written'])}/s, "
         f"lag {_whole(status['lag'])} ({_span(status['lag_s'])}), devices {_whole(status['devices'])}, "
         f"written {_whole(accounts['written'])}, dead-lettered {_whole(accounts['dead_lettered'])}, "
@@ -148,11 +149,11 @@ def _topic_partition(partition: dict[str, Any]) -> tuple[str, int]:
 
 
 def _paint(line: list[tuple[str, str]], width: int) -> str:
-    painted = ""
+    painted, color = "", wants_color()
     for text, style in line:
-        shown = text[: max(0, width)]
+        shown = printable(text)[: max(0, width)]
         width -= len(shown)
-        painted += f"\x1b[{_STYLES[style]}m{shown}\x1b[0m" if style and shown else shown
+        painted += f"\x1b[{_STYLES[style]}m{shown}\x1b[0m" if color and style and shown else shown
     return painted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from worker.commands.terminal import printable
 from worker.core.batch import Field
 from worker.core.errors import WorkerError
 
@@ -17,7 +18,8 @@ class Finding(NamedTuple):
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:4}  {self.subject}: {self.result}" + (f"; fix: {self.fix}" if self.fix else "")
+        text = f"{self.level:4}  {self.subject}: {self.result}" + (f"; fix: {self.fix}" if self.fix else "")
+        return printable(text)  # it may have texts of servers, and field names of events
 
 
 class Stored(NamedTuple):
