@@ -169,7 +169,7 @@ def _dlq(arguments: argparse.Namespace) -> int:
     reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
     actions: dict[str, Callable[[Settings], int]] = {
         "stats": lambda one: dlq.count_dead_letters(one, out=sys.stdout),
-        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout),
+        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout, progress=sys.stderr),
         "list": lambda one: dlq.list_dead_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
     }
     return _for_each_topic(settings, actions[arguments.action])

@@ -12,6 +12,8 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.support.kit import PATIENCE_S, Service, create_topic, run_worker, wait_until
+from tests.support.terminal import Terminal
+from worker.commands import progress
 from worker.commands.dlq import count_dead_letters, list_dead_letters, replay, sender
 from worker.commands.dlq.dead_letters import StoredDeadLetter
 from worker.commands.dlq.sender import ReplayPosition
@@ -183,6 +185,16 @@ def limit(settings: Settings, size: int) -> None:
     resource = ConfigResource(ResourceType.TOPIC, settings.topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     admin.incremental_alter_configs([resource])[resource].result(PATIENCE_S)
+
+
+def test_a_terminal_shows_a_progress_bar(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0)
+    write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
+    terminal, out = Terminal(), io.StringIO()
+    assert replay(settings, reason=None, yes=True, out=out, progress=terminal) == ExitCode.OK
+    assert "100% 3/3" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert "\x1b" not in out.getvalue()
 
 
 def test_the_commands_from_the_shell(settings: Settings) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
+from tests.support.terminal import Terminal
+from worker.commands import progress
 from worker.commands.verify import clickhouse as verify_clickhouse
 from worker.commands.verify import verify
 from worker.commands.verify.comparison import Account, Ranges
@@ -258,6 +261,21 @@ def create(settings: Settings, engine: str) -> None:
     client = clickhouse_client(settings.clickhouse_url)
     client.execute(f"CREATE TABLE {settings.table} ({columns}) ENGINE = {engine}")
     client.disconnect()
+
+
+@pytest.mark.parametrize("backend", ["clickhouse", "redis"])
+def test_a_terminal_shows_a_progress_bar(
+    stored: Settings, redis_server: Service, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0)
+    send(stored.bootstrap_servers, stored.topic, [event(n) for n in range(20)])
+    insert(stored, range(20))
+    settings = replace(stored, backend=backend, redis_url=redis_server.address)
+    terminal, out = Terminal(), io.StringIO()
+    verify(settings, limit=1, allow_merged=False, out=out, progress=terminal)
+    assert "100% 20/20" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert "\x1b" not in out.getvalue()
 
 
 ORIGIN = ("_topic", "_partition", "_offset")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self, TextIO
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
+from worker.commands.progress import ProgressBar
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.errors import check_rights
@@ -56,19 +57,26 @@ class ReplayPosition(NamedTuple):
         return self._replace(reasons={**self.reasons, reason: end})
 
 
-def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) -> int:
+def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO, progress: TextIO | None = None) -> int:
     """Produce the group's dead letters that were not replayed before to their origin topic. Without `yes`, only count.
 
     Returns OK. All groups that read the topic get these events, also those that have written them.
     Raises Retryable if a transaction fails: none of its dead letters is in the topic then, and the next replay
     continues with them. Several dead letters of one event, which a retried write causes, are replayed once.
+    `progress` shows a progress bar if it is a terminal.
     """
     group = f"{settings.group_id}.dlq-replay.{settings.topic}"
-    with closing(LogReader(settings, settings.dead_letter_topic_name, group=group)) as log_reader:
-        commits = log_reader.committed(log_reader.partitions())
+    with (
+        closing(LogReader(settings, settings.dead_letter_topic_name, group=group)) as log_reader,
+        ProgressBar(progress) as bar,
+    ):
+        count = log_reader.partitions()
+        commits = log_reader.committed(count)
+        if bar.is_shown:
+            bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         positions = {partition: ReplayPosition.parse(*commit) for partition, commit in commits.items()}
         counts: Counter[str] = Counter()
-        due = _due(settings, reason, positions, counts)
+        due = _due(settings, reason, positions, counts, bar)
         if yes:
             with closing(LogReader(settings, settings.topic)) as origin:
                 partitions = origin.partitions()
@@ -88,7 +96,11 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO) ->
 
 
 def _due(
-    settings: Settings, reason: str | None, positions: Mapping[int, ReplayPosition], counts: Counter[str]
+    settings: Settings,
+    reason: str | None,
+    positions: Mapping[int, ReplayPosition],
+    counts: Counter[str],
+    bar: ProgressBar,
 ) -> Iterator[StoredDeadLetter]:
     """Yield the dead letters to replay, in order; count these and the ones left out."""
     start = dict(positions)  # a copy: `positions` advances during the replay
@@ -96,7 +108,7 @@ def _due(
     if any(position != ReplayPosition() for position in start.values()):
         dead_letters = (dead_letter for dead_letter in read_dead_letters(settings) if dead_letter.concerns(settings))
         replayed = {_event_key(dead) for dead in dead_letters if start[dead.dlq_partition].is_past(dead)}
-    for dead_letter in read_dead_letters(settings):
+    for dead_letter in bar.track(read_dead_letters(settings)):
         if not dead_letter.concerns(settings) or reason not in (None, dead_letter.reason):
             continue
         if start[dead_letter.dlq_partition].is_past(dead_letter):

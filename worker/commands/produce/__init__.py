@@ -10,6 +10,7 @@ from typing import TextIO
 
 from worker.commands.produce.fleet import MAX_DEVICES, Fleet
 from worker.commands.produce.topic import SLICE_S, Topic
+from worker.commands.progress import ProgressBar
 from worker.core.errors import ExitCode, Fatal
 
 _BATCH = 1000  # events of one partition handed to librdkafka in one call
@@ -53,14 +54,13 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
     fleet = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
     topic = Topic(options.topic, {"bootstrap.servers": options.bootstrap_servers, **options.properties}, stop)
     partitions = topic.partitions(options.partitions)
-    bar = _Bar(progress if progress is not None and progress.isatty() else None, options.num_messages)
     started = time.monotonic()
     try:
-        if partitions:
-            _write(options, fleet, topic, partitions, stop, bar)
-        topic.drain(bar.show)
+        with ProgressBar(progress, options.num_messages) as bar:
+            if partitions:
+                _write(options, fleet, topic, partitions, stop, bar)
+            topic.drain(bar.show)
     finally:
-        bar.end()
         delivered = topic.delivered
         failed = topic.sent - delivered
         print(_report(topic, fleet, delivered, failed, time.monotonic() - started), file=sys.stderr, flush=True)
@@ -68,7 +68,7 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
 
 
 def _write(
-    options: ProduceOptions, fleet: Fleet, topic: Topic, partitions: int, stop: Callable[[], bool], bar: _Bar
+    options: ProduceOptions, fleet: Fleet, topic: Topic, partitions: int, stop: Callable[[], bool], bar: ProgressBar
 ) -> None:
     """Send the events when they are due, in batches, to the partitions in turn."""
     batch_size = max(1, min(_BATCH, options.num_messages // (partitions * _BATCHES_PER_PARTITION)))
@@ -97,32 +97,3 @@ def _report(topic: Topic, fleet: Fleet, delivered: int, failed: int, seconds: fl
     if fleet.bad:
         text += f", {fleet.bad} bad on purpose"
     return "; ".join([text, *(f"{count} x {reason}" for reason, count in topic.failed.most_common(5))])
-
-
-class _Bar:
-    """One line on a terminal, rewritten in place at most ten times a second; nothing without a terminal."""
-
-    def __init__(self, terminal: TextIO | None, total: int) -> None:
-        self._terminal = terminal
-        self._total = max(total, 1)
-        self._started = self._shown = time.monotonic()
-
-    def show(self, done: int) -> None:
-        if self._terminal is None:
-            return
-        now = time.monotonic()
-        if now - self._shown < 0.1:
-            return
-        self._shown = now
-        rate = done / (now - self._started)
-        left = f"{(self._total - done) / rate:.0f} s left" if rate else "waiting"
-        bindings = "█" * (30 * done // self._total)
-        share = f"{done / self._total:4.0%} {done}/{self._total}"
-        self._terminal.write(f"\r{bindings:░<30} {share}  {rate:.0f}/s  {left}\x1b[K")
-        self._terminal.flush()
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._terminal is not None:
-            self._terminal.write("\r\x1b[K")
-            self._terminal.flush()

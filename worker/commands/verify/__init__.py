@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import TextIO
 
 from worker.commands.dlq.dead_letters import read_dead_letters
+from worker.commands.progress import ProgressBar
 from worker.commands.verify.clickhouse import verify_clickhouse
 from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
@@ -19,23 +20,25 @@ from worker.core.errors import Fatal
 from worker.kafka.log_reader import LogReader
 
 
-def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO) -> int:
+def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None = None) -> int:
     """Print an account of each partition and a total; return OK if every event is stored once, else FAILED.
 
     It is FAILED too if that cannot be decided: a table that merges rows of several events may have merged an event or
     lost it. With `allow_merged`, such events count as merged. `limit` is how many ranges of each problem are shown.
-    Raises Fatal if the store cannot be compared.
+    `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
     """
-    with closing(LogReader(settings, settings.topic)) as log_reader:
+    with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
         count = log_reader.partitions()
         if not count:
             raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
+        if bar.is_shown:
+            bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         if settings.backend == "redis":
-            return verify_redis(settings, log_reader, accounted, dead_letters, limit, out)
+            return verify_redis(settings, log_reader, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
-            return verify_clickhouse(log_reader, accounted, dead_letters, rows, limit, allow_merged, out)
+            return verify_clickhouse(log_reader, accounted, dead_letters, rows, limit, allow_merged, out, bar)
 
 
 def _dead_letter_offsets(settings: Settings) -> dict[int, array[int]]:

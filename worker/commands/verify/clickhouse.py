@@ -10,6 +10,7 @@ from typing import TextIO, cast
 
 from confluent_kafka import Message
 
+from worker.commands.progress import ProgressBar
 from worker.commands.verify.comparison import PROBLEMS, Account, Ranges, notes
 from worker.commands.verify.rows import Rows
 from worker.core.errors import ExitCode
@@ -26,6 +27,7 @@ def verify_clickhouse(
     limit: int,
     allow_merged: bool,
     out: TextIO,
+    bar: ProgressBar,
 ) -> int:
     """Compare the rows with the events below the committed offsets; print the result, return OK or FAILED.
 
@@ -39,13 +41,14 @@ def verify_clickhouse(
         low, high = log_reader.bounds(partition)
         account = Account(limit)
         own_dead_letters = dead_letters.get(partition, array("q"))
-        _compare(account, log_reader, rows, partition, own_dead_letters, row_bounds, (low, high), committed or 0)
+        _compare(account, log_reader, rows, partition, own_dead_letters, row_bounds, (low, high), committed or 0, bar)
         is_good = (
             is_good
             and account.is_good(merged=allow_merged and bool(rows.merging))
             and (committed is None or committed >= low)
         )
         total.update(account.counts())
+        bar.clear()
         summary = _summary(account.counts(), rows.merging)
         for line in [summary, *_problems(account, rows.merging), *_notes(account, committed, low, high)]:
             print(f"{log_reader.topic}[{partition}]: {line}", file=out, flush=True)
@@ -70,13 +73,14 @@ def _compare(
     row_bounds: tuple[int, int],
     log_bounds: tuple[int, int],
     committed: int,
+    bar: ProgressBar,
 ) -> None:
     """Compare a partition, slice by slice, from the log's start or the first row to the commit or the last row."""
     (first, end), (low, high) = row_bounds, log_bounds
     begin, last = min(low, first) if end else low, max(committed, min(end, high))
     for start in range(begin, last, SLICE):
         stop = min(start + SLICE, last)
-        offsets, tombstones = _read_log(log_reader, partition, max(start, low), min(stop, high))
+        offsets, tombstones = _read_log(log_reader, partition, max(start, low), min(stop, high), bar)
         account.compare(
             offsets,
             tombstones,
@@ -90,11 +94,14 @@ def _compare(
         last = beyond[-1] + 1
 
 
-def _read_log(log_reader: LogReader, partition: int, start: int, end: int) -> tuple[array[int], list[int]]:
+def _read_log(
+    log_reader: LogReader, partition: int, start: int, end: int, bar: ProgressBar
+) -> tuple[array[int], list[int]]:
     """Return the offsets in [start, end) that have a message, and those of them without a payload."""
     offsets = array("q")
     tombstones: list[int] = []
     for messages in log_reader.read(partition, start, end):
+        bar.advance(len(messages))
         offsets.extend(cast("list[int]", list(map(Message.offset, messages))))
         if not all(map(len, messages)):  # len() is the payload's, and copies nothing
             tombstones += [cast(int, message.offset()) for message in messages if message.value() is None]

@@ -16,6 +16,7 @@ from typing import TextIO, cast
 
 from confluent_kafka import Message
 
+from worker.commands.progress import ProgressBar
 from worker.commands.verify.comparison import Ranges, notes
 from worker.config.settings import Settings
 from worker.core.batch import Batch, Field
@@ -46,6 +47,7 @@ def verify_redis(
     dead_letters: Mapping[int, array[int]],
     limit: int,
     out: TextIO,
+    bar: ProgressBar,
 ) -> int:
     """Compare the key with the events below the committed offsets; print the result, return OK or FAILED.
 
@@ -64,13 +66,14 @@ def verify_redis(
                 name = f"{log_reader.topic}[{partition}]"
                 low, high = log_reader.bounds(partition)
                 stop = min(max(committed or 0, low), high)
-                done = _add(settings, log_reader, keys, due, partition, low, stop)
-                later = _add(settings, log_reader, keys, ahead, partition, stop, high)
+                done = _add(settings, log_reader, keys, due, partition, low, stop, bar)
+                later = _add(settings, log_reader, keys, ahead, partition, stop, high, bar)
                 is_complete = is_complete and low == 0 and done.events + later.events == high
                 lost += committed is not None and committed < low
                 without = Ranges(limit)
                 without.add(sorted(set(done.invalid).difference(dead_letters.get(partition, ()))))
                 without_dead_letters += without.count
+                bar.clear()
                 print(
                     f"{name}: {done.events} events, {len(done.invalid)} invalid, {done.skipped} skipped, "
                     f"without a dead letter {without.count}",
@@ -93,7 +96,14 @@ def verify_redis(
 
 
 def _add(
-    settings: Settings, log_reader: LogReader, keys: _Keys, key: str, partition: int, start: int, end: int
+    settings: Settings,
+    log_reader: LogReader,
+    keys: _Keys,
+    key: str,
+    partition: int,
+    start: int,
+    end: int,
+    bar: ProgressBar,
 ) -> _Counted:
     """Add the devices of [start, end) to a scratch key, through the sink that the worker uses."""
     counted = _Counted()
@@ -102,6 +112,7 @@ def _add(
         batch = _batch(log_reader.topic, partition, start, sink.fields)
         for messages in log_reader.read(partition, start, end):
             counted.events += len(messages)
+            bar.advance(len(messages))
             events = [message for message in messages if message.value() is not None]
             counted.skipped += len(messages) - len(events)
             decoded = decode(cast("list[bytes]", list(map(Message.value, events))), fields)
