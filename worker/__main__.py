@@ -11,25 +11,42 @@ import sys
 from collections.abc import Callable, Sequence
 
 from worker import cli
+from worker.commands.terminal import printable
 from worker.config.settings import Settings, UsageError, written
-from worker.core import log
+from worker.core import log, streams
 from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.core.version import version_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. Every expected failure is one line on stderr."""
+    """Run a command; return its exit code. Every expected failure is one line on stderr.
+
+    If stdout cannot be written it is 141 (the reader of a pipe has ended) or 1, whatever the command returned.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    # `run` may start without a stdout, as services do; the results of the other commands must not get lost.
+    streams.prepare(discard_output=not words or words[0].startswith("-") or words[0] == "run")
+    code, failure = 0, None
     try:
-        command, arguments = cli.parse(sys.argv[1:] if argv is None else argv)
+        code = _run_command(words)
+    except (OSError, SystemExit) as error:  # SystemExit: of --help
+        failure = error
+    if (output_error := streams.flush()) is not None:
+        return streams.exit_code(output_error)
+    if failure is not None:
+        raise failure
+    return code
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    try:
+        command, arguments = cli.parse(argv)
         if getattr(arguments, "print_config", False):
             return _print_config(arguments)
         return _COMMANDS[command](arguments)
-    except Fatal as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return error.code
     except WorkerError as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return ExitCode.FAILED
+        streams.report("\n".join(map(printable, str(error).split("\n"))))
+        return error.code if isinstance(error, Fatal) else ExitCode.FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -158,7 +175,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "verify")
     limit, merged = arguments.limit, arguments.allow_merged
-    return _for_each_topic(settings, lambda one: verify(one, limit=limit, allow_merged=merged, out=sys.stdout))
+    return _for_each_topic(
+        settings,
+        lambda topic: verify(topic, limit=limit, allow_merged=merged, out=sys.stdout, progress=sys.stderr),
+    )
 
 
 def _dlq(arguments: argparse.Namespace) -> int:
@@ -169,7 +189,7 @@ def _dlq(arguments: argparse.Namespace) -> int:
     reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
     actions: dict[str, Callable[[Settings], int]] = {
         "stats": lambda one: dlq.count_dead_letters(one, out=sys.stdout),
-        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout),
+        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout, progress=sys.stderr),
         "list": lambda one: dlq.list_dead_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
     }
     return _for_each_topic(settings, actions[arguments.action])

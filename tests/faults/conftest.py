@@ -1,4 +1,4 @@
-"""Servers that a fault may hurt: the session's own, started again or healed before the test ends."""
+"""Servers for faults: the session's own, restarted or repaired before the test ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 @pytest.fixture(scope="session")
 def hurt_kafka(kafka: Service) -> Iterator[Server]:
-    """A broker to pause and restart; the shared one, unless that is somebody else's."""
+    """A broker to pause and restart: the shared one, unless it was started outside of the tests."""
     if isinstance(kafka, Server):
         yield kafka
     else:

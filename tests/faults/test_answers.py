@@ -1,4 +1,4 @@
-"""Answers that are lost and connections that break at any byte: what was applied is not applied again."""
+"""Lost answers and connections that break at any byte: no insert is applied twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _strike(proxy: Proxy, kind: str, size: int) -> None:
 
 
 def test_lost_answers_and_cuts_do_not_double_a_row(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    """Strikes at many places of the protocol, among them each after which the insert was applied, one after another."""
+    """Break the connection at many points of the protocol, one after another, also after the insert was applied."""
     strikes = [("drop", _BLOCK // 2)] * 4
     strikes += [("to_server", size) for size in (1, 100, 290, 400, 1000, _BLOCK // 2, _BLOCK)]
     strikes += [("to_client", size) for size in (1, 150, 320, 1000, 1400, 2500, 3400)]
@@ -41,7 +41,7 @@ def test_lost_answers_and_cuts_do_not_double_a_row(rows_job: Job, clickhouse_pro
     assert rows_job.judge(range(1000 * len(strikes))) == EXACT
 
 
-def test_lost_answer_into_a_table_without_deduplication_doubles_that_batch_at_most(
+def test_lost_answer_of_a_table_without_deduplication_doubles_at_most_that_batch(
     rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy
 ) -> None:
     clickhouse_sql.execute(
@@ -78,7 +78,7 @@ def test_lost_answers_of_redis_count_nothing_twice(devices_job: Job, redis_proxy
 
 
 @pytest.mark.parametrize("backend", ["rows_job", "devices_job"])
-def test_slow_store_is_waited_for(
+def test_worker_waits_for_a_slow_store(
     backend: str, request: pytest.FixtureRequest, clickhouse_proxy: Proxy, redis_proxy: Proxy
 ) -> None:
     job: Job = request.getfixturevalue(backend)

@@ -1,4 +1,4 @@
-"""What the tests of the whole worker on real servers share."""
+"""Fixtures for the tests of the whole worker on real servers."""
 
 from __future__ import annotations
 
