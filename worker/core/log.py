@@ -14,43 +14,43 @@ _REPEATS_KEPT = 256
 
 
 def fields(**values: Any) -> dict[str, Any]:
-    """Return the `extra` of a log call that carries an event's fields: topic, partition, offset, rows …"""
+    """Return the `extra` of a log call with the event's fields: topic, partition, offset, rows …"""
     return {"fields": values}
 
 
 def configure(log_format: str, level: str, process: str) -> None:
-    """Send all log lines of this process to stderr; `process` says whose they are (supervisor, consumer-0, monitor)."""
+    """Send all log lines of this process to stderr. `process` names it: supervisor, consumer-0, monitor."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(process) if log_format == "json" else _Text(process))
     handler.addFilter(_once_a_minute())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # It logs a traceback on each failed connect; the worker says it in one line.
+    # It logs a traceback at each failed connect; the worker logs one line.
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
 
 
 def _once_a_minute() -> Any:
-    """Return a filter that lets the same warning or error through once a minute, with a count of those held back."""
-    held: dict[tuple[str, str], list[float]] = {}
+    """Return a filter that passes the same warning or error once a minute, with the number of suppressed repeats."""
+    passed: dict[tuple[str, str], list[float]] = {}  # time of the last line that passed, repeats since
 
     def allowed(record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         text = record.getMessage()
-        if record.name == LIBRDKAFKA:  # its lines carry counts and times, and begin with the kind of trouble
+        if record.name == LIBRDKAFKA:  # its lines have counts and times; their first word is the kind of error
             text = text.partition(" ")[0]
         key = (text, str(getattr(record, "fields", "")))
-        last = held.get(key)
+        last = passed.get(key)
         now = time.monotonic()
         if last is not None and now - last[0] < _REPEAT_S:
             last[1] += 1
             return False
         if last is not None and last[1]:
             record.repeats = int(last[1])
-        if len(held) >= _REPEATS_KEPT:
-            held.clear()
-        held[key] = [now, 0]
+        if len(passed) >= _REPEATS_KEPT:
+            passed.clear()
+        passed[key] = [now, 0]
         return True
 
     return allowed
@@ -92,7 +92,7 @@ class _Json(logging.Formatter):
 
 
 def _line(record: logging.LogRecord) -> str:
-    """Return the message, with a traceback folded in: one event is one line."""
+    """Return the message with its traceback in one line."""
     text = record.getMessage()
     if record.exc_info:
         text += " | " + logging.Formatter().formatException(record.exc_info)
