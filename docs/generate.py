@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from worker.config.export import json_schema
-from worker.config.settings import Settings, default_of, flag_of, written
+from worker.config.settings import Settings, default_of, flag_of, toml_value
 from worker.config.sources import OWNED_PROPERTIES, PREFIX
 from worker.monitor.metrics import METRICS
 
@@ -30,7 +30,7 @@ def options() -> str:
     ]
     for item in fields(Settings):
         meta, default = item.metadata, default_of(item)
-        shown = "" if default in ("", {}) else f"{written(default)}".lower()
+        shown = "" if default in ("", {}) else f"{toml_value(default)}".lower()
         text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
         flag = "–" if meta["secret"] else f"`{flag_of(item.name)}`"
         variable = f"`{PREFIX}{item.name.upper()}`"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from worker import cli
-from worker.config.settings import Settings, UsageError, written
+from worker.config.settings import Settings, UsageError, toml_value
 from worker.core import log
 from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.core.version import version_text
@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.supervisor import Supervisor
 
     settings, _ = cli.settings_of(arguments)
-    Selection(settings)  # refuses what would come back for ever, before anything is forked
+    Selection(settings)  # rejects a dead-letter loop before anything is forked
     log.configure(settings.log_format, settings.log_level, "supervisor")
     _say_start(settings)
     stats = Stats()
@@ -72,7 +72,7 @@ def _say_start(settings: Settings) -> None:
     """Log what runs here, and with which settings."""
     from worker.kafka.properties import librdkafka_version
 
-    effective = {name: written(value) for name, value in settings.shown().items()}
+    effective = {name: toml_value(value) for name, value in settings.redacted().items()}
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
         "worker %s, librdkafka %s, Python %s",

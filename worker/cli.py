@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worker.config.parsers import nearest, number
-from worker.config.settings import Settings, UsageError, default_of, flag_of, written
+from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
@@ -121,7 +121,7 @@ def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = 
         if meta["secret"] or item.name not in only:
             continue  # secrets come from the environment or a file
         default = default_of(item)
-        shown = written(default)
+        shown = toml_value(default)
         text = meta["help"] + (
             f" [{shown}{' ' + meta['unit'] if meta['unit'] else ''}]" if shown not in ("", {}) else ""
         )

@@ -104,7 +104,7 @@ class GroupLag:
                     there[topic] = len(found.partitions)
                 elif topic in self._selection.names and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise self._to_retryable(found.error)
-        return {topic: there[topic] for topic in self._selection.among(there)}
+        return {topic: there[topic] for topic in self._selection.select(there)}
 
     def _list(self, topic: str | None) -> Any:
         """Ask for one topic; for all of them where none is named."""

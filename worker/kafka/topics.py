@@ -57,7 +57,7 @@ def each_topic(settings: Settings) -> list[Settings]:
     if selection.patterns:
         admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
         try:
-            topics += [topic for topic in selection.among(admin.list_topics(timeout=10).topics) if topic not in topics]
+            topics += [topic for topic in selection.select(admin.list_topics(timeout=10).topics) if topic not in topics]
         except KafkaException as error:
             said = error.args[0].str()
             raise Retryable(f"Kafka at {settings.bootstrap_servers}: {said}", reason="connection") from None
