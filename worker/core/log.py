@@ -1,4 +1,4 @@
-"""Log lines on stderr: one event a line, text or JSON, UTC, with the same field names everywhere."""
+"""Log lines on stderr: one event per line, text or JSON, times in UTC."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ class Monitor:
         if self._targets is None:
             return False
         known = {lag.key: lag for lag in lags}
-        return all(key in known and known[key].reached(end) for key, end in self._targets.items())
+        return all(key in known and known[key].has_reached(end) for key, end in self._targets.items())
 
     # pages
 

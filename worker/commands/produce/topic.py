@@ -17,8 +17,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from worker.core.errors import ExitCode, Fatal
-from worker.kafka.errors import check_rights
-from worker.kafka.properties import unusable
+from worker.kafka.errors import raise_auth_error
+from worker.kafka.properties import client_error
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Topic:
                 logger=logger,
             )
         except KafkaException as error:
-            raise unusable(error) from None
+            raise client_error(error) from None
 
     @property
     def delivered(self) -> int:
@@ -168,7 +168,7 @@ class Topic:
             return
         for seen in (self._error, error):
             if seen is not None:
-                check_rights(seen)
+                raise_auth_error(seen)
         if not error.retriable() and error.code() not in _TRY_AGAIN:
             raise Fatal(f"Kafka, topic {self.name}: {error.str()}")
         self._error = self._error or error
