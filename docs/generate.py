@@ -19,11 +19,11 @@ def options() -> str:
     lines = [
         "# Options",
         "",
-        "Written by `make docs` from `worker/settings.py`. A flag wins over the environment variable, the variable",
-        "over the key in the file that `--config` names (TOML, the same words with `_`), the file over the default.",
-        "Each variable may also be given as `…_FILE`, the name of a file that holds the value. `WORKER_CONFIG` is",
-        "`--config`. `--print-config` shows the value of each and where it came from;",
-        "[options.schema.json](options.schema.json) is the file's JSON Schema, as `python -m worker schema` prints it.",
+        "`make docs` writes this page from `worker/config/settings.py`. A flag wins over the environment variable, the",
+        "variable over the key in the `--config` file (TOML, the same names with `_`), the file over the default.",
+        "`…_FILE` in place of a variable names a file that holds the value. `WORKER_CONFIG` is `--config`.",
+        "`--print-config` shows the value and the origin of each option.",
+        "[options.schema.json](options.schema.json) is the file's JSON Schema, as `worker schema` prints it.",
         "",
         "| flag | variable | default | meaning |",
         "| --- | --- | --- | --- |",
@@ -52,8 +52,8 @@ def metrics() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written by `make docs` from `worker/monitor/metrics.py`. "
-        "Served at `/metrics` of `--metrics-host`:`--metrics-port`.",
+        "`make docs` writes this page from `worker/monitor/metrics.py`. "
+        "They are served at `/metrics` of `--metrics-host`:`--metrics-port`.",
         "",
         "| metric | type | labels | meaning |",
         "| --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Commands: what is missing or unknown is answered with what to write instead, exit 2."""
+"""Commands: a missing or unknown argument is an error that says what to write instead; exit code 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.__main__ import _COMMANDS, main
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["--backend", "redis"], "write --topic NAME"),
         (["--topic", "t", "--backnd", "redis"], "did you mean --backend?"),
@@ -26,20 +26,20 @@ from worker.__main__ import _COMMANDS, main
     ],
 )
 def test_usage_errors(
-    argv: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORKER_TOPIC", raising=False)
     assert main(argv) == 2
-    shown = capsys.readouterr()
-    assert says in shown.err
-    assert shown.err.count("\n") == 1
-    assert shown.out == ""
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as caught:
         main(["--help"])
-    assert end.value.code == 0
+    assert caught.value.code == 0
     text = capsys.readouterr().out
     assert all(f"  {command} " in text for command in cli.COMMANDS)
     assert set(cli.COMMANDS) == set(_COMMANDS)
@@ -47,13 +47,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
-    assert end.value.code == 0
+    assert caught.value.code == 0
     assert cli.COMMANDS[command] in capsys.readouterr().out or command == "run"
 
 
-def test_underscored_producer_options_work_too() -> None:
+def test_producer_options_with_underscores_work_too() -> None:
     _, arguments = cli.parse(
         ["produce", "--topic", "t", "--num_devices", "5", "--pause_ms", "0.5", "--num_messages", "7"]
     )
@@ -64,11 +64,11 @@ def test_timestamps_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     cases = tmp_path / "cases"
     cases.write_text("0,1970-01-01T00:00:00.000Z\n'nonsense',1970-01-01T00:00:00.000Z\n")
     assert main(["timestamps", str(cases)]) == 1
-    shown = capsys.readouterr().out
-    assert "1 passed, 1 failed" in shown
-    assert "nonsense" in shown
+    output = capsys.readouterr().out
+    assert "1 passed, 1 failed" in output
+    assert "nonsense" in output
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_generated_pages_are_what_the_code_says(name: str) -> None:
+def test_generated_pages_match_the_code(name: str) -> None:
     assert (HERE / name).read_text() == PAGES[name](), "run: make docs"

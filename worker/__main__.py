@@ -18,7 +18,7 @@ from worker.core.version import version_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. Every expected failure is one line on stderr."""
+    """Run a command; return its exit code. Every expected error is one line on stderr."""
     try:
         command, arguments = cli.parse(sys.argv[1:] if argv is None else argv)
         if getattr(arguments, "print_config", False):
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_config(arguments: argparse.Namespace) -> int:
     from worker.config.export import as_toml
 
-    print(as_toml(*cli.loaded(arguments)), end="")
+    print(as_toml(*cli.load_settings(arguments)), end="")
     return ExitCode.OK
 
 
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
     settings, _ = cli.settings_of(arguments)
     Selection(settings)  # rejects a dead-letter loop before anything is forked
     log.configure(settings.log_format, settings.log_level, "supervisor")
-    _say_start(settings)
+    _log_start(settings)
     stats = Stats()
     return Supervisor(
         settings,
@@ -68,8 +68,8 @@ def _run(arguments: argparse.Namespace) -> int:
     ).run()
 
 
-def _say_start(settings: Settings) -> None:
-    """Log what runs here, and with which settings."""
+def _log_start(settings: Settings) -> None:
+    """Log the versions and the settings."""
     from worker.kafka.properties import librdkafka_version
 
     effective = {name: toml_value(value) for name, value in settings.redacted().items()}
@@ -112,7 +112,7 @@ def _produce(arguments: argparse.Namespace) -> int:
 
 
 def _on_signals() -> Callable[[], bool]:
-    """Return a function that says whether SIGINT or SIGTERM has come; for commands that run until then."""
+    """Return a function that is true once SIGINT or SIGTERM has come."""
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopped.append(number))
@@ -148,7 +148,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from worker.commands.check import check
 
     settings, _ = cli.settings_of(arguments)
-    log.configure(settings.log_format, "critical", "check")  # what goes wrong is a finding
+    log.configure(settings.log_format, "critical", "check")  # errors are findings
     return check(settings, create=arguments.create, partitions=arguments.partitions, out=sys.stdout)
 
 
@@ -158,7 +158,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "verify")
     limit, merged = arguments.limit, arguments.allow_merged
-    return _for_each_topic(settings, lambda one: verify(one, limit=limit, allow_merged=merged, out=sys.stdout))
+    return _for_each_topic(settings, lambda topic: verify(topic, limit=limit, allow_merged=merged, out=sys.stdout))
 
 
 def _dlq(arguments: argparse.Namespace) -> int:
@@ -168,22 +168,22 @@ def _dlq(arguments: argparse.Namespace) -> int:
     log.configure(settings.log_format, settings.log_level, "dlq")
     reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
     actions: dict[str, Callable[[Settings], int]] = {
-        "stats": lambda one: dlq.count_dead_letters(one, out=sys.stdout),
-        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout),
-        "list": lambda one: dlq.list_dead_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
+        "stats": lambda topic: dlq.count_dead_letters(topic, out=sys.stdout),
+        "replay": lambda topic: dlq.replay(topic, reason=reason, yes=arguments.yes, out=sys.stdout),
+        "list": lambda topic: dlq.list_dead_letters(topic, reason=reason, limit=limit, payload=payload, out=sys.stdout),
     }
     return _for_each_topic(settings, actions[arguments.action])
 
 
 def _for_each_topic(settings: Settings, command: Callable[[Settings], int]) -> int:
-    """Run a command that works on a single topic, under a heading where there are several; return the worst code."""
+    """Run a command for each topic, with a heading if there are several; return the worst exit code."""
     from worker.kafka.topics import each_topic
 
     worst: int = ExitCode.OK
-    for one in each_topic(settings):
+    for topic_settings in each_topic(settings):
         if not settings.one_topic:
-            print(f"== {one.topic}", flush=True)
-        worst = max(worst, command(one))
+            print(f"== {topic_settings.topic}", flush=True)
+        worst = max(worst, command(topic_settings))
     return worst
 
 
