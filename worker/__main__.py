@@ -25,13 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _print_config(arguments)
         return _COMMANDS[command](arguments)
     except Fatal as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return error.code
+        return _print_error(error, error.code)
     except WorkerError as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return ExitCode.FAILED
+        return _print_error(error, ExitCode.FAILED)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _print_error(error: WorkerError, code: int) -> int:
+    print(f"{log.priority(logging.ERROR)}worker: {error}", file=sys.stderr)
+    return code
 
 
 def _print_config(arguments: argparse.Namespace) -> int:
@@ -73,6 +76,7 @@ def _log_start(settings: Settings) -> None:
     from worker.kafka.properties import librdkafka_version
 
     effective = {name: toml_value(value) for name, value in settings.redacted().items()}
+    effective["processes"] = str(effective["processes"])  # one type, also in an index of log lines
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
         "worker %s, librdkafka %s, Python %s",

@@ -177,5 +177,5 @@ def _text(value: Any) -> str:
 
 
 def from_environment() -> Mapping[str, str]:
-    """Return the environment of the process. Nothing else reads it."""
+    """Return the environment of the process. Nothing else reads options from it."""
     return os.environ

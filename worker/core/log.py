@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import Any
 
 LIBRDKAFKA = "worker.librdkafka"  # the logger that Kafka's clients write to
+_ECS_VERSION = "8.17.0"
+_PRIORITIES = {
+    logging.DEBUG: "<7>",
+    logging.INFO: "<6>",
+    logging.WARNING: "<4>",
+    logging.ERROR: "<3>",
+    logging.CRITICAL: "<2>",
+}
 _REPEAT_S = 60.0
 _REPEATS_KEPT = 256
 
@@ -56,11 +65,24 @@ def _once_a_minute() -> Any:
     return allowed
 
 
+def priority(level: int) -> str:
+    """Return the prefix of a line on stderr that gives journald its level (sd-daemon(3)); empty outside the journal."""
+    stream = os.environ.get("JOURNAL_STREAM")  # device and inode of the journal's end: systemd.exec(5)
+    if not stream:
+        return ""
+    stderr = os.fstat(2)
+    return _PRIORITIES.get(level, "<6>") if stream == f"{stderr.st_dev}:{stderr.st_ino}" else ""
+
+
 def _values(record: logging.LogRecord) -> dict[str, Any]:
     values = dict(getattr(record, "fields", {}))
     if hasattr(record, "repeats"):
         values["repeats"] = record.repeats
     return values
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
 
 
 class _Text(logging.Formatter):
@@ -69,31 +91,40 @@ class _Text(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
-        parts = [stamp, f"{record.levelname:7}", f"{self._process:12}", _line(record)]
+        text = record.getMessage()
+        if record.exc_info:
+            text += " | " + self.formatException(record.exc_info)
+        parts = [_timestamp(record), f"{record.levelname:7}", f"{self._process:12}", text.replace("\n", " | ")]
         parts += [f"{key}={value}" for key, value in _values(record).items()]
-        return " ".join(parts)
+        return priority(record.levelno) + " ".join(parts)
 
 
 class _Json(logging.Formatter):
+    """Elastic Common Schema. The worker's own fields are under `worker`, the name that ECS leaves to applications."""
+
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "process": self._process,
-            "event": _line(record),
-            **_values(record),
+        line: dict[str, Any] = {
+            "@timestamp": _timestamp(record),
+            "log.level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "ecs.version": _ECS_VERSION,
+            "log.logger": record.name,
+            "service.name": "worker",
+            "process.name": self._process,
+            "process.pid": record.process,
+            **self._error(record),
         }
-        return json.dumps(line, default=str)
+        if values := _values(record):
+            line["worker"] = values
+        return priority(record.levelno) + json.dumps(line, default=str)
 
-
-def _line(record: logging.LogRecord) -> str:
-    """Return the message with its traceback in one line."""
-    text = record.getMessage()
-    if record.exc_info:
-        text += " | " + logging.Formatter().formatException(record.exc_info)
-    return text.replace("\n", " | ")
+    def _error(self, record: logging.LogRecord) -> dict[str, str]:
+        if not record.exc_info or (error := record.exc_info[1]) is None:
+            return {}
+        name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+        stack_trace = self.formatException(record.exc_info)
+        return {"error.type": name, "error.message": str(error), "error.stack_trace": stack_trace}
