@@ -24,12 +24,13 @@ def options() -> str:
         "`…_FILE` in place of a variable names a file that holds the value. `WORKER_CONFIG` is `--config`.",
         "`--print-config` shows the value and the origin of each option.",
         "[options.schema.json](options.schema.json) is the file's JSON Schema, as `worker schema` prints it.",
-        "",
-        "| flag | variable | default | meaning |",
-        "| --- | --- | --- | --- |",
     ]
+    group = ""
     for item in fields(Settings):
         meta, default = item.metadata, default_of(item)
+        if meta["group"] != group:
+            group = meta["group"]
+            lines += ["", f"## {group}", "", "| flag | variable | default | meaning |", "| --- | --- | --- | --- |"]
         shown = "" if default in ("", {}) else f"{toml_value(default)}".lower()
         text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
         flag = "–" if meta["secret"] else f"`{flag_of(item.name)}`"

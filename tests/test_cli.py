@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from docs.generate import HERE, PAGES
 from worker import cli
 from worker.__main__ import _COMMANDS, main
+from worker.config.settings import Settings, flag_of
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,28 @@ def test_usage_errors(
     assert message in output.err
     assert output.err.count("\n") == 1
     assert output.out == ""
+
+
+def test_help_has_every_option_once_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
+    groups = dict(zip(sections[1::2], sections[2::2], strict=True))
+    options = [item for item in fields(Settings) if not item.metadata["secret"]]
+    assert [title for title in groups if title[0].isupper()] == list(
+        dict.fromkeys(item.metadata["group"] for item in options)
+    )
+    for item in options:
+        flag = re.compile(rf"^  {flag_of(item.name)}( |$)", re.MULTILINE)
+        assert [title for title, text in groups.items() if flag.search(text)] == [item.metadata["group"]]
+
+
+def test_help_and_errors_name_the_program_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["dlq", "--help"])
+    assert capsys.readouterr().out.startswith("usage: worker dlq ")
+    assert main(["rnu"]) == 2
+    assert capsys.readouterr().err.endswith("see: worker --help\n")
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

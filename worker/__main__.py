@@ -1,4 +1,4 @@
-"""`python -m worker`: argv, environment and file → settings → the command."""
+"""The program `worker`: argv, environment and file → settings → the command."""
 
 from __future__ import annotations
 

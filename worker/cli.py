@@ -49,9 +49,7 @@ def parse(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
     if words and not words[0].startswith("-"):
         command = words.pop(0)
         if command not in COMMANDS:
-            raise UsageError(
-                f"unknown command {command!r}{nearest(command, list(COMMANDS))}; see: python -m worker --help"
-            )
+            raise UsageError(f"unknown command {command!r}{nearest(command, list(COMMANDS))}; see: worker --help")
     parser = _parser(command)
     return command, parser.parse_args(words)
 
@@ -81,7 +79,7 @@ def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m worker" + ("" if command == "run" else f" {command}"),
+        prog="worker" + ("" if command == "run" else f" {command}"),
         description=COMMANDS[command] if command != "run" else "Read events from Kafka into Redis or ClickHouse.",
         epilog=None if command != "run" else _overview(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -107,11 +105,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["commands (python -m worker COMMAND --help):", *lines])
+    return "\n".join(["commands (worker COMMAND --help):", *lines])
 
 
 def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = _ALL) -> None:
     """Add the flags of the settings, or of some of them."""
+    groups: dict[str, Any] = {}
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file of options [{CONFIG_VARIABLE}]")
     parser.add_argument(
         "--print-config", action="store_true", help="print every option and its origin as TOML, and exit"
@@ -120,6 +119,7 @@ def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = 
         meta = item.metadata
         if meta["secret"] or item.name not in only:
             continue  # secrets come only from the environment or a file
+        group = groups.get(meta["group"]) or groups.setdefault(meta["group"], parser.add_argument_group(meta["group"]))
         default = default_of(item)
         shown = toml_value(default)
         text = meta["help"] + (
@@ -127,15 +127,15 @@ def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = 
         )
         text = text.replace("%", "%%")
         if default == {}:
-            parser.add_argument(flag_of(item.name), dest=item.name, action="append", metavar=meta["metavar"], help=text)
+            group.add_argument(flag_of(item.name), dest=item.name, action="append", metavar=meta["metavar"], help=text)
         elif item.type in ("bool", bool):
-            parser.add_argument(
+            group.add_argument(
                 flag_of(item.name), dest=item.name, action="store_const", const="true", help=meta["help"]
             )
         else:
             metavar = "|".join(meta["choices"]) or meta["metavar"] or meta["unit"].upper() or "VALUE"
             several: Any = {"action": "append"} if item.name == "topic" else {}
-            parser.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text, **several)
+            group.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text, **several)
 
 
 def _produce_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ class UsageError(Fatal):
 
 
 def option(
+    group: str,  # its heading in --help and docs/options.md
     default: Any,
     help: str,
     *,
@@ -37,6 +38,7 @@ def option(
 ) -> Any:
     """Declare an option. `parse` converts its text, or raises ValueError that says what to write."""
     metadata = {
+        "group": group,
         "help": help,
         "parse": parse,
         "unit": unit,
@@ -54,18 +56,32 @@ class Settings:
     """The options of `run`, `count`, `check`, `verify` and `dlq`; the fields' metadata is their documentation."""
 
     topic: str = option(
+        "Kafka",
         "",
         "topic to read; repeat the flag or separate topics with commas; ^… is a regular expression",
         parse=parsers.topics,
         metavar="T",
     )
-    backend: str = option("redis", "store for the events", choices=("redis", "clickhouse"))
-    processes: int | None = option(
-        None, "consumer processes; auto: one per partition", parse=parsers.processes, metavar="N|auto"
+    bootstrap_servers: str = option("Kafka", "127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
+    group_id: str = option("Kafka", "worker", "consumer group", metavar="ID")
+    kafka_password: str = option("Kafka", "", "sasl.password for Kafka", secret=True)
+    kafka: Mapping[str, str] = option(
+        "Kafka",
+        {},
+        "any librdkafka property (repeatable; in the variable, one per line)",
+        parse=parsers.properties,
+        metavar="KEY=VALUE",
     )
-    bootstrap_servers: str = option("127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
-    group_id: str = option("worker", "consumer group", metavar="ID")
+    backend: str = option("Store", "redis", "store for the events", choices=("redis", "clickhouse"))
+    device_field: str = option(
+        "Store",
+        "device_ip",
+        "field whose distinct values are counted, such as user.id; in ClickHouse, the column that it fills",
+        parse=parsers.field_path,
+        metavar="FIELD",
+    )
     redis_url: str = option(
+        "Redis",
         "redis://127.0.0.1:6379/0",
         "Redis server, redis+cluster://HOST:PORT,… or redis+sentinel://HOST:PORT,…/SERVICE/DB; rediss for TLS",
         parse=parsers.url(
@@ -73,78 +89,93 @@ class Settings:
         ),
         metavar="URL",
     )
-    redis_password: str = option("", "password for Redis", secret=True)
+    redis_password: str = option("Redis", "", "password for Redis", secret=True)
     redis_key: str = option(
-        "devices:{topic}", "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)"
+        "Redis",
+        "devices:{topic}",
+        "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)",
     )
     windows: str = option(
+        "Redis",
         "",
-        "Redis: also a HyperLogLog per minute, hour or day of the events' timestamps (docs/windows.md)",
+        "also a HyperLogLog per minute, hour or day of the events' timestamps (docs/windows.md)",
         parse=parsers.windows,
         metavar="minute,hour,day",
     )
     window_ttl: str = option(
+        "Redis",
         "minute=1d,hour=30d,day=400d",
-        "Redis: how long a window's keys live after its end",
+        "how long a window's keys live after its end",
         parse=parsers.window_ttl,
         metavar="WINDOW=TIME,…",
     )
     by: str = option(
-        "", "Redis: also HyperLogLogs for each value of this field, for at most 256 values", metavar="FIELD"
+        "Redis", "", "also HyperLogLogs for each value of this field, for at most 256 values", metavar="FIELD"
     )
     clickhouse_url: str = option(
+        "ClickHouse",
         "clickhouse://default@127.0.0.1:9000/default",
         "ClickHouse server, native protocol",
         parse=parsers.url("clickhouse", "clickhouses"),
         metavar="URL",
     )
-    clickhouse_password: str = option("", "password for ClickHouse", secret=True)
+    clickhouse_password: str = option("ClickHouse", "", "password for ClickHouse", secret=True)
     table: str = option(
-        "events", "ClickHouse table, created if missing; {topic} in it makes one per topic", parse=parsers.table
+        "ClickHouse",
+        "events",
+        "ClickHouse table, created if missing; {topic} in it makes one per topic",
+        parse=parsers.table,
     )
     map: Mapping[str, str] = option(
+        "ClickHouse",
         {},
         "fill this column from that field; other columns are filled from the field of their name (repeatable)",
         parse=parsers.columns,
         metavar="FIELD=COLUMN",
     )
-    device_field: str = option(
-        "device_ip",
-        "field whose distinct values are counted, such as user.id; in ClickHouse, the column that it fills",
-        parse=parsers.field_path,
-        metavar="FIELD",
-    )
     delivery: str = option(
+        "Delivery",
         "auto",
         "delivery to ClickHouse; auto: exactly-once if the table supports it",
         choices=("auto", "exactly-once", "at-least-once"),
     )
-    batch_rows: int = option(100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events")
-    linger_ms: int = option(1000, "maximum age of a batch", parse=parsers.number(0, 600_000), unit="ms")
+    batch_rows: int = option(
+        "Delivery", 100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events"
+    )
+    linger_ms: int = option("Delivery", 1000, "maximum age of a batch", parse=parsers.number(0, 600_000), unit="ms")
     dead_letter_topic: str = option(
-        "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
+        "Delivery", "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
     )
     max_bad_ratio: float = option(
+        "Delivery",
         1.0,
         "stop if more than this part of the last 10 000 or more events was invalid; 1: never",
         parse=parsers.number(0, 1, float),
     )
-    report_interval: float = option(30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s")
-    metrics_host: str = option("127.0.0.1", "address of /metrics, /livez, /readyz and the status page")
-    metrics_port: int = option(9108, "their port; 0: any free one, logged at start", parse=parsers.number(0, 65_535))
+    processes: int | None = option(
+        "Processes", None, "consumer processes; auto: one per partition", parse=parsers.processes, metavar="N|auto"
+    )
+    until_end: bool = option(
+        "Processes", False, "stop when all that was in the topic at start is written", parse=parsers.switch
+    )
     drain_timeout: float = option(
-        30.0, "time for the last writes when the worker stops", parse=parsers.number(0.1, 3600, float), unit="s"
+        "Processes",
+        30.0,
+        "time for the last writes when the worker stops",
+        parse=parsers.number(0.1, 3600, float),
+        unit="s",
     )
-    until_end: bool = option(False, "stop when all that was in the topic at start is written", parse=parsers.switch)
-    kafka_password: str = option("", "sasl.password for Kafka", secret=True)
-    kafka: Mapping[str, str] = option(
-        {},
-        "any librdkafka property (repeatable; in the variable, one per line)",
-        parse=parsers.properties,
-        metavar="KEY=VALUE",
+    report_interval: float = option(
+        "Observability", 30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s"
     )
-    log_format: str = option("text", "format of the log on stderr", choices=("text", "json"))
-    log_level: str = option("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
+    metrics_host: str = option("Observability", "127.0.0.1", "address of /metrics, /livez, /readyz and the status page")
+    metrics_port: int = option(
+        "Observability", 9108, "their port; 0: any free one, logged at start", parse=parsers.number(0, 65_535)
+    )
+    log_format: str = option("Observability", "text", "format of the log on stderr", choices=("text", "json"))
+    log_level: str = option(
+        "Observability", "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
+    )
 
     @property
     def topics(self) -> tuple[str, ...]:
