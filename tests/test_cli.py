@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -76,6 +79,58 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         main([command, "--help"])
     assert caught.value.code == 0
     assert cli.COMMANDS[command] in capsys.readouterr().out or command == "run"
+
+
+def complete(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Return what bash proposes for the last word of a command line."""
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "worker.bash"
+    script.write_text(capsys.readouterr().out)
+    program = f"""
+        source {script}
+        COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}
+        $(complete -p worker | sed -E 's/.*-F ([^ ]+).*/\\1/') worker {shlex.quote(words[-1])} {shlex.quote(words[-2])}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    bash = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    return set(bash.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "proposals"),
+    [
+        (["worker", "ver"], {"verify"}),
+        (["worker", "--backe"], {"--backend"}),
+        (["worker", "--backend", ""], {"redis", "clickhouse"}),
+        (["worker", "dlq", ""], {"list", "stats", "replay"}),
+        (["worker", "check", "--log-format", "j"], {"json"}),
+        (["worker", "--config", "worker.b"], {"worker.bash"}),
+        (["worker", "timestamps", "worker.b"], {"worker.bash"}),
+    ],
+)
+def test_bash_completes_commands_options_values_and_files(
+    words: list[str], proposals: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(words, tmp_path, capsys) == proposals
+
+
+def test_completion_has_every_option_for_each_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell, first in (("bash", "# AUTOMATICALLY"), ("zsh", "#compdef worker"), ("fish", "# AUTOMATICALLY")):
+        assert main(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert script.startswith(first)
+        for item in fields(Settings):
+            assert (flag_of(item.name).removeprefix("--") in script) == (not item.metadata["secret"])
+
+
+def test_completion_without_shtab_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    output = capsys.readouterr()
+    assert output.err == "worker: completion needs shtab: pip install 'kafka-ingest-worker[completion]'\n"
+    assert output.out == ""
 
 
 def test_producer_options_with_underscores_work_too() -> None:

@@ -126,7 +126,7 @@ def _on_signals() -> Callable[[], bool]:
 def _timestamps(arguments: argparse.Namespace) -> int:
     from worker.decoding import timestamps
 
-    return timestamps.main(arguments.file)
+    return timestamps.main(str(arguments.file))
 
 
 def _top(arguments: argparse.Namespace) -> int:
@@ -179,6 +179,12 @@ def _dlq(arguments: argparse.Namespace) -> int:
     return _for_each_topic(settings, actions[arguments.action])
 
 
+def _completion(arguments: argparse.Namespace) -> int:
+    from worker.commands.completion import write_completion
+
+    return write_completion(cli.completion_parser(), arguments.shell, out=sys.stdout)
+
+
 def _for_each_topic(settings: Settings, command: Callable[[Settings], int]) -> int:
     """Run a command for each topic, with a heading if there are several; return the worst exit code."""
     from worker.kafka.topics import each_topic
@@ -202,6 +208,7 @@ _COMMANDS = {
     "top": _top,
     "demo": _demo,
     "schema": _schema,
+    "completion": _completion,
 }
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from worker.commands.completion import SHELLS
 from worker.config.parsers import nearest, number
 from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load
@@ -27,6 +28,7 @@ COMMANDS = {
     "top": "show a running worker live",
     "demo": "run the worker on an embedded broker and store, with a live table",
     "schema": "print the JSON Schema of the file for --config",
+    "completion": "print a shell's completion script",
 }
 
 _ALL = tuple(item.name for item in fields(Settings))
@@ -88,6 +90,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"worker {version_text()}, Python {sys.version.split()[0]}"
     )
+    _add_arguments(command, parser)
+    return parser
+
+
+def _add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     {
         "run": _settings_arguments,
         "count": _count_arguments,
@@ -98,7 +105,20 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "timestamps": _timestamps_arguments,
         "top": _top_arguments,
         "demo": _demo_arguments,
+        "completion": _completion_arguments,
     }.get(command, _no_arguments)(parser)
+
+
+def completion_parser() -> argparse.ArgumentParser:
+    """Return one parser with all commands as subparsers, for completion only: `parse` wants `run` without a word."""
+    parser = _parser("run")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command, text in COMMANDS.items():
+        _add_arguments(command, commands.add_parser(command, help=text, description=text))
+    choices = {item.name: item.metadata["choices"] for item in fields(Settings) if item.metadata["choices"]}
+    for each in (parser, *commands.choices.values()):
+        for action in each._actions:
+            action.choices = action.choices or choices.get(action.dest)
     return parser
 
 
@@ -155,7 +175,7 @@ def _produce_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _timestamps_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="lines of input,expected")
+    parser.add_argument("file", type=Path, metavar="FILE", help="lines of input,expected")
 
 
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +230,15 @@ def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only this reason")
     parser.add_argument("--yes", action="store_true", help="replay; without it, print what would be replayed")
     _settings_arguments(parser)
+
+
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "bash: source <(worker completion bash)\n"
+        'zsh:  worker completion zsh > "${fpath[1]}/_worker"\n'
+        "fish: worker completion fish > ~/.config/fish/completions/worker.fish"
+    )
+    parser.add_argument("shell", choices=SHELLS)
 
 
 def _no_arguments(_: argparse.ArgumentParser) -> None:
