@@ -64,6 +64,19 @@ def test_help_and_errors_name_the_program_worker(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.endswith("see: worker --help\n")
 
 
+def test_version_names_the_worker_and_python(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["dlq", "--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"worker \S+, Python 3\.\d+\.\S+\n", capsys.readouterr().out)
+
+
+def test_help_does_not_import_the_metadata_of_packages() -> None:
+    program = "import sys, worker.cli; worker.cli.parse(['--topic', 't']); print('importlib.metadata' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert output.stdout == "False\n"
+
+
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
