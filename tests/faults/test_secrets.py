@@ -155,7 +155,7 @@ def test_invalid_url(url: str, how: str, tmp_path: Path) -> None:
     except UsageError as error:
         told = str(error)
     else:
-        told = str(settings.shown())  # what the first line of the log is made of
+        told = str(settings.redacted())  # what the first line of the log is made of
     assert "redis" in told
     _nowhere([told])
 

@@ -134,8 +134,10 @@ def test_first_line_has_the_versions_and_all_settings_and_no_secret(topic_name: 
         worker.wait_for(r"readyz are at")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
-    first = json.loads(worker.stderr[0])
-    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+", first["event"])
+    line = json.loads(worker.stderr[0])
+    first = line["worker"]
+    assert (line["log.level"], line["process.name"]) == ("info", "supervisor")
+    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+", line["message"])
     assert {item.name for item in fields(Settings)} <= first.keys()
     assert (first["topic"], first["linger_ms"], first["batch_rows"]) == (topic_name, 77, Settings().batch_rows)
     assert (first["processes"], first["redis_key"]) == ("auto", f"devices:{{{topic_name}}}")

@@ -69,7 +69,7 @@ def exit_code(error: OSError) -> int:
     return 1
 
 
-def report(text: str) -> None:
-    """Print a message of the command on stderr, if that can be written."""
+def report(text: str, prefix: str = "") -> None:
+    """Print a message of the command on stderr, if that can be written. `prefix` is the journal's level."""
     with suppress(OSError):
-        print(f"worker: {text}", file=sys.stderr, flush=True)
+        print(f"{prefix}worker: {text}", file=sys.stderr, flush=True)

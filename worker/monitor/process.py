@@ -124,7 +124,7 @@ class Monitor:
                         f"python -m worker produce --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
                         f"kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {servers}"
                     )
-            if clash := self._selection.clash(list(counts)):
+            if clash := self._selection.find_table_clash(list(counts)):
                 raise Fatal(_clash(clash))
             if counts:
                 self._seen.kafka_up, self._seen.topics = True, counts
@@ -157,7 +157,7 @@ class Monitor:
         if topic in self._refused:
             return False
         try:
-            if clash := self._selection.clash([*known, topic]):
+            if clash := self._selection.find_table_clash([*known, topic]):
                 raise Fatal(_clash(clash))
             await self._report.admit(topic)
         except Retryable as error:
@@ -260,7 +260,7 @@ class Monitor:
         if self._targets is None:
             return False
         known = {lag.key: lag for lag in lags}
-        return all(key in known and known[key].reached(end) for key, end in self._targets.items())
+        return all(key in known and known[key].has_reached(end) for key, end in self._targets.items())
 
     # pages
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.config.settings import Settings
-from worker.core.accounts import alive
+from worker.core.accounts import running_slots
 from worker.core.batch import Key
 from worker.core.counters import Stats
 from worker.kafka.group_lag import PartitionLag
@@ -68,7 +68,7 @@ class MonitorState:
         """Notice whether anything moved since the last call; `accounted` is Sums.accounted."""
         seen = (accounted, sum(lag.position for lag in self.lags))
         own, group = seen[0] > self._progress[0], seen[1] > self._progress[1] > 0
-        standing_by = not any(slot.get("assigned") for slot in alive(stats))
+        standing_by = not any(slot.get("assigned") for slot in running_slots(stats))
         if own or (group and standing_by):
             self.progress_at = self.now()
         self._progress = seen
@@ -76,7 +76,7 @@ class MonitorState:
     def unready(self, stats: Stats) -> str:
         """Return why no progress is being made, or nothing where there is some, or nothing left to do."""
         now = self.now()
-        if not any(now - slot.get("heartbeat_ns") / 1e9 < _BEAT_S for slot in alive(stats)):
+        if not any(now - slot.get("heartbeat_ns") / 1e9 < _BEAT_S for slot in running_slots(stats)):
             return self.error or ("starting" if self.starting else f"no consumer has shown life for {_BEAT_S:g} s")
         if not self.partitions:
             return self.error or "the topic is gone"
@@ -88,7 +88,7 @@ class MonitorState:
         if not behind:
             return ""
         # Who has told no trouble has only not opened the store yet.
-        away = any(slot.get("error_ns") and not slot.get("sink_up") for slot in alive(stats))
+        away = any(slot.get("error_ns") and not slot.get("sink_up") for slot in running_slots(stats))
         why = f": {self.settings.backend} does not answer" if away else ""
         if self.progress_at is None:
             return f"{behind} events unread, and nothing written yet{why}"

@@ -31,7 +31,7 @@ def test_a_url_that_nothing_can_be_made_of_is_refused(url: str) -> None:
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel"])
 def test_a_password_in_a_url_is_masked_and_refused_in_an_argument(scheme: str) -> None:
     url = f"{scheme}://user:canary@a:1,b:2/m/0"
-    assert "canary" not in str(load({}, {"WORKER_REDIS_URL": url})[0].shown())
+    assert "canary" not in str(load({}, {"WORKER_REDIS_URL": url})[0].redacted())
     with pytest.raises(UsageError, match="password in an argument") as refused:
         load({"redis_url": url}, {})
     assert "canary" not in str(refused.value)
@@ -39,7 +39,7 @@ def test_a_password_in_a_url_is_masked_and_refused_in_an_argument(scheme: str) -
 
 def test_the_file_of_a_key_is_no_secret() -> None:
     url = "rediss://h/0?ssl_keyfile=/client.key&ssl_certfile=/client.pem"
-    assert load({"redis_url": url}, {})[0].shown()["redis_url"] == url
+    assert load({"redis_url": url}, {})[0].redacted()["redis_url"] == url
     with pytest.raises(UsageError):
         load({"redis_url": f"{url}&ssl_password=canary"}, {})
 

@@ -60,7 +60,7 @@ def check_kafka(settings: Settings, create: bool, partitions: int, readable: lis
                 )
             if selection.patterns and not counts:
                 yield fail("topic", f"no topic matches {settings.topic}", "another --topic")
-            if clash := selection.clash(list(counts)):
+            if clash := selection.find_table_clash(list(counts)):
                 yield fail("topic", f"{clash[0]} and {clash[1]} would both go into {clash[2]}", "another --table")
             if not counts:
                 return

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from worker.commands.check.finding import Finding, Stored, fail, ok, warn
-from worker.config.field_paths import spell
+from worker.config.field_paths import format_path
 from worker.core.batch import Field
 from worker.decoding.json import decode
 
@@ -52,7 +52,7 @@ def check_sample(
     for stored in fields:
         name = f"column {stored}" if stored.column else stored.field.name
         rejects = [reject for reject in decode(payloads, (stored.field,)).rejects if reject.field]
-        fix = f"--map {spell(suggested[stored.column])}={stored.column}" if stored.column in suggested else ""
+        fix = f"--map {format_path(suggested[stored.column])}={stored.column}" if stored.column in suggested else ""
         if faults := Counter(reject.reason for reject in rejects):
             wrong = [payloads[reject.index] for reject in rejects if reject.reason == "wrong_type"]
             kinds = {_KINDS[type(_at(event, stored.field.path))] for event in _objects(wrong)}
@@ -65,7 +65,9 @@ def check_sample(
     else:
         yield fail("sample", f"none {total} would be stored", "see above, or another --topic or --table")
     if ignored:
-        yield ok("sample", f"fields{of_topic} that are not stored: {', '.join(sorted(map(spell, ignored))[:_SHOWN])}")
+        yield ok(
+            "sample", f"fields{of_topic} that are not stored: {', '.join(sorted(map(format_path, ignored))[:_SHOWN])}"
+        )
 
 
 def suggest(unfit: Sequence[Stored], ignored: Iterable[Path], payloads: Sequence[bytes]) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
 from worker.commands.progress import ProgressBar
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
-from worker.kafka.errors import check_rights
+from worker.kafka.errors import raise_auth_error
 from worker.kafka.log_reader import LogReader
 from worker.kafka.properties import client_properties
 
@@ -177,7 +177,7 @@ def _aborted(producer: Producer, settings: Settings, error: KafkaError) -> Retry
             producer.abort_transaction(_TIMEOUT_S)
         except KafkaException as failure:
             error = failure.args[0]
-    check_rights(error)
+    raise_auth_error(error)
     return Retryable(
         f"Kafka at {settings.bootstrap_servers}: {error.str()}; the dead letters of this transaction are not replayed: "
         "run it again",

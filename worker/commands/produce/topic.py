@@ -17,8 +17,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from worker.core.errors import ExitCode, Fatal
-from worker.kafka.errors import check_rights
-from worker.kafka.properties import unusable
+from worker.kafka.errors import raise_auth_error
+from worker.kafka.properties import client_error
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Topic:
                 logger=logger,
             )
         except KafkaException as error:
-            raise unusable(error) from None
+            raise client_error(error) from None
 
     @property
     def delivered(self) -> int:
@@ -169,7 +169,7 @@ class Topic:
             return
         for cause in (self._error, error):
             if cause is not None:
-                check_rights(cause)
+                raise_auth_error(cause)
         if not error.retriable() and error.code() not in _RETRIED:
             raise Fatal(f"Kafka, topic {self.name}: {error.str()}")
         self._error = self._error or error

@@ -64,7 +64,7 @@ def counted(table: Sequence[Column], bindings: Sequence[ColumnBinding], device_f
 
     That is the first one which the field fills, else one of its name that the server fills.
     """
-    path = field_paths.path(device_field)
+    path = field_paths.parse_path(device_field)
     names = [one.column for one in bindings if one.field.path == path]
     names += [column.name for column in table if column.name == ".".join(path) and column.default != "EPHEMERAL"]
     return names[0] if names else ""
@@ -104,7 +104,7 @@ def _bind(column: Column, field: str) -> ColumnBinding:
         codec = types.codec(column.type)
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
-    path = field_paths.path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
+    path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
     return ColumnBinding(
-        column.name, Field(field_paths.spell(path), path, codec.convert, required=codec.null is not None), codec
+        column.name, Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None), codec
     )

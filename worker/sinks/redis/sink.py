@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from worker.config.field_paths import path
+from worker.config.field_paths import parse_path
 from worker.config.settings import Settings
 from worker.core.batch import Batch, Field
 from worker.core.errors import Fatal, Retryable
@@ -81,7 +81,7 @@ class RedisSink:
 
 def _counted(name: str) -> Field:
     """Return the field that is counted. A device_ip is a text; what else counts as an identity may be a number."""
-    return Field(name, path(name), texts if name == "device_ip" else identities)
+    return Field(name, parse_path(name), texts if name == "device_ip" else identities)
 
 
 def _pfadds(key: str, devices: Iterable[str]) -> Iterator[bytes]:
