@@ -14,7 +14,7 @@ from worker.config.settings import Settings, UsageError, default_of, flag_of, wr
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
-from worker.decoding.timestamps import moment
+from worker.decoding.timestamps import to_seconds
 
 COMMANDS = {
     "run": "read the topic into the store (the default: needs no word)",
@@ -183,7 +183,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, dest, text in (("from", "start", "count the windows since this time, in UTC"), ("to", "end", "up to it")):
         parser.add_argument(
-            f"--{flag}", dest=dest, type=_checked(moment), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
+            f"--{flag}", dest=dest, type=_checked(to_seconds), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
         )
     _settings_arguments(parser)
 
