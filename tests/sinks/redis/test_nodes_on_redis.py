@@ -1,4 +1,4 @@
-"""The worker against Redis Cluster, Sentinel, TLS and an ACL user: real servers, and what breaks while it writes."""
+"""The worker against real Redis Cluster, Sentinel, TLS and an ACL user, with failovers while it writes."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def job(kafka: Service, topic_name: str, group_id: str) -> Job:
 
 
 def missing(port: int, job: Job, count: int = COUNT) -> int:
-    """Return by how much the key would grow with the devices that it should have."""
+    """Return by how much the key's count would grow with the devices that it should have."""
     with redis.Redis(port=port, socket_timeout=PATIENCE_S) as client:
         clean = f"{{{job.topic}}}:clean"
-        for at in range(0, count, 5000):
-            client.pfadd(clean, *map(device, range(at, min(count, at + 5000))))
+        for start in range(0, count, 5000):
+            client.pfadd(clean, *map(device, range(start, min(count, start + 5000))))
         return int(client.pfcount(job.place, clean)) - int(client.pfcount(job.place))
 
 
-def commands_agree(job: Job, **env: str) -> str:
-    """Run check, count and verify; return what they printed."""
+def run_commands(job: Job, **env: str) -> str:
+    """Run check, count and verify, which must succeed; return their output."""
     printed = []
     for command in ("check", "count", "verify"):
         with run_worker(command, *job.arguments(), env=env) as worker:
@@ -69,7 +69,7 @@ def test_a_cluster_whose_slot_moves_while_the_worker_writes(job: Job) -> None:
             job.send(events(COUNT)[COUNT // 2 :])
             job.all_done()
             assert worker.running(), worker.tail()
-        assert "missing 0, extra 0" in commands_agree(job)
+        assert "missing 0, extra 0" in run_commands(job)
         assert missing(nodes[target].port, job) == 0
         with run_worker("count", *job.arguments("--from", "2000-01-01", "--to", "2100-01-01", *WINDOWS)) as worker:
             assert worker.wait() == 0, worker.tail()
@@ -82,36 +82,36 @@ def test_a_cluster_whose_slot_moves_while_the_worker_writes(job: Job) -> None:
 
 
 def _move(nodes: list[Server], owner: int, target: int, slot: int) -> None:
-    """Move a slot with its keys, as redis-cli --cluster reshard does; the keys meanwhile are here or there (ASK)."""
+    """Move a slot with its keys, as redis-cli --cluster reshard does; meanwhile either node may have a key (ASK)."""
     source, sink = (redis.Redis(port=nodes[n].port, socket_timeout=PATIENCE_S) for n in (owner, target))
-    here, there = (client.execute_command("CLUSTER MYID").decode() for client in (source, sink))
-    sink.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", here)
-    source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", there)
+    source_id, sink_id = (client.execute_command("CLUSTER MYID").decode() for client in (source, sink))
+    sink.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
+    source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", sink_id)
     while keys := source.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
         source.execute_command("MIGRATE", "127.0.0.1", nodes[target].port, "", 0, 5000, "KEYS", *keys)
     for client in (sink, source):
-        client.execute_command("CLUSTER SETSLOT", slot, "NODE", there)
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", sink_id)
     source.close()
     sink.close()
 
 
-def test_sentinel_makes_the_replica_primary_while_the_worker_writes(job: Job) -> None:
+def test_sentinel_promotes_the_replica_while_the_worker_writes(job: Job) -> None:
     with watched() as (primary, replica, sentinel):
         job = replace(job, url=sentinel.address)
         with job.start() as worker:
             job.send(events(COUNT // 2))
             job.all_done()
-            with redis.Redis(port=primary.port) as client:  # what is acknowledged and not replicated would be lost
-                wait_until(lambda: client.wait(1, 1000) == 1, PATIENCE_S, "the replica has all")
+            with redis.Redis(port=primary.port) as client:  # a failover loses acknowledged but unreplicated writes
+                wait_until(lambda: client.wait(1, 1000) == 1, PATIENCE_S, "the replica has all writes")
             primary.kill()
             job.send(events(COUNT)[COUNT // 2 :])
             job.all_done()
             assert any(f"Redis {SERVICE} of the Sentinels" in line for line in worker.stderr), worker.tail()
         assert missing(replica.port, job) == 0
-        assert "missing 0, extra 0" in commands_agree(job)
+        assert "missing 0, extra 0" in run_commands(job)
 
 
-def test_tls_with_an_authority_of_its_own(job: Job, tmp_path: Path) -> None:
+def test_tls_with_a_private_certificate_authority(job: Job, tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path)
     with behind_tls(certificates) as server:
         job = replace(job, url=server.address)
@@ -124,7 +124,7 @@ def test_tls_with_an_authority_of_its_own(job: Job, tmp_path: Path) -> None:
         assert any("?ssl_ca_certs=FILE" in line for line in worker.stderr), worker.tail()
         job = replace(job, url=f"{server.address}?ssl_ca_certs={certificates.authority}")
         job.finish()
-        assert "missing 0, extra 0" in commands_agree(job)
+        assert "missing 0, extra 0" in run_commands(job)
         assert missing(server.port, job, 1000) == 0
 
 
@@ -145,6 +145,6 @@ def test_a_user_with_the_rights_that_check_prints(job: Job, own_redis: Server) -
         printed = [*worker.stdout, *worker.stderr]
         assert client.keys(f"{job.place}:day:*")
         client.execute_command("ACL", "SETUSER", "ingest", *fix[2].split(), fix[3])
-        printed.append(commands_agree(job, **env))
+        printed.append(run_commands(job, **env))
         assert missing(own_redis.port, job, 1000) == 0
     assert CANARY not in "\n".join(printed)
