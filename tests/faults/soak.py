@@ -21,7 +21,7 @@ from tests.support import oracle, prometheus
 from tests.support.job import Job, kill
 from tests.support.kit import clickhouse_client, run_worker, wait_until
 from tests.support.pages import Pages
-from tests.support.processes import Life, Watch
+from tests.support.processes import ProcessUsage, Watch
 from worker.local import Server, start_clickhouse, start_kafka, start_prometheus, start_redis
 
 _DEVICES = 10_000
@@ -172,8 +172,8 @@ class Soak:
         print(f"alerts that fired: {', '.join(sorted(fired)) or 'none'}")
         if fired != _SHOULD_FIRE:
             yield f"alerts: {sorted(fired)} fired, {sorted(_SHOULD_FIRE)} should have"
-        for life in self.watch.seen():
-            yield from _excess(life, self.seconds)
+        for process in self.watch.sampled():
+            yield from _excess(process, self.seconds)
 
     def scrapes(self) -> str:
         """Say how long scrapes took, and how many failed."""
@@ -193,11 +193,11 @@ def _say(since: float, text: str) -> None:
     print(f"{time.monotonic() - since:6.1f} s  {text}", flush=True)
 
 
-def _excess(life: Life, seconds: float) -> Iterator[str]:
-    if max(life.rss) > _MOST_BYTES:
-        yield f"{life.name} {life.pid} had {max(life.rss) >> 20} MiB"
-    if life.seconds > seconds / 2 and life.grown() > _MOST_GROWTH:
-        yield f"{life.name} {life.pid} grew by {life.grown():.0%} in the second half"
+def _excess(process: ProcessUsage, seconds: float) -> Iterator[str]:
+    if max(process.rss) > _MOST_BYTES:
+        yield f"{process.name} {process.pid} had {max(process.rss) >> 20} MiB"
+    if process.seconds > seconds / 2 and process.growth() > _MOST_GROWTH:
+        yield f"{process.name} {process.pid} grew by {process.growth():.0%} in the second half"
 
 
 def main() -> int:

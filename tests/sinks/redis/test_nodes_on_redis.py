@@ -15,7 +15,7 @@ from tests.support.certificates import make_certificates
 from tests.support.job import Job
 from tests.support.kit import PATIENCE_S, Service, run_worker, wait_until
 from tests.support.oracle import device, events
-from tests.support.redis_topologies import SERVICE, behind_tls, cluster, watched
+from tests.support.redis_topologies import SERVICE, behind_tls, cluster, with_sentinel
 from worker.local import Server
 
 CANARY = f"canary{uuid.uuid4().hex}"
@@ -96,7 +96,7 @@ def _move(nodes: list[Server], owner: int, target: int, slot: int) -> None:
 
 
 def test_sentinel_promotes_the_replica_while_the_worker_writes(job: Job) -> None:
-    with watched() as (primary, replica, sentinel):
+    with with_sentinel() as (primary, replica, sentinel):
         job = replace(job, url=sentinel.address)
         with job.start() as worker:
             job.send(events(COUNT // 2))
