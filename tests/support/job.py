@@ -6,7 +6,7 @@ import http.client
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from tests.support import oracle
-from tests.support.kit import PATIENCE_S, Worker, alive, create_topic, run_worker, send, wait_until
+from tests.support.kit import PATIENCE_S, Service, Worker, alive, create_topic, run_worker, send, wait_until
 from worker.core.delivery import parse_intent
 
 # A dead member is removed after 4 s; a member on an overloaded host is not. Small batches, so that there are many.
@@ -114,6 +114,10 @@ class Job:
     def intent(self) -> bool:
         """Whether the group has announced a write and not confirmed it yet."""
         return any(parse_intent(metadata) for _, metadata in self.committed().values())
+
+
+MakeJob = Callable[[Service, str], Job]
+"""Kafka and a store's URL → the test's job: see the fixture `make_job`."""
 
 
 def status(worker: Worker) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import redis
 from redis.crc import key_slot
 
 from tests.support.certificates import make_certificates
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, run_worker, wait_until
 from tests.support.oracle import device, events
 from tests.support.redis_topologies import SERVICE, behind_tls, cluster, with_sentinel
@@ -24,15 +24,8 @@ WINDOWS = ("--windows", "hour,day", "--by", "error_code", "--window-ttl", "hour=
 
 
 @pytest.fixture
-def job(kafka: Service, topic_name: str, group_id: str) -> Job:
-    job = Job(
-        kafka=kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="redis",
-        url="",
-        place=f"devices:{{{topic_name}}}",
-    )
+def job(kafka: Service, topic_name: str, make_job: MakeJob) -> Job:
+    job = replace(make_job(kafka, ""), place=f"devices:{{{topic_name}}}")
     job.create()
     return job
 

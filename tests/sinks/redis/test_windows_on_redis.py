@@ -14,7 +14,7 @@ import orjson
 import pytest
 import redis
 
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, run_worker, wait_until
 from worker.local import Server
 
@@ -42,11 +42,8 @@ def clicks(count: int, since: int, until: int) -> list[Click]:
 
 
 @pytest.fixture
-def job(kafka: Service, own_redis: Server, topic_name: str, group_id: str) -> Job:
-    place = f"devices:{{{topic_name}}}"
-    job = Job(
-        kafka=kafka.address, topic=topic_name, group=group_id, backend="redis", url=own_redis.address, place=place
-    )
+def job(kafka: Service, own_redis: Server, topic_name: str, make_job: MakeJob) -> Job:
+    job = replace(make_job(kafka, own_redis.address), place=f"devices:{{{topic_name}}}")
     job.create(2)
     return job
 
