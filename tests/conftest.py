@@ -73,7 +73,7 @@ def make_job(topic_name: str, group_id: str, redis_key: str, table_name: str) ->
     def make(kafka: Service, url: str) -> Job:
         backend, target = ("clickhouse", table_name) if url.startswith("clickhouse") else ("redis", redis_key)
         address, topic, group = kafka.address, topic_name, group_id
-        return Job(kafka=address, topic=topic, group=group, backend=backend, url=url, place=target, started=started)
+        return Job(kafka=address, topic=topic, group=group, backend=backend, url=url, target=target, started=started)
 
     yield make
     for worker in started:

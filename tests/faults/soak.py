@@ -49,7 +49,7 @@ class Soak:
             group="soak",
             backend=options.backend,
             url=self.store.address,
-            place="soak",
+            target="soak",
         )
         self.job.create(self.partitions)
         words = ("--batch-rows", "100000", "--linger-ms", "1000", "--processes", str(options.processes))
@@ -145,8 +145,8 @@ class Soak:
             return {}  # keeps devices, not events: see `differences`
         client = clickhouse_client(self.job.url)
         try:
-            rows = client.execute(f"SELECT count() FROM {self.job.place}")[0][0]
-            distinct = f"SELECT _partition, groupBitmap(toUInt64(_offset)) FROM {self.job.place} GROUP BY _partition"
+            rows = client.execute(f"SELECT count() FROM {self.job.target}")[0][0]
+            distinct = f"SELECT _partition, groupBitmap(toUInt64(_offset)) FROM {self.job.target} GROUP BY _partition"
             return {"rows": rows, "distinct rows": sum(count for _, count in client.execute(distinct))}
         finally:
             client.disconnect()

@@ -45,7 +45,7 @@ def test_lost_answer_into_a_table_without_deduplication_doubles_that_batch_at_mo
     rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy
 ) -> None:
     clickhouse_sql.execute(
-        f"CREATE TABLE {rows_job.place} (timestamp DateTime64(3), device_ip String, error_code Int8) "
+        f"CREATE TABLE {rows_job.target} (timestamp DateTime64(3), device_ip String, error_code Int8) "
         "ENGINE = MergeTree ORDER BY device_ip"
     )
     rows_job.create()

@@ -33,14 +33,14 @@ _STATUS_PORT = re.compile(r"readyz are at http://127\.0\.0\.1:(\d+)/")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`kafka` is the bootstrap server, `place` the table or the key in the store at `url`."""
+    """`kafka` is the bootstrap server, `target` the table or key in the store at `url`."""
 
     kafka: str
     topic: str
     group: str
     backend: str
     url: str
-    place: str
+    target: str
     started: list[Worker] = field(default_factory=list, repr=False)
 
     def via(self, port: int) -> tuple[str, str]:
@@ -57,7 +57,7 @@ class Job:
             *("--group-id", self.group),
             *("--backend", self.backend),
             *(f"--{self.backend}-url", self.url),
-            *(flag, self.place),
+            *(flag, self.target),
             *_OPTIONS,
             *more,
         ]
@@ -81,13 +81,13 @@ class Job:
         return worker
 
     def rows(self) -> int:
-        return oracle.rows(self.url, self.place)
+        return oracle.rows(self.url, self.target)
 
     def judge(self, expected: Iterable[int], **options: bool) -> oracle.Verdict:
         """Compare the store's content with the numbers of the events that it should have."""
         if self.backend == "redis":
-            return oracle.judge_devices(self.url, self.place, expected)
-        return oracle.judge_rows(self.url, self.place, expected, **options)
+            return oracle.judge_devices(self.url, self.target, expected)
+        return oracle.judge_rows(self.url, self.target, expected, **options)
 
     def committed(self) -> dict[int, tuple[int, str]]:
         return oracle.committed(self.kafka, self.group, self.topic)

@@ -25,7 +25,7 @@ WINDOWS = ("--windows", "hour,day", "--by", "error_code", "--window-ttl", "hour=
 
 @pytest.fixture
 def job(kafka: Service, topic_name: str, make_job: MakeJob) -> Job:
-    job = replace(make_job(kafka, ""), place=f"devices:{{{topic_name}}}")
+    job = replace(make_job(kafka, ""), target=f"devices:{{{topic_name}}}")
     job.create()
     return job
 
@@ -36,7 +36,7 @@ def missing(port: int, job: Job, count: int = COUNT) -> int:
         clean = f"{{{job.topic}}}:clean"
         for start in range(0, count, 5000):
             client.pfadd(clean, *map(device, range(start, min(count, start + 5000))))
-        return int(client.pfcount(job.place, clean)) - int(client.pfcount(job.place))
+        return int(client.pfcount(job.target, clean)) - int(client.pfcount(job.target))
 
 
 def run_commands(job: Job, **env: str) -> str:
@@ -52,7 +52,7 @@ def run_commands(job: Job, **env: str) -> str:
 def test_a_cluster_whose_slot_moves_while_the_worker_writes(job: Job) -> None:
     with cluster() as nodes:
         job = replace(job, url="redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:2]))
-        slot = key_slot(job.place.encode())
+        slot = key_slot(job.target.encode())
         owner = next(n for n, _ in enumerate(nodes) if slot < 16_384 * (n + 1) // 3)
         target = (owner + 1) % 3
         with job.start(*WINDOWS) as worker:
@@ -67,7 +67,7 @@ def test_a_cluster_whose_slot_moves_while_the_worker_writes(job: Job) -> None:
         with run_worker("count", *job.arguments("--from", "2000-01-01", "--to", "2100-01-01", *WINDOWS)) as worker:
             assert worker.wait() == 0, worker.tail()
         with redis.Redis(port=nodes[target].port) as client:
-            assert worker.stdout[0] == f"Total devices: {client.pfcount(job.place)}"
+            assert worker.stdout[0] == f"Total devices: {client.pfcount(job.target)}"
         wrong = replace(job, url=f"redis://127.0.0.1:{nodes[owner].port}/0")
         with run_worker("check", *wrong.arguments()) as worker:
             assert worker.wait() == 1
@@ -136,7 +136,7 @@ def test_a_user_with_the_rights_that_check_prints(job: Job, own_redis: Server) -
         with job.start(*WINDOWS, "--until-end", "--log-level", "debug", env=env) as worker:
             assert worker.wait() == 0, worker.tail()
         printed = [*worker.stdout, *worker.stderr]
-        assert client.keys(f"{job.place}:day:*")
+        assert client.keys(f"{job.target}:day:*")
         client.execute_command("ACL", "SETUSER", "ingest", *fix[2].split(), fix[3])
         printed.append(run_commands(job, **env))
         assert missing(own_redis.port, job, 1000) == 0

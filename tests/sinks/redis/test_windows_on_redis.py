@@ -43,7 +43,7 @@ def clicks(count: int, since: int, until: int) -> list[Click]:
 
 @pytest.fixture
 def job(kafka: Service, own_redis: Server, topic_name: str, make_job: MakeJob) -> Job:
-    job = replace(make_job(kafka, own_redis.address), place=f"devices:{{{topic_name}}}")
+    job = replace(make_job(kafka, own_redis.address), target=f"devices:{{{topic_name}}}")
     job.create(2)
     return job
 
@@ -121,15 +121,15 @@ def test_late_events_are_in_their_own_window_and_replays_change_nothing(job: Job
     first_day = midnight - 2 * DAY, midnight - DAY
     lines = counted(job, *first_day)
     assert lines == [f"Total devices: {count_clean(client, [c.user for c in within([*events, *late], *first_day)])}"]
-    keys = sorted(client.keys(f"{job.place}*"))
+    keys = sorted(client.keys(f"{job.target}*"))
     assert not [key for key in keys if str(datetime.fromtimestamp(ancient.time, UTC).year).encode() in key]
-    assert client.pfcount(job.place) == count_clean(client, [click.user for click in [*events, *late, ancient]])
+    assert client.pfcount(job.target) == count_clean(client, [click.user for click in [*events, *late, ancient]])
 
     before = {key: (client.dump(key), client.expiretime(key)) for key in keys}
     replace(job, group=f"{job.group}-again").finish(*BY_COUNTRY)
     after = {key: (client.dump(key), client.expiretime(key)) for key in keys}
     counts = {key: client.pfcount(key) for key in keys if client.type(key) == b"string"}
-    assert set(client.keys(f"{job.place}*")) == set(keys)
+    assert set(client.keys(f"{job.target}*")) == set(keys)
     assert {key: expires for key, (_, expires) in after.items()} == {k: expires for k, (_, expires) in before.items()}
     for key, total in counts.items():  # a DUMP includes a cached count, so the HyperLogLogs are compared by union
         client.restore("before", 0, before[key][0], replace=True)
@@ -139,19 +139,19 @@ def test_late_events_are_in_their_own_window_and_replays_change_nothing(job: Job
 
 def test_every_window_expires_and_a_lost_key_is_recreated_with_its_ttl(job: Job, client: Any, midnight: int) -> None:
     time_of_day = midnight - DAY + 3600
-    day = f"{job.place}:day:{datetime.fromtimestamp(time_of_day, UTC):%Y-%m-%d}"
+    day = f"{job.target}:day:{datetime.fromtimestamp(time_of_day, UTC):%Y-%m-%d}"
     with job.start("--windows", "day,hour") as worker:
         job.send([Click(time_of_day, f"a-{n}", "NL").payload() for n in range(100)])
         job.all_done()
         assert client.expiretime(day) == midnight + 400 * DAY
-        client.delete(day, f"{job.place}:windows")  # as eviction does
+        client.delete(day, f"{job.target}:windows")  # as eviction does
         job.send([Click(time_of_day, f"b-{n}", "NL").payload() for n in range(100)])
         job.all_done()
         assert worker.running(), worker.tail()
     assert client.expiretime(day) == midnight + 400 * DAY
     assert client.pfcount(day) == count_clean(client, [f"b-{n}" for n in range(100)])
-    without_ttl = [key.decode() for key in client.keys(f"{job.place}*") if client.ttl(key) < 0]
-    assert sorted(without_ttl) == [job.place, f"{job.place}:windows"]
+    without_ttl = [key.decode() for key in client.keys(f"{job.target}*") if client.ttl(key) < 0]
+    assert sorted(without_ttl) == [job.target, f"{job.target}:windows"]
     replace(job, group=f"{job.group}-again").finish("--windows", "day,hour")  # the fix: read the topic again
     users = [f"{prefix}-{n}" for prefix in "ab" for n in range(100)]
     assert client.pfcount(day) == count_clean(client, users)
@@ -168,7 +168,7 @@ def test_no_device_is_missing_and_every_window_has_a_ttl_after_a_kill(job: Job, 
     job.finish(*BY_COUNTRY)
     lines = counted(job, midnight - DAY, midnight, "--by", "country")
     assert sorted(lines) == expected(client, events)
-    assert not [k for k in client.keys(f"{job.place}:*:20*") if client.ttl(k) < 0]
+    assert not [k for k in client.keys(f"{job.target}:*:20*") if client.ttl(k) < 0]
 
 
 def test_check_warns_about_a_policy_that_evicts_windows(job: Job, client: Any) -> None:
