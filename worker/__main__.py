@@ -189,7 +189,7 @@ def _dlq(arguments: argparse.Namespace) -> int:
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "dlq")
     reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
-    out, progress = sys.stdout, sys.stderr
+    out = sys.stdout
     actions: dict[str, Callable[[Settings], int]] = {
         "stats": lambda topic: dlq.count_dead_letters(topic, out=out),
         "replay": lambda topic: dlq.replay(

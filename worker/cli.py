@@ -15,7 +15,7 @@ from worker.config.settings import Settings, UsageError, default_of, flag_of, to
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
-from worker.decoding.timestamps import moment
+from worker.decoding.timestamps import to_seconds
 
 COMMANDS = {
     "run": "write a topic's events into the store (the default command)",
@@ -207,7 +207,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, dest, text in (("from", "start", "count windows from this time (UTC)"), ("to", "end", "until this time")):
         parser.add_argument(
-            f"--{flag}", dest=dest, type=_checked(moment), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
+            f"--{flag}", dest=dest, type=_checked(to_seconds), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
         )
     _settings_arguments(parser)
 

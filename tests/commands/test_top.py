@@ -3,13 +3,13 @@ from __future__ import annotations
 import io
 import re
 import socket
-import time
 from typing import Any
 
 import orjson
 import pytest
 
 from tests.support.served import Served
+from tests.support.slots import own_partition, start_slot
 from tests.support.terminal import Terminal
 from worker.commands import top
 from worker.config.settings import Settings
@@ -27,18 +27,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 def status() -> dict[str, Any]:
     stats = Stats()
     state = MonitorState(Settings(topic="events", group_id="fleet"), error="")
-    slot = stats.slot(0)
-    slot.set("started_ns", time.monotonic_ns())
-    slot.set("pid", 4711)
-    slot.set("sink_up", 1)
-    slot.set("assigned", 20)
-    slot.beat()
+    slot = start_slot(stats, pid=4711, assigned=20)
     for partition in range(20):
-        ledger = slot.ledger("events", "id", partition)
-        ledger.set("assigned", 1)
-        ledger.add("consumed", 1000)
-        ledger.add("written", 990)
-        ledger.add("in_flight", 10)
+        own_partition(slot, partition, consumed=1000, written=990, in_flight=10)
     slot.set_error("Redis is down")
     state.see_lags([PartitionLag("events", p, 0, 2000, 1000, 90.0, None) for p in range(20)], {"events": 20})
     state.see_devices({"events": 12345})

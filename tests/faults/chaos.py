@@ -76,9 +76,9 @@ class Chaos:
         self.bad = 0
         self._sent = 0
 
-    def _job(self, backend: str, server: Server, place: str) -> Job:
+    def _job(self, backend: str, server: Server, target: str) -> Job:
         return Job(
-            kafka=self.kafka.address, topic="chaos", group=backend, backend=backend, url=server.address, place=place
+            kafka=self.kafka.address, topic="chaos", group=backend, backend=backend, url=server.address, target=target
         )
 
     def send(self) -> None:
@@ -217,7 +217,7 @@ class Chaos:
         for job in (self.rows, self.devices):
             where = "--table" if job.backend == "clickhouse" else "--redis-key"
             options = ("--topic", job.topic, "--bootstrap-servers", job.kafka, "--group-id", job.group)
-            store = ("--backend", job.backend, f"--{job.backend}-url", job.url, where, job.place)
+            store = ("--backend", job.backend, f"--{job.backend}-url", job.url, where, job.target)
             with run_worker("verify", *options, *store) as verify:
                 codes.append(verify.wait(_PATIENCE_S))
                 print(*verify.stdout, *verify.stderr, sep="\n")

@@ -21,7 +21,7 @@ from tests.support import oracle, prometheus
 from tests.support.job import Job, kill
 from tests.support.kit import clickhouse_client, run_worker, wait_until
 from tests.support.pages import Pages
-from tests.support.processes import Life, Watch
+from tests.support.processes import ProcessUsage, Watch
 from worker.local import Server, start_clickhouse, start_kafka, start_prometheus, start_redis
 
 _DEVICES = 10_000
@@ -49,7 +49,7 @@ class Soak:
             group="soak",
             backend=options.backend,
             url=self.store.address,
-            place="soak",
+            target="soak",
         )
         self.job.create(self.partitions)
         words = ("--batch-rows", "100000", "--linger-ms", "1000", "--processes", str(options.processes))
@@ -147,8 +147,8 @@ class Soak:
             return {}  # it stores devices, not events: see `differences`
         client = clickhouse_client(self.job.url)
         try:
-            rows = client.execute(f"SELECT count() FROM {self.job.place}")[0][0]
-            distinct = f"SELECT _partition, groupBitmap(toUInt64(_offset)) FROM {self.job.place} GROUP BY _partition"
+            rows = client.execute(f"SELECT count() FROM {self.job.target}")[0][0]
+            distinct = f"SELECT _partition, groupBitmap(toUInt64(_offset)) FROM {self.job.target} GROUP BY _partition"
             return {"rows": rows, "distinct rows": sum(count for _, count in client.execute(distinct))}
         finally:
             client.disconnect()
@@ -174,7 +174,7 @@ class Soak:
         print(f"alerts that fired: {', '.join(sorted(fired)) or 'none'}")
         if fired != _EXPECTED_ALERTS:
             yield f"alerts: {sorted(fired)} fired, {sorted(_EXPECTED_ALERTS)} expected"
-        for life in self.watch.seen():
+        for life in self.watch.sampled():
             yield from _excess(life, self.seconds)
 
     def scrapes(self) -> str:
@@ -195,11 +195,11 @@ def _log(since: float, text: str) -> None:
     print(f"{time.monotonic() - since:6.1f} s  {text}", flush=True)
 
 
-def _excess(life: Life, seconds: float) -> Iterator[str]:
+def _excess(life: ProcessUsage, seconds: float) -> Iterator[str]:
     if max(life.rss) > _MAX_BYTES:
         yield f"{life.name} {life.pid} had {max(life.rss) >> 20} MiB"
-    if life.seconds > seconds / 2 and life.grown() > _MAX_GROWTH:
-        yield f"{life.name} {life.pid} grew by {life.grown():.0%} in the second half"
+    if life.seconds > seconds / 2 and life.growth() > _MAX_GROWTH:
+        yield f"{life.name} {life.pid} grew by {life.growth():.0%} in the second half"
 
 
 def main() -> int:

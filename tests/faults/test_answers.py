@@ -35,7 +35,7 @@ def test_lost_answers_and_cuts_do_not_double_a_row(rows_job: Job, clickhouse_pro
         for i, (kind, size) in enumerate(strikes):
             _strike(clickhouse_proxy, kind, size)
             rows_job.send(events(1000, first=1000 * i))
-            wait_until(lambda i=i: clickhouse_proxy.strikes > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
+            wait_until(lambda i=i: clickhouse_proxy.faults > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
             if i > 2:  # the first few strike the same insert again and again
                 rows_job.advance_to(1000 * (i + 1))
     assert rows_job.judge(range(1000 * len(strikes))) == EXACT
@@ -45,7 +45,7 @@ def test_lost_answer_of_a_table_without_deduplication_doubles_at_most_that_batch
     rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy
 ) -> None:
     clickhouse_sql.execute(
-        f"CREATE TABLE {rows_job.place} (timestamp DateTime64(3), device_ip String, error_code Int8) "
+        f"CREATE TABLE {rows_job.target} (timestamp DateTime64(3), device_ip String, error_code Int8) "
         "ENGINE = MergeTree ORDER BY device_ip"
     )
     rows_job.create()
@@ -54,7 +54,7 @@ def test_lost_answer_of_a_table_without_deduplication_doubles_at_most_that_batch
         worker.wait_for("took a partition")
         clickhouse_proxy.drop_reply(10_000, until=END_OF_STREAM)
         rows_job.send(events(5000))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "an answer is lost")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "an answer is lost")
         rows_job.all_done()
     verdict = rows_job.judge(range(5000), origin=False)
     assert (verdict.missing, verdict.wrong) == (0, 0)
@@ -72,7 +72,7 @@ def test_lost_answers_of_redis_count_nothing_twice(devices_job: Job, redis_proxy
             else:
                 _strike(redis_proxy, kind, size)
             devices_job.send(events(1000, first=1000 * i))
-            wait_until(lambda i=i: redis_proxy.strikes > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
+            wait_until(lambda i=i: redis_proxy.faults > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
             devices_job.advance_to(1000 * (i + 1))
     assert devices_job.judge(range(1000 * len(strikes))) == EXACT
 

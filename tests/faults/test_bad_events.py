@@ -256,7 +256,7 @@ def _by_offset(dead_letters: list[DeadLetter]) -> dict[int, bytes | None]:
 def _select(job: Job, expressions: str) -> list[tuple[Any, ...]]:
     client = clickhouse_client(job.url)
     try:
-        rows: list[tuple[Any, ...]] = client.execute(f"SELECT {expressions} FROM {job.place}")
+        rows: list[tuple[Any, ...]] = client.execute(f"SELECT {expressions} FROM {job.target}")
         return rows
     finally:
         client.disconnect()
@@ -266,8 +266,8 @@ def _make_table(job: Job, check: str) -> None:
     """Create the table as the worker does, with a constraint."""
     client = clickhouse_client(job.url)
     try:
-        client.execute(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=job.place))
-        client.execute(f"ALTER TABLE {job.place} ADD CONSTRAINT sound CHECK {check}")
+        client.execute(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=job.target))
+        client.execute(f"ALTER TABLE {job.target} ADD CONSTRAINT sound CHECK {check}")
     finally:
         client.disconnect()
 

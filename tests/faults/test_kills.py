@@ -27,7 +27,7 @@ def test_kill_after_the_insert_and_before_its_answer(rows_job: Job, clickhouse_p
         clickhouse_proxy.drop_reply(after_bytes=20_000, until=END_OF_STREAM)  # of some 33 000
         clickhouse_proxy.refuse()  # so it cannot query the table
         rows_job.send(events(count))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "the answer is lost")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "the answer is lost")
         assert rows_job.rows() == 1000
         assert rows_job.committed()[0][0] == 0
         assert rows_job.intent()
@@ -86,7 +86,7 @@ def test_kill_half_way_through_an_insert(rows_job: Job, clickhouse_proxy: Proxy)
         clickhouse_proxy.cut_to_server(20_000)  # of some 33 000
         clickhouse_proxy.refuse()  # so there is no retry
         rows_job.send(events(count))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "half an insert is on the server")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "half an insert is on the server")
         kill(pid)
         assert rows_job.rows() == 0
         assert rows_job.intent()

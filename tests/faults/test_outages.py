@@ -34,7 +34,7 @@ def test_minutes_without_a_server(own_kafka: Server, own_clickhouse: Server, row
     broker = replace(devices_job, kafka=own_kafka.address)
     store = replace(rows_job, url=own_clickhouse.address)
     dying = replace(
-        rows_job, topic=f"{rows_job.topic}_dying", group=f"{rows_job.group}_dying", place=f"{rows_job.place}_dying"
+        rows_job, topic=f"{rows_job.topic}_dying", group=f"{rows_job.group}_dying", target=f"{rows_job.target}_dying"
     )
     together(
         broker_gone_for_60_s(broker, own_kafka),
@@ -145,7 +145,7 @@ def test_clickhouse_refuses_for_a_while(
     rows_job: Job, clickhouse_sql: Client, begin: Callable[[Client, str], Callable[[], object]], says: str
 ) -> None:
     with _under_way(rows_job) as worker:
-        end = begin(clickhouse_sql, rows_job.place)
+        end = begin(clickhouse_sql, rows_job.target)
         rows_job.send(_SECOND)
         worker.wait_for(f"will try again: ClickHouse.*{says}")
         wait_until(lambda: not status(worker)["sink_up"], 60, "the refusal is visible")
@@ -156,11 +156,11 @@ def test_clickhouse_refuses_for_a_while(
 def test_table_is_dropped_and_created_again(rows_job: Job, clickhouse_sql: Client) -> None:
     """The rows of the dropped table are lost, later events are not."""
     with _under_way(rows_job) as worker:
-        clickhouse_sql.execute(f"DROP TABLE {rows_job.place}")
+        clickhouse_sql.execute(f"DROP TABLE {rows_job.target}")
         rows_job.send(_SECOND)
         worker.wait_for("will try again: ClickHouse.*code 60")
         clickhouse_sql.execute(
-            files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=rows_job.place)
+            files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=rows_job.target)
         )
     assert rows_job.judge(range(3000, 6000)) == EXACT
 
@@ -168,11 +168,11 @@ def test_table_is_dropped_and_created_again(rows_job: Job, clickhouse_sql: Clien
 @pytest.mark.parametrize("column", ["error_code Int32", "device_ip LowCardinality(String)", "timestamp DateTime64(6)"])
 def test_column_type_is_altered(rows_job: Job, clickhouse_sql: Client, column: str) -> None:
     with _under_way(rows_job) as worker:
-        clickhouse_sql.execute(f"ALTER TABLE {rows_job.place} MODIFY COLUMN {column}")
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} MODIFY COLUMN {column}")
         rows_job.send(_SECOND)
         worker.wait_for("was altered")
     if column.startswith("timestamp"):
-        clickhouse_sql.execute(f"ALTER TABLE {rows_job.place} MODIFY COLUMN timestamp DateTime64(3)")
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} MODIFY COLUMN timestamp DateTime64(3)")
     assert rows_job.judge(_ALL) == EXACT
 
 
@@ -205,7 +205,7 @@ def test_redis_refuses_for_a_while(
 ) -> None:
     client = redis.Redis.from_url(devices_job.url)
     with _under_way(devices_job) as worker:
-        end = begin(client, devices_job.place)
+        end = begin(client, devices_job.target)
         try:
             devices_job.send(_SECOND)
             worker.wait_for(f"will try again: Redis.*({says})")

@@ -143,7 +143,7 @@ def test_lost_answer_in_a_topic_that_was_created_again(rows_job: Job, clickhouse
         worker.wait_for("took a partition")
         clickhouse_proxy.cut_to_server(10_000)  # of some 30 000: nothing of it is written
         rows_job.send(events(count, first=count))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "an insert is cut short")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "an insert is cut short")
         rows_job.all_done()
     assert rows_job.judge(range(2 * count), origin=False) == EXACT
 
@@ -226,7 +226,7 @@ def test_insert_cut_short_in_a_log_of_aborted_transactions_is_completed(rows_job
     with rows_job.start("--until-end", *rows_job.via(clickhouse_proxy.port)) as worker:
         clickhouse_proxy.cut_to_server(20_000)
         assert worker.wait() == 0, worker.tail()
-    assert clickhouse_proxy.strikes == 1
+    assert clickhouse_proxy.faults == 1
     assert rows_job.judge([n * 150 + i for n in range(0, 10, 2) for i in range(150)]) == EXACT
 
 

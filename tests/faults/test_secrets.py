@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, Worker, run_worker
 from tests.support.oracle import EXACT, events
 from worker.config.settings import UsageError
@@ -47,21 +47,13 @@ def guarded_clickhouse() -> Iterator[Server]:
 
 
 @pytest.fixture
-def redis_job(kafka: Service, guarded_redis: Server, topic_name: str, group_id: str, redis_key: str) -> Job:
-    return Job(
-        kafka=kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="redis",
-        url=guarded_redis.address,
-        place=redis_key,
-    )
+def redis_job(kafka: Service, guarded_redis: Server, make_job: MakeJob) -> Job:
+    return make_job(kafka, guarded_redis.address)
 
 
 @pytest.fixture
-def clickhouse_job(kafka: Service, guarded_clickhouse: Server, topic_name: str, group_id: str, table_name: str) -> Job:
-    url = guarded_clickhouse.address.replace("default@", "guarded@")
-    return Job(kafka=kafka.address, topic=topic_name, group=group_id, backend="clickhouse", url=url, place=table_name)
+def clickhouse_job(kafka: Service, guarded_clickhouse: Server, make_job: MakeJob) -> Job:
+    return make_job(kafka, guarded_clickhouse.address.replace("default@", "guarded@"))
 
 
 @pytest.mark.parametrize(("how", "form"), [("variable", "text"), ("file", "json"), ("url", "json")])

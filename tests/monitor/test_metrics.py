@@ -6,6 +6,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.slots import own_partition, start_slot
 from worker.config.settings import Settings
 from worker.core.accounts import Accounts
 from worker.core.counters import HISTOGRAMS, STAGES, Slot, Stats
@@ -49,12 +50,7 @@ class Scraped:
 
     def consumer(self, index: int) -> Slot:
         """Start a process in a slot, as the supervisor does."""
-        slot = self.stats.slot(index)
-        slot.set("started_ns", time.monotonic_ns())
-        slot.set("pid", 1000 + index)
-        slot.set("sink_up", 1)
-        slot.beat()
-        return slot
+        return start_slot(self.stats, index)
 
     def text(self, accept: str = "") -> str:
         return self.exposition.text(accept)[0].decode()
@@ -75,13 +71,6 @@ def scraped() -> Scraped:
     return Scraped()
 
 
-def owns(slot: Slot, partition: int, **cells: int) -> None:
-    ledger = slot.ledger("events", "id", partition)
-    ledger.set("assigned", 1)
-    for cell, value in cells.items():
-        ledger.add(cell, value)
-
-
 def test_the_contract_is_served_under_its_names() -> None:
     for name, (kind, labels) in CONTRACT.items():
         assert METRICS[f"worker_{name}"][0::2] == (kind, labels)
@@ -89,7 +78,7 @@ def test_the_contract_is_served_under_its_names() -> None:
 
 
 def test_every_metric_is_served_and_none_that_is_not_declared(scraped: Scraped) -> None:
-    owns(scraped.consumer(0), 0, consumed=3, written=3)
+    own_partition(scraped.consumer(0), 0, consumed=3, written=3)
     scraped.state.see_lags([LAG], {"events": 1})
     scraped.state.see_devices({"events": 7})
     served = {
@@ -106,7 +95,7 @@ def test_every_metric_is_served_and_none_that_is_not_declared(scraped: Scraped) 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0; charset=utf-8"])
 def test_prometheus_own_linter_has_no_complaint(scraped: Scraped, accept: str) -> None:
-    owns(scraped.consumer(0), 0, consumed=3, written=2)
+    own_partition(scraped.consumer(0), 0, consumed=3, written=2)
     scraped.state.see_lags([LAG], {"events": 1})
     if accept:
         assert scraped.exposition.text(accept)[1].startswith("application/openmetrics-text")
@@ -119,8 +108,8 @@ def test_prometheus_own_linter_has_no_complaint(scraped: Scraped, accept: str) -
 
 def test_counters_add_up_over_slots_and_survive_a_restart(scraped: Scraped) -> None:
     one, two = scraped.consumer(0), scraped.consumer(1)
-    owns(one, 0, consumed=100, bytes=8000, written=90, dead_lettered=4, skipped=1, replayed=5)
-    owns(two, 1, consumed=11, bytes=880, written=11)
+    own_partition(one, 0, consumed=100, bytes=8000, written=90, dead_lettered=4, skipped=1, replayed=5)
+    own_partition(two, 1, consumed=11, bytes=880, written=11)
     one.add("rejected_not_json", 4)
     one.add("retries_timeout", 2)
     one.set("cpu_ns", 5_000_000_000)
@@ -149,7 +138,7 @@ def test_counters_add_up_over_slots_and_survive_a_restart(scraped: Scraped) -> N
 
 def test_gauges_of_a_dead_consumer_are_gone(scraped: Scraped) -> None:
     slot = scraped.consumer(0)
-    owns(slot, 0, consumed=5, in_flight=5)
+    own_partition(slot, 0, consumed=5, in_flight=5)
     assert scraped.value("in_flight_messages", topic="events", partition="0") == 5
     assert scraped.value("sink_up") == 1
     slot.set("pid", 0)
@@ -161,8 +150,8 @@ def test_gauges_of_a_dead_consumer_are_gone(scraped: Scraped) -> None:
 
 def test_gauges_of_a_revoked_partition_are_gone(scraped: Scraped) -> None:
     slot = scraped.consumer(0)
-    owns(slot, 0, consumed=5, written=5)
-    owns(slot, 1, consumed=5, written=5)
+    own_partition(slot, 0, consumed=5, written=5)
+    own_partition(slot, 1, consumed=5, written=5)
     slot.ledger("events", "id", 1).set("assigned", 0)
     assert scraped.value("unaccounted_messages", topic="events", partition="0") == 0
     assert scraped.value("unaccounted_messages", topic="events", partition="1") is None
@@ -170,7 +159,7 @@ def test_gauges_of_a_revoked_partition_are_gone(scraped: Scraped) -> None:
 
 def test_a_batch_half_booked_is_no_defect(scraped: Scraped) -> None:
     slot = scraped.consumer(0)
-    owns(slot, 0, consumed=5)
+    own_partition(slot, 0, consumed=5)
     ledger = slot.ledger("events", "id", 0)
     assert scraped.value("unaccounted_messages", topic="events", partition="0") == 0
     ledger.add("consumed", 5)  # another batch, just as short-lived
@@ -181,7 +170,7 @@ def test_a_batch_half_booked_is_no_defect(scraped: Scraped) -> None:
 
 def test_a_difference_that_stays_is_shown_even_after_the_partition_is_gone(scraped: Scraped) -> None:
     slot = scraped.consumer(0)
-    owns(slot, 0, consumed=5, written=2)
+    own_partition(slot, 0, consumed=5, written=2)
     scraped.text()
     deadline = time.monotonic() + 60
     while scraped.value("unaccounted_messages", topic="events", partition="0") != 3:
@@ -268,7 +257,7 @@ def backpressured(scraped: Scraped) -> Scraped:
         for name in HISTOGRAMS:
             slot.observe(name, 5000)
     for partition in range(256):
-        owns(scraped.stats.slot(partition % 64), partition, consumed=1000, written=999, in_flight=1)
+        own_partition(scraped.stats.slot(partition % 64), partition, consumed=1000, written=999, in_flight=1)
     scraped.state.see_lags([LAG._replace(partition=partition) for partition in range(256)], {"events": 256})
     return scraped
 

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.clocks import Clock
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.unowned_partitions import UnownedPartitions
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 def lag(partition: int, committed: int | None, end: int = 100) -> PartitionLag:
@@ -31,8 +22,8 @@ def test_what_nobody_reads_is_told_after_half_a_minute(clock: Clock) -> None:
     unowned = UnownedPartitions(clock)
     for _ in range(29):
         assert unowned.look([lag(0, 10), lag(1, None)], ()) == []
-        clock.time += 1
-    clock.time += 1
+        clock.now += 1
+    clock.now += 1
     assert unowned.look([lag(0, 10), lag(1, None)], ()) == [("events", 0), ("events", 1)]
 
 
@@ -49,7 +40,7 @@ def test_what_is_read_or_owned_is_left_alone(clock: Clock, seen: object, owned: 
     unowned = UnownedPartitions(clock)
     for i in range(3600):
         assert unowned.look([seen(i)], owned) == []  # type: ignore[operator, arg-type]
-        clock.time += 1
+        clock.now += 1
 
 
 def test_the_pauses_double_and_begin_anew(clock: Clock) -> None:
@@ -58,10 +49,10 @@ def test_the_pauses_double_and_begin_anew(clock: Clock) -> None:
     for second in range(4000):
         if unowned.look([lag(0, 10)], ()):
             asked.append(second)
-        clock.time += 1
+        clock.now += 1
     assert asked == [30, 60, 120, 240, 480, 960, 1560, 2160, 2760, 3360, 3960]
     assert unowned.look([lag(0, 100)], ()) == []
-    clock.time += 600
+    clock.now += 600
     assert unowned.look([lag(0, 100, 200)], ()) == []
-    clock.time += 30
+    clock.now += 30
     assert unowned.look([lag(0, 100, 200)], ()) == [("events", 0)]

@@ -17,7 +17,7 @@ COUNT = 3000
 @pytest.fixture
 def jobs(rows_job: Job) -> tuple[Job, Job]:
     """Two topics of one group, each with a table and 3000 events of different devices."""
-    jobs = [replace(rows_job, topic=f"{rows_job.topic}_{n}", place=f"{rows_job.place}_{{topic}}") for n in (1, 2)]
+    jobs = [replace(rows_job, topic=f"{rows_job.topic}_{n}", target=f"{rows_job.target}_{{topic}}") for n in (1, 2)]
     for n, job in enumerate(jobs):
         job.create(2)
         job.send(events(COUNT, first=n * COUNT))
@@ -25,7 +25,7 @@ def jobs(rows_job: Job) -> tuple[Job, Job]:
 
 
 def table_of(job: Job) -> str:
-    return job.place.replace("{topic}", job.topic)
+    return job.target.replace("{topic}", job.topic)
 
 
 def exact(job: Job, first: int) -> bool:
@@ -65,7 +65,7 @@ def test_two_topics_go_into_two_tables_and_are_counted_separately_and_in_total(j
 
 
 def test_two_topics_share_a_table_and_their_devices_are_counted_separately(jobs: tuple[Job, Job]) -> None:
-    first, second = (replace(job, place=job.place.removesuffix("_{topic}")) for job in jobs)
+    first, second = (replace(job, target=job.target.removesuffix("_{topic}")) for job in jobs)
     second.send(events(10))  # devices that the first topic also has
     worker = first.finish("--topic", second.topic)
     assert worker.stdout[-3:] == [

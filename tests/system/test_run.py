@@ -29,13 +29,15 @@ def test_events_of_a_fleet_are_all_stored_and_its_devices_counted(
         assert producer.wait() == 0, producer.tail()
 
     plain = ("--metrics-port", "0", "--processes", "4", "--until-end")  # also the default batch options
-    store = ("--backend", "clickhouse", "--clickhouse-url", rows_job.url, "--table", rows_job.place)
+    store = ("--backend", "clickhouse", "--clickhouse-url", rows_job.url, "--table", rows_job.target)
     with run_worker(*where, *store, *plain, "--group-id", rows_job.group) as worker:
         assert worker.wait() == 0, worker.tail()
     assert worker.stdout[-1] == f"Total devices: {DEVICES}"
     client = clickhouse_client(rows_job.url)
-    assert client.execute(f"SELECT count(), uniqExact(_partition, _offset) FROM {rows_job.place}") == [(EVENTS, EVENTS)]
-    devices = [ip for (ip,) in client.execute(f"SELECT DISTINCT device_ip FROM {rows_job.place}")]
+    assert client.execute(f"SELECT count(), uniqExact(_partition, _offset) FROM {rows_job.target}") == [
+        (EVENTS, EVENTS)
+    ]
+    devices = [ip for (ip,) in client.execute(f"SELECT DISTINCT device_ip FROM {rows_job.target}")]
     client.disconnect()
 
     count = ("--backend", "redis", "--redis-url", redis_server.address, "--redis-key", redis_key)
@@ -81,7 +83,7 @@ def test_stop_under_load_commits_exactly_what_the_store_holds(rows_job: Job, num
     rows = rows_job.rows()
     assert 2000 < rows < count
     assert worker.stdout[-1] == f"Total devices: {rows}"  # each event has a device of its own
-    stored = offsets_of_rows(rows_job.url, rows_job.place)
+    stored = offsets_of_rows(rows_job.url, rows_job.target)
     committed = {partition: offset for partition, (offset, _) in rows_job.committed().items()}
     assert committed == stored
     assert sum(committed.values()) == rows
@@ -217,7 +219,7 @@ def test_reports_come_in_their_interval_and_once_at_the_end(rows_job: Job) -> No
 
 def _make_table(job: Job, columns: str) -> None:
     client = clickhouse_client(job.url)
-    client.execute(f"CREATE TABLE {job.place} ({columns}) ENGINE = MergeTree ORDER BY tuple()")
+    client.execute(f"CREATE TABLE {job.target} ({columns}) ENGINE = MergeTree ORDER BY tuple()")
     client.disconnect()
 
 

@@ -170,8 +170,8 @@ def test_a_wrong_password_of_kafka_names_the_variable(
 def test_a_broker_with_a_certificate_of_another_authority_is_refused(
     secured: Secured, certificates: Certificates, topic_name: str
 ) -> None:
-    stranger = certificates._replace(authority=certificates.stranger)
-    job = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(stranger)]
+    unrelated = certificates._replace(authority=certificates.unrelated)
+    job = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(unrelated)]
     printed = finished(*job, "--metrics-port", "0", env={"WORKER_KAFKA_PASSWORD": CANARY}, code=78)
     assert "ssl.ca.location" in printed
 
@@ -220,10 +220,10 @@ def test_tls_and_password_of_clickhouse(
         printed = finished(*job, trusted, env=wrong, code=78)
         assert "WORKER_CLICKHOUSE_PASSWORD" in printed
         assert CANARY[::-1] not in printed
-        printed = finished("check", *job, f"{base}{certificates.stranger}", env=env, code=1)
+        printed = finished("check", *job, f"{base}{certificates.unrelated}", env=env, code=1)
         assert "certificate verify failed" in printed
         assert "ca_certs" in printed
-        printed = finished(*job, f"{base}{certificates.stranger}", env=env, code=78)
+        printed = finished(*job, f"{base}{certificates.unrelated}", env=env, code=78)
         assert "ca_certs" in printed
 
 
@@ -243,5 +243,5 @@ def test_tls_and_password_of_redis(
         assert "Total devices: 50" in finished(*job, *trusted, "--until-end", env=env)
         assert "Total devices: 50" in finished("count", *job, *trusted, env=env)
         finished("verify", *job, *trusted, env=env)
-        printed = finished("check", *job, "--redis-url", f"{base}{certificates.stranger}", env=env, code=1)
+        printed = finished("check", *job, "--redis-url", f"{base}{certificates.unrelated}", env=env, code=1)
         assert "certificate verify failed" in printed
