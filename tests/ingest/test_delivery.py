@@ -244,9 +244,9 @@ class Member:
         self.group_consumer = FakeSource(world)
         self.writer = FakeWriter(world)
         parts: dict[str, Any] = {
-            "source": self.group_consumer,
-            "outlets": TopicSinks(self.topic_sink),
-            "letters": FakeLetters(world),
+            "group_consumer": self.group_consumer,
+            "topic_sinks": TopicSinks(self.topic_sink),
+            "dead_letters": FakeLetters(world),
             "writer": self.writer,
         }
         options = Settings(topic=TOPIC, linger_ms=linger_ms, batch_rows=batch_rows)
@@ -496,7 +496,11 @@ def test_a_consumer_that_waits_for_its_store_takes_its_time(monkeypatch: pytest.
     world, beats = World(), itertools.count()
     STATS.topic_list.write([TOPIC])
     topic_sinks = TopicSinks(lambda topic: TopicSink(topic, Away(), BadRatio(1.0), Backoff()))
-    parts: dict[str, Any] = {"source": FakeSource(world), "letters": FakeLetters(world), "writer": Writer()}
+    parts: dict[str, Any] = {
+        "group_consumer": FakeSource(world),
+        "dead_letters": FakeLetters(world),
+        "writer": Writer(),
+    }
     consumer = Consumer(Settings(topic=TOPIC), STATS, 0, topic_sinks=topic_sinks, **parts)
     monkeypatch.setattr(Slot, "beat", lambda _: next(beats))
     threading.Timer(1.0, consumer.stop).start()

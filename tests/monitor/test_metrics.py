@@ -6,6 +6,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.slots import own_partition, start_slot
 from worker.config.settings import Settings
 from worker.core.accounts import Accounts
 from worker.core.counters import HISTOGRAMS, STAGES, Slot, Stats
@@ -49,12 +50,7 @@ class Scrape:
 
     def consumer(self, index: int) -> Slot:
         """Start a process in a slot, as the supervisor does."""
-        slot = self.stats.slot(index)
-        slot.set("started_ns", time.monotonic_ns())
-        slot.set("pid", 1000 + index)
-        slot.set("sink_up", 1)
-        slot.beat()
-        return slot
+        return start_slot(self.stats, index)
 
     def text(self, accept: str = "") -> str:
         return self.exposition.text(accept)[0].decode()
@@ -75,13 +71,6 @@ def scrape() -> Scrape:
     return Scrape()
 
 
-def owns(slot: Slot, partition: int, **cells: int) -> None:
-    ledger = slot.ledger("events", "id", partition)
-    ledger.set("assigned", 1)
-    for cell, value in cells.items():
-        ledger.add(cell, value)
-
-
 def test_the_contract_is_served_under_its_names() -> None:
     for name, (kind, labels) in CONTRACT.items():
         assert METRICS[f"worker_{name}"][0::2] == (kind, labels)
@@ -89,7 +78,7 @@ def test_the_contract_is_served_under_its_names() -> None:
 
 
 def test_exactly_the_declared_metrics_are_served(scrape: Scrape) -> None:
-    owns(scrape.consumer(0), 0, consumed=3, written=3)
+    own_partition(scrape.consumer(0), 0, consumed=3, written=3)
     scrape.state.record_lags([LAG], {"events": 1})
     scrape.state.record_devices({"events": 7})
     served = {
@@ -106,7 +95,7 @@ def test_exactly_the_declared_metrics_are_served(scrape: Scrape) -> None:
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0; charset=utf-8"])
 def test_the_linter_of_prometheus_accepts_the_metrics(scrape: Scrape, accept: str) -> None:
-    owns(scrape.consumer(0), 0, consumed=3, written=2)
+    own_partition(scrape.consumer(0), 0, consumed=3, written=2)
     scrape.state.record_lags([LAG], {"events": 1})
     if accept:
         assert scrape.exposition.text(accept)[1].startswith("application/openmetrics-text")
@@ -119,8 +108,8 @@ def test_the_linter_of_prometheus_accepts_the_metrics(scrape: Scrape, accept: st
 
 def test_counters_add_up_over_slots_and_survive_a_restart(scrape: Scrape) -> None:
     first, second = scrape.consumer(0), scrape.consumer(1)
-    owns(first, 0, consumed=100, bytes=8000, written=90, dead_lettered=4, skipped=1, replayed=5)
-    owns(second, 1, consumed=11, bytes=880, written=11)
+    own_partition(first, 0, consumed=100, bytes=8000, written=90, dead_lettered=4, skipped=1, replayed=5)
+    own_partition(second, 1, consumed=11, bytes=880, written=11)
     first.add("rejected_not_json", 4)
     first.add("retries_timeout", 2)
     first.set("cpu_ns", 5_000_000_000)
@@ -149,7 +138,7 @@ def test_counters_add_up_over_slots_and_survive_a_restart(scrape: Scrape) -> Non
 
 def test_gauges_of_a_dead_consumer_are_removed(scrape: Scrape) -> None:
     slot = scrape.consumer(0)
-    owns(slot, 0, consumed=5, in_flight=5)
+    own_partition(slot, 0, consumed=5, in_flight=5)
     assert scrape.value("in_flight_messages", topic="events", partition="0") == 5
     assert scrape.value("sink_up") == 1
     slot.set("pid", 0)
@@ -161,8 +150,8 @@ def test_gauges_of_a_dead_consumer_are_removed(scrape: Scrape) -> None:
 
 def test_gauges_of_a_revoked_partition_are_removed(scrape: Scrape) -> None:
     slot = scrape.consumer(0)
-    owns(slot, 0, consumed=5, written=5)
-    owns(slot, 1, consumed=5, written=5)
+    own_partition(slot, 0, consumed=5, written=5)
+    own_partition(slot, 1, consumed=5, written=5)
     slot.ledger("events", "id", 1).set("assigned", 0)
     assert scrape.value("unaccounted_messages", topic="events", partition="0") == 0
     assert scrape.value("unaccounted_messages", topic="events", partition="1") is None
@@ -170,7 +159,7 @@ def test_gauges_of_a_revoked_partition_are_removed(scrape: Scrape) -> None:
 
 def test_a_batch_between_two_accounts_is_no_defect(scrape: Scrape) -> None:
     slot = scrape.consumer(0)
-    owns(slot, 0, consumed=5)
+    own_partition(slot, 0, consumed=5)
     ledger = slot.ledger("events", "id", 0)
     assert scrape.value("unaccounted_messages", topic="events", partition="0") == 0
     ledger.add("consumed", 5)  # another batch, read in the meantime
@@ -181,7 +170,7 @@ def test_a_batch_between_two_accounts_is_no_defect(scrape: Scrape) -> None:
 
 def test_a_permanent_difference_is_shown_even_after_the_partition_is_revoked(scrape: Scrape) -> None:
     slot = scrape.consumer(0)
-    owns(slot, 0, consumed=5, written=2)
+    own_partition(slot, 0, consumed=5, written=2)
     scrape.text()
     deadline = time.monotonic() + 60
     while scrape.value("unaccounted_messages", topic="events", partition="0") != 3:
@@ -268,12 +257,12 @@ def large_scrape(scrape: Scrape) -> Scrape:
         for name in HISTOGRAMS:
             slot.observe(name, 5000)
     for partition in range(256):
-        owns(scrape.stats.slot(partition % 64), partition, consumed=1000, written=999, in_flight=1)
+        own_partition(scrape.stats.slot(partition % 64), partition, consumed=1000, written=999, in_flight=1)
     scrape.state.record_lags([LAG._replace(partition=partition) for partition in range(256)], {"events": 256})
     return scrape
 
 
-def test_a_scrape_of_64_slots_and_256_partitions_is_cheap(large_scrape: Scraped) -> None:
+def test_a_scrape_of_64_slots_and_256_partitions_is_cheap(large_scrape: Scrape) -> None:
     """50 ms on a quiet core. The host may be slow, so the limit is on CPU time and is four times as high."""
     cpu_seconds = []
     for _ in range(7):

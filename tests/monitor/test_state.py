@@ -4,8 +4,10 @@ import time
 
 import pytest
 
+from tests.support.clocks import Clock
+from tests.support.slots import start_slot
 from worker.config.settings import Settings
-from worker.core.counters import Slot, Stats
+from worker.core.counters import Stats
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.state import MonitorState
 
@@ -13,17 +15,9 @@ BEHIND = PartitionLag("events", 0, start=0, end=10, committed=4, seconds=2.5, he
 CAUGHT_UP = BEHIND._replace(committed=10)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(time.monotonic())
 
 
 @pytest.fixture
@@ -36,16 +30,6 @@ def state(clock: Clock) -> MonitorState:
     return MonitorState(Settings(topic="events"), now=clock, error="")
 
 
-def start(stats: Stats) -> Slot:
-    slot = stats.slot(0)
-    slot.set("started_ns", 1)
-    slot.set("pid", 4711)
-    slot.set("assigned", 1)
-    slot.set("sink_up", 1)
-    slot.beat()
-    return slot
-
-
 def test_not_ready_before_kafka_answers(state: MonitorState, stats: Stats) -> None:
     state.error = "waiting for Kafka"
     assert state.unready_reason(stats) == "waiting for Kafka"
@@ -53,7 +37,7 @@ def test_not_ready_before_kafka_answers(state: MonitorState, stats: Stats) -> No
 
 def test_it_is_starting_until_the_lag_is_known_or_kafka_is_unavailable(state: MonitorState, stats: Stats) -> None:
     assert state.unready_reason(stats) == "starting"
-    start(stats)
+    start_slot(stats, assigned=1)
     state.topics = {"events": 1}
     for kafka_up in (None, True):
         state.kafka_up = kafka_up
@@ -63,13 +47,13 @@ def test_it_is_starting_until_the_lag_is_known_or_kafka_is_unavailable(state: Mo
 
 
 def test_ready_when_nothing_is_unread(state: MonitorState, stats: Stats) -> None:
-    start(stats)
+    start_slot(stats, assigned=1)
     state.record_lags([CAUGHT_UP], {"events": 1})
     assert state.unready_reason(stats) == ""
 
 
 def test_not_ready_before_the_first_progress(state: MonitorState, stats: Stats) -> None:
-    start(stats)
+    start_slot(stats, assigned=1)
     state.record_lags([BEHIND], {"events": 1})
     assert state.unready_reason(stats) == "6 events unread, and nothing written yet"
     state.record_progress(stats, 5)
@@ -77,7 +61,7 @@ def test_not_ready_before_the_first_progress(state: MonitorState, stats: Stats) 
 
 
 def test_not_ready_when_there_is_no_progress(state: MonitorState, stats: Stats, clock: Clock) -> None:
-    slot = start(stats)
+    slot = start_slot(stats, assigned=1)
     state.record_progress(stats, 5)
     clock.now += 61
     slot.set("heartbeat_ns", int(clock.now * 1e9))
@@ -91,7 +75,7 @@ def test_not_ready_when_there_is_no_progress(state: MonitorState, stats: Stats, 
 
 
 def test_not_ready_without_a_heartbeat(state: MonitorState, stats: Stats, clock: Clock) -> None:
-    slot = start(stats)
+    slot = start_slot(stats, assigned=1)
     state.record_lags([CAUGHT_UP], {"events": 1})
     clock.now += 31
     assert "no consumer" in state.unready_reason(stats)
@@ -100,7 +84,7 @@ def test_not_ready_without_a_heartbeat(state: MonitorState, stats: Stats, clock:
 
 
 def test_not_ready_when_the_lag_is_unknown(state: MonitorState, stats: Stats, clock: Clock) -> None:
-    slot = start(stats)
+    slot = start_slot(stats, assigned=1)
     state.record_lags([CAUGHT_UP], {"events": 1})
     clock.now += 20
     slot.set("heartbeat_ns", int(clock.now * 1e9))
@@ -112,7 +96,7 @@ def test_not_ready_when_the_lag_is_unknown(state: MonitorState, stats: Stats, cl
 
 
 def test_a_standby_is_ready_while_the_group_makes_progress(state: MonitorState, stats: Stats) -> None:
-    slot = start(stats)
+    slot = start_slot(stats, assigned=1)
     slot.set("assigned", 0)
     state.record_lags([BEHIND], {"events": 1})
     state.record_progress(stats, 0)
@@ -123,7 +107,7 @@ def test_a_standby_is_ready_while_the_group_makes_progress(state: MonitorState, 
 
 
 def test_progress_of_another_host_does_not_count_as_own(state: MonitorState, stats: Stats) -> None:
-    start(stats)
+    start_slot(stats, assigned=1)
     for committed in (4, 5):
         state.record_lags([BEHIND._replace(committed=committed)], {"events": 1})
         state.record_progress(stats, 0)

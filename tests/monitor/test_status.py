@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support.slots import start_slot
 from worker.config.settings import Settings
 from worker.core.accounts import Accounts
 from worker.core.counters import Slot, Stats
@@ -25,11 +26,7 @@ class StatusPage:
         self.status = Status(self.stats, self.state, self.accounts)
 
     def consumer(self, index: int) -> Slot:
-        slot = self.stats.slot(index)
-        slot.set("started_ns", time.monotonic_ns())
-        slot.set("pid", 1000 + index)
-        slot.beat()
-        return slot
+        return start_slot(self.stats, index, sink_up=0)
 
     def sample(self) -> None:
         self.status.sample(self.accounts.read())

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.clocks import Clock
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.unowned_partitions import UnownedPartitions
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 def lag(partition: int, committed: int | None, end: int = 100) -> PartitionLag:
@@ -31,8 +22,8 @@ def test_unowned_partitions_are_found_after_30_seconds(clock: Clock) -> None:
     unowned = UnownedPartitions(clock)
     for _ in range(29):
         assert unowned.find([lag(0, 10), lag(1, None)], ()) == []
-        clock.time += 1
-    clock.time += 1
+        clock.now += 1
+    clock.now += 1
     assert unowned.find([lag(0, 10), lag(1, None)], ()) == [("events", 0), ("events", 1)]
 
 
@@ -49,7 +40,7 @@ def test_partitions_that_are_read_or_owned_are_not_found(clock: Clock, lag_at: o
     unowned = UnownedPartitions(clock)
     for i in range(3600):
         assert unowned.find([lag_at(i)], owned) == []  # type: ignore[operator, arg-type]
-        clock.time += 1
+        clock.now += 1
 
 
 def test_the_pause_doubles_and_is_reset(clock: Clock) -> None:
@@ -58,10 +49,10 @@ def test_the_pause_doubles_and_is_reset(clock: Clock) -> None:
     for second in range(4000):
         if unowned.find([lag(0, 10)], ()):
             found_at.append(second)
-        clock.time += 1
+        clock.now += 1
     assert found_at == [30, 60, 120, 240, 480, 960, 1560, 2160, 2760, 3360, 3960]
     assert unowned.find([lag(0, 100)], ()) == []
-    clock.time += 600
+    clock.now += 600
     assert unowned.find([lag(0, 100, 200)], ()) == []
-    clock.time += 30
+    clock.now += 30
     assert unowned.find([lag(0, 100, 200)], ()) == [("events", 0)]

@@ -1,10 +1,11 @@
-"""The delivery protocol's decisions: intents, tokens, take-over, and which offset may be committed. No I/O.
+"""The delivery protocol's decisions: intents, tokens, takeover, and which offset may be committed. No I/O.
 
-The state lives in the consumer group's own commits. Before the range [a, b) of a partition is inserted, offset `a` is
-committed together with an *intent* that names the range; the insert carries a deduplication token made of the same
-numbers; the next intent, or a clean stop, commits `b`. Whoever owns the partition next finds either a plain offset and
-goes on there, or an intent and forms exactly that block again, with the same token, so that ClickHouse drops it if it
-had landed. A member that was expelled from the group cannot commit an intent, and so does not insert.
+The consumer group's own commits hold the state. Before the range [a, b) of a partition is inserted, offset `a` is
+committed together with an *intent* that names the range. The insert carries a deduplication token made of the same
+numbers. The next intent, or a clean stop, commits `b`. The partition's next owner finds a plain offset and continues
+there, or it finds an intent, forms exactly that block again and inserts it with the same token, so that ClickHouse
+drops it if it is stored already. A member that was expelled from the group cannot commit an intent, and so does not
+insert.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _VERSION = "v1"
 
 
 class Intent(NamedTuple):
-    """What the owner of a partition was about to insert: one block of `rows` rows from the offsets [start, end)."""
+    """The block that a partition's owner was about to insert: `rows` rows from the offsets [start, end)."""
 
     topic_id: str
     start: int
@@ -32,21 +33,21 @@ class Intent(NamedTuple):
 
 
 def plain(topic_id: str) -> str:
-    """Return the metadata of a commit without an intent: whose offset it is.
+    """Return the metadata of a commit without an intent: the id of the topic that the offset belongs to.
 
-    A broker would take it for a topic of the same name that was made meanwhile.
+    A broker would accept the offset for a recreated topic of the same name, too.
     """
     return f"{_VERSION};{topic_id}"
 
 
 def of_another_topic(metadata: str | None, topic_id: str) -> bool:
-    """Whether a commit was made for a topic of this name that has been deleted since; other tools' commits are not."""
+    """Whether a commit was made for a deleted topic of the same name. False for other tools' commits."""
     version, *parts = (metadata or "").split(";")
     return version == _VERSION and bool(parts) and parts[0] != topic_id
 
 
 def parse_intent(metadata: str | None) -> Intent | None:
-    """Read an intent out of a commit's metadata; None where there is none, as other tools' commits have."""
+    """Parse the intent in a commit's metadata; None if it has none, as in other tools' commits."""
     version, _, rest = (metadata or "").partition(";")
     parts = rest.split(";")
     if version != _VERSION or len(parts) != 5:
@@ -64,20 +65,20 @@ def intent_of(batch: Batch) -> Intent:
 
 
 def token(batch: Batch) -> str:
-    """Return the deduplication token of a batch's insert: the same for whoever forms the range again."""
+    """Return the deduplication token of a batch's insert: every owner that forms the range again gets the same."""
     return f"worker/{batch.topic_id}/{batch.partition}/{batch.start}-{batch.end}"
 
 
 class Resume(NamedTuple):
-    """Where a newly assigned partition goes on."""
+    """Where a newly assigned partition continues."""
 
     position: int  # the first offset to read
-    until: int | None = None  # an offset that a batch must end at exactly
-    intent_time_ms: int = 0  # when the intent for [position, until) was committed; 0: it is no intent's range
+    until: int | None = None  # an offset at which a batch must end exactly
+    intent_time_ms: int = 0  # when the intent for [position, until) was committed; 0: there is no intent
 
 
 class DataLost(Exception):
-    """The log begins after the committed offset: retention has removed events that nobody has read."""
+    """The log begins after the committed offset: retention has removed unread events."""
 
     def __init__(self, committed: int, log_start: int, intent: Intent | None) -> None:
         super().__init__(f"offset {committed} is committed but the log begins at {log_start}")
@@ -94,9 +95,9 @@ def resume(
     accounted_offset: int,
     exactly_once: bool,
 ) -> Resume:
-    """Decide where to go on from the group's commit (None: never committed) and its metadata.
+    """Decide where to continue, from the group's commit (None: never committed) and its metadata.
 
-    Raises DataLost where the log no longer has what the commit points at.
+    Raises DataLost if the log begins after the committed offset.
     """
     if committed is None or of_another_topic(metadata, topic_id):
         return Resume(log_start)
@@ -105,16 +106,16 @@ def resume(
         raise DataLost(committed, log_start, intent)
     if exactly_once and intent is not None and intent.start == committed:
         return Resume(committed, intent.end, intent.time_ms)
-    # A batch lies either wholly before or wholly after what this supervisor has already counted.
+    # A batch lies either wholly before or wholly after the offset up to which this supervisor has counted.
     return Resume(committed, accounted_offset if accounted_offset > committed else None)
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far one assigned partition has come.
+    """The offsets of one assigned partition.
 
-    `position` is the next offset to read, `acked` the one up to which every event is accounted for, `committed` the one
-    that the group knows. A batch that starts before `until` ends there at the latest, and holds `limit` events at most.
+    `position` is the next offset to read. Every event before `acked` is accounted for. `committed` is the group's
+    commit. A batch that starts before `until` ends there at the latest, and holds at most `limit` events.
     """
 
     position: int
@@ -126,30 +127,30 @@ class Progress:
 
     @classmethod
     def at(cls, start: Resume) -> Progress:
-        """Begin where `resume` said."""
+        """Begin where `resume` decided."""
         return cls(start.position, start.position, start.position, start.until, start.intent_time_ms)
 
     def boundary(self) -> int | None:
-        """Return the offset that the batch at `position` must not cross, if there is one."""
+        """Return the offset that the batch at `position` must not cross; None if there is none."""
         return self.until if self.until is not None and self.position < self.until else None
 
     @property
     def resuming(self) -> bool:
-        """Whether the batch at `position` is that of an intent found at the take-over."""
+        """Whether the batch at `position` is that of an intent found at takeover."""
         return self.intent_time_ms > 0 and self.boundary() is not None
 
     def settled(self, batch: Batch, batch_rows: int) -> None:
-        """Take a batch as accounted for: its rows acknowledged by the store, its letters by the dead-letter topic."""
+        """Record that the store has acknowledged the batch's rows, and the dead-letter topic its dead letters."""
         self.acked = batch.end
         self.intent_time_ms = 0
         if self.limit is not None:
             self.limit = self.limit * 2 if self.limit * 2 < batch_rows else None
 
     def refused(self, batch: Batch) -> bool:
-        """Go back to look for the row that the store refuses; True when this batch is that one row.
+        """Bisect the range of a refused batch; True if the batch is only the refused row, and no bisection is needed.
 
-        Smaller ranges replace the intent of the refused one, of which nothing has landed. The row is only known once it
-        was read alone, into a batch that kept its payload.
+        Smaller ranges replace the intent of the refused range, of which nothing is stored. The row is identified only
+        once it was read alone, into a batch that kept its payload.
         """
         if batch.consumed == 1 and batch.payloads is not None:
             return True
@@ -158,9 +159,9 @@ class Progress:
         return False
 
     def replay(self, batch: Batch) -> None:
-        """Have the same block formed again: a try to write it may have landed."""
+        """Form the same block again: an earlier attempt may have stored it."""
         self.until, self.intent_time_ms = batch.end, batch.intent_time_ms
 
     def rewind(self) -> None:
-        """Read everything that is not accounted for again."""
+        """Read again everything that is not accounted for."""
         self.position = self.acked

@@ -108,7 +108,7 @@ class Partition:
         """Forget what is not settled: whoever reads on from `progress.acked` accounts for it."""
         self.open = None
         self.sealed.clear()
-        self.ledger.give_up_in_flight()
+        self.ledger.mark_in_flight_replayed()
         self.progress.rewind()
 
     def _add(self, records: RecordBatch) -> None:

@@ -63,7 +63,7 @@ class Server:
             in_use = error.errno == errno.EADDRINUSE
             reason = "is in use" if in_use else f"cannot be used ({error.strerror or error})"
             raise Fatal(
-                f"address {host}:{port} {reason}: choose another with --metrics-host and --metrics-port (0: any free port)"
+                f"address {host}:{port} {reason}: choose another with --metrics-host, --metrics-port (0: any free port)"
             ) from None
         url_host = f"[{host}]" if ":" in host else host
         return f"http://{url_host}:{self._server.sockets[0].getsockname()[1]}"

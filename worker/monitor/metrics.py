@@ -21,7 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from worker.core.accounts import Accounts, alive
+from worker.core.accounts import Accounts, running_slots
 from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
 from worker.core.version import version_text
 from worker.kafka.properties import librdkafka_version
@@ -172,7 +172,7 @@ class Collector:
 
     def _services(self) -> Iterator[Metric]:
         state, settings = self._state, self._state.settings
-        sinks_up = [slot.get("sink_up") for slot in alive(self._stats)]
+        sinks_up = [slot.get("sink_up") for slot in running_slots(self._stats)]
         up = min(sinks_up) if sinks_up else state.store_up
         yield _family("worker_sink_up", {} if up is None else {(): int(up)})
         yield _family(
@@ -185,7 +185,7 @@ class Collector:
         yield _family("worker_devices", devices if is_current else {})
 
     def _processes(self) -> Iterator[Metric]:
-        running, settings = alive(self._stats), self._state.settings
+        running, settings = running_slots(self._stats), self._state.settings
         used = {(str(slot.index),): slot for slot in self._used}
         gauges = {(str(slot.index),): slot for slot in running}
         now, wall = time.monotonic_ns(), time.time_ns() - time.monotonic_ns()

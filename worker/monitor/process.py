@@ -124,7 +124,7 @@ class Monitor:
                         f"python -m worker produce --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
                         f"kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {servers}"
                     )
-            if clash := self._selection.clash(list(counts)):
+            if clash := self._selection.find_table_clash(list(counts)):
                 raise Fatal(_clash(clash))
             if counts:
                 self._state.kafka_up, self._state.topics = True, counts
@@ -159,7 +159,7 @@ class Monitor:
         if topic in self._unreadable:
             return False
         try:
-            if clash := self._selection.clash([*others, topic]):
+            if clash := self._selection.find_table_clash([*others, topic]):
                 raise Fatal(_clash(clash))
             await self._report.add(topic)
         except Retryable as error:
@@ -235,8 +235,8 @@ class Monitor:
         """Have the consumers subscribe again, which makes the group compute a new assignment."""
         names = ", ".join(f"{topic}[{partition}]" for topic, partition in unowned[:10])
         log.warning(
-            "%d partitions have unread events, no consumer of this worker and no commits: subscribing again, so that the "
-            "group computes a new assignment (%s)",
+            "%d partitions have unread events, no consumer of this worker and no commits: subscribing again, so that "
+            "the group computes a new assignment (%s)",
             len(unowned),
             names + (" …" if len(unowned) > 10 else ""),
         )
@@ -262,7 +262,7 @@ class Monitor:
         if self._target_offsets is None:
             return False
         by_key = {lag.key: lag for lag in lags}
-        return all(key in by_key and by_key[key].reached(end) for key, end in self._target_offsets.items())
+        return all(key in by_key and by_key[key].has_reached(end) for key, end in self._target_offsets.items())
 
     # pages
 

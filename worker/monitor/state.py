@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.config.settings import Settings
-from worker.core.accounts import alive
+from worker.core.accounts import running_slots
 from worker.core.batch import Key
 from worker.core.counters import Stats
 from worker.kafka.group_lag import PartitionLag
@@ -68,7 +68,7 @@ class MonitorState:
         """Record whether anything advanced since the last call; `accounted` is Sums.accounted."""
         progress = (accounted, sum(lag.position for lag in self.lags))
         own, group = progress[0] > self._progress[0], progress[1] > self._progress[1] > 0
-        standing_by = not any(slot.get("assigned") for slot in alive(stats))
+        standing_by = not any(slot.get("assigned") for slot in running_slots(stats))
         if own or (group and standing_by):
             self.progress_at = self.now()
         self._progress = progress
@@ -76,7 +76,7 @@ class MonitorState:
     def unready_reason(self, stats: Stats) -> str:
         """Return why there is no progress; empty if there is progress or nothing to do."""
         now = self.now()
-        if not any(now - slot.get("heartbeat_ns") / 1e9 < _HEARTBEAT_S for slot in alive(stats)):
+        if not any(now - slot.get("heartbeat_ns") / 1e9 < _HEARTBEAT_S for slot in running_slots(stats)):
             return self.error or (
                 "starting" if self.is_starting else f"no consumer has sent a heartbeat for {_HEARTBEAT_S:g} s"
             )
@@ -90,7 +90,7 @@ class MonitorState:
         if not behind:
             return ""
         # A consumer without an error has only not opened the store yet.
-        store_down = any(slot.get("error_ns") and not slot.get("sink_up") for slot in alive(stats))
+        store_down = any(slot.get("error_ns") and not slot.get("sink_up") for slot in running_slots(stats))
         cause = f": {self.settings.backend} does not answer" if store_down else ""
         if self.progress_at is None:
             return f"{behind} events unread, and nothing written yet{cause}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from worker.core.accounts import Accounts, Sums, alive
+from worker.core.accounts import Accounts, Sums, running_slots
 from worker.core.counters import Slot, Stats
 from worker.core.version import version_text
 from worker.monitor.http import Request, Response
@@ -41,7 +41,7 @@ class Status:
 
     def sample(self, sums: Sums) -> None:
         """Record rates and errors in every call, and a point of the history every two seconds."""
-        now, running = time.monotonic(), alive(self._stats)
+        now, running = time.monotonic(), running_slots(self._stats)
         _push(self._recent, now, sums.total, _RATE_S)
         _push(self._cpu, now, {slot.index: (slot.get("pid"), slot.get("cpu_ns")) for slot in running}, _CPU_S)
         for slot in self._stats.used():
@@ -78,7 +78,7 @@ class Status:
     def collect(self, since: float = 0.0) -> dict[str, Any]:
         """Return the current state as plain data."""
         state, settings = self._state, self._state.settings
-        lags, running, sums = state.lags, alive(self._stats), self._accounts.read()
+        lags, running, sums = state.lags, running_slots(self._stats), self._accounts.read()
         sinks_up = [slot.get("sink_up") for slot in running]
         return {
             "version": version_text(),

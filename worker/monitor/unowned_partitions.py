@@ -19,7 +19,7 @@ _MAX_PAUSE_S = 600.0
 
 
 class UnownedPartitions:
-    """Finds partitions with unread events that no consumer of this supervisor owns and whose commit does not advance."""
+    """Finds partitions with unread events that no consumer here owns, and whose commit does not advance."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now

@@ -1,4 +1,4 @@
-"""What an error of ClickHouse or of its driver means, and what to do: for the sink, `check` and `verify`."""
+"""What an error of ClickHouse or its driver means, and what to do: for the sink, `check` and `verify`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from worker.core.errors import Retryable
 from worker.sinks.clickhouse.connection import certificate_advice
 
 DRIVER_ERRORS = (errors.Error, OSError, EOFError)
-"""All that a query may raise: a lost answer is a built-in exception."""
+"""Everything that a query may raise. A lost connection raises a built-in exception."""
 
-# src/Common/ErrorCodes.cpp. What is named nowhere is tried again: nothing is dropped for an error nobody has met yet.
+# Codes of src/Common/ErrorCodes.cpp. Any code that is in none of these sets is retried, so that no event is lost.
 _REASONS = {
     3: "connection", 107: "other", 159: "timeout", 164: "read_only", 202: "overloaded", 203: "overloaded",
     209: "timeout", 210: "connection", 241: "memory", 242: "read_only", 243: "no_space", 252: "too_many_parts",
@@ -21,7 +21,7 @@ _REASONS = {
     192: "credentials", 193: "credentials", 194: "credentials", 497: "credentials", 516: "credentials",
 }  # fmt: skip
 CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516}
-# What the rows themselves are at fault for, also in a DEFAULT's expression, a CONSTRAINT or the arrays of a Nested.
+# Errors of the rows' content, including a DEFAULT's expression, a CONSTRAINT or the arrays of a Nested.
 _DATA = {6, 26, 27, 32, 38, 41, 53, 69, 70, 72, 117, 131, 153, 190, 321, 376, 395, 407, 441, 467, 469, 675, 676, 691}
 _TOO_MANY_PARTS = 252
 
@@ -43,12 +43,12 @@ def explained(where: str, error: Exception) -> str:
 
 
 def refuses_rows(error: errors.ServerException) -> bool:
-    """Whether it is the rows' own fault, not the server's trouble."""
+    """Whether the rows' content caused the error."""
     return error.code in _DATA or (error.code == _TOO_MANY_PARTS and "max_partitions_per_insert_block" in error.message)
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without a stack trace and without the values of rows that the server quotes."""
+    """Return an error's message without its stack trace and without the row values that the server quotes."""
     if not isinstance(error, errors.ServerException):
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     text = error.message.split("Stack trace")[0].splitlines()[0].strip()
@@ -57,11 +57,11 @@ def first_line(error: Exception) -> str:
 
 
 def advice(error: Exception) -> str:
-    """Return what to do; nothing where only the server's log tells."""
+    """Return what to do; empty if only the server's log explains the error."""
     if not isinstance(error, errors.ServerException):
         return certificate_advice(error)
     if error.code in (192, 193, 194, 516):
         return "check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD or WORKER_CLICKHOUSE_PASSWORD_FILE"
     if error.code == 497:
-        return "GRANT it, or make the table by hand"
+        return "GRANT it, or create the table manually"
     return ""
