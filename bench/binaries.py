@@ -1,4 +1,4 @@
-"""Compiled peers of which the user has the program: `--peer-binary vector=/usr/bin/vector`."""
+"""Compiled peers whose program the user provides: `--peer-binary vector=/usr/bin/vector`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from bench.contenders import Contender, Job, peer
 
 KNOWN = {"clickhouse_sinker": ("clickhouse",), "redpanda-connect": ("redis", "clickhouse"), "vector": ("clickhouse",)}
-"""Each with the stores that it can write to. All of them keep the timestamp as text: that is in their favour."""
+"""The stores that each can write to. All of them store the timestamp as text, which costs them less."""
 
 
 def peers(text: str) -> list[Contender]:
-    """Return the contenders of `NAME=PATH`, one for each store that the program knows."""
+    """Return the contenders of `NAME=PATH`, one for each store that the program can write to."""
     name, _, path = text.partition("=")
     if name not in KNOWN or not Path(path).is_file():
         raise SystemExit(f"--peer-binary {text}: write NAME=PATH, NAME one of {', '.join(KNOWN)}, PATH a program")

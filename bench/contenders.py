@@ -1,4 +1,4 @@
-"""Who takes part: for each the command that reads a whole topic into a store and ends, and the table it fills."""
+"""The contenders: for each the command that reads a whole topic into a store and ends, and the table it fills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AS_TEXT = "(timestamp String, device_ip String, error_code Int8) ENGINE = Merge
 
 
 class Job(NamedTuple):
-    """One run's topic and its own group, table or key."""
+    """The topic of one run, and its own group, table or key."""
 
     services: Services
     data: Dataset
@@ -34,19 +34,19 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Contender:
-    """`store` is redis, clickhouse or nothing. `short`: too slow for the whole topic, so it gets a tenth of it."""
+    """`store` is redis, clickhouse or nothing. `short`: too slow for the whole topic, so it reads a tenth of it."""
 
     name: str
     store: str
     command: Callable[[Job], list[str]]
     short: bool = False
     ours: bool = False
-    in_store: bool = False  # the store's server does all the work: its client's CPU is no reader's
-    as_text: bool = False  # stores the timestamp as it came
-    waits: float = 0.0  # s that it waits on an empty topic before it ends, for it cannot know
-    earlier: int = 0  # rows that its table has before the run
-    statement: str = ""  # that makes its table {target}, where that is no table of device events
-    arrived: Callable[[Job], str] | None = None  # says what is wrong in the store, where those are no device events
+    in_store: bool = False  # the store's server does all the work: the client's CPU time is not a reader's
+    as_text: bool = False  # stores the timestamp as text
+    waits: float = 0.0  # s that it waits for more events before it ends
+    earlier: int = 0  # rows in its table before the run
+    statement: str = ""  # that creates its table {target}, if it is not a table of device events
+    arrived: Callable[[Job], str] | None = None  # returns the error in the store, if the events are not device events
     cwd: Path = ROOT
 
     @property
@@ -54,7 +54,7 @@ class Contender:
         return f"{self.name} → {self.store}"
 
     def table(self, target: str) -> str:
-        """Return the statement that makes the table; ours makes its own, with the columns of the origin."""
+        """Return the statement that creates the table; the worker creates its own, with the origin columns."""
         if self.statement:
             return self.statement.format(target=target)
         return "" if self.ours else f"CREATE TABLE {target} {_AS_TEXT if self.as_text else _COLUMNS}"
@@ -70,7 +70,7 @@ def ours(
     earlier: int = 0,
     name: str = "",
 ) -> Contender:
-    """Return the real worker, as a user starts it."""
+    """Return the worker, as a user starts it."""
 
     def command(job: Job) -> list[str]:
         services = job.services
@@ -88,7 +88,7 @@ def ours(
 def variants(text: str) -> list[Contender]:
     """Read `NAME=ARGUMENTS`: the worker with one process and further arguments; `@DIR` first is another checkout.
 
-    `{clickhouse}` and `{redis}` in the arguments stand for the stores' URLs.
+    `{clickhouse}` and `{redis}` in the arguments are replaced by the stores' URLs.
     """
     name, _, rest = text.partition("=")
     words = rest.split()
@@ -101,14 +101,14 @@ def floor() -> Contender:
 
 
 def c_floor() -> Contender | None:
-    """Return the floor in C, built now; None without a compiler or librdkafka's headers."""
+    """Build and return the floor in C; None without a compiler or librdkafka's headers."""
     compiler = shutil.which("cc")
     if compiler is None:
         return None
     CACHE.mkdir(exist_ok=True)
     program = CACHE / "discard"
     build = [compiler, "-O2", str(PEERS / "discard.c"), "-o", str(program)]
-    # The library of the wheel, so that both floors run the same one; else the system's.
+    # The wheel's library, so that both floors use the same; else the system's.
     bundled = next(Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka-*.so*"), None)
     wheel = [f"-L{bundled.parent}", f"-l:{bundled.name}", f"-Wl,-rpath,{bundled.parent}"] if bundled else []
     for libraries in ([*wheel, "-Wl,--allow-shlib-undefined"], ["-lrdkafka"]):
@@ -134,7 +134,7 @@ def peer(
     waits: float = 0.0,
     kind: str = "",
 ) -> Contender:
-    """Return a program of peers/, run by `python`; `kind` is an argument of its own."""
+    """Return a program of peers/, run by `python`; `kind` is its own argument."""
 
     def command(job: Job) -> list[str]:
         services, data = job.services, job.data

@@ -1,4 +1,4 @@
-"""`python -m bench.growth`: a message's cost as one thing grows: batches, devices, events, partitions, …"""
+"""`python -m bench.growth`: the cost of a message as one dimension grows: batches, devices, events, partitions, …"""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bench.contenders import Contender
 from bench.services import Dataset, Services
 from worker.core.errors import Fatal
 
-_MOST_BYTES = 400 << 20  # of one topic
-_SMALL = 80  # bytes of an event as the fleet has it
+_MAX_BYTES = 400 << 20  # of one topic
+_SMALL = 80  # bytes of an event of the fleet
 
 DIMENSIONS: dict[str, tuple[int, ...]] = {
     "batch rows": (100, 1000, 10_000, 50_000, 100_000, 200_000),
@@ -69,9 +69,9 @@ def _points(running: Services, dimensions: list[str], stores: list[str], events:
             devices = value if dimension == "devices" else 10_000
             partitions = {"partitions": value, "processes": 8}.get(dimension, 4)
             size = value if dimension == "event bytes" and value > _SMALL else 0
-            count = min(events, _MOST_BYTES // max(size, _SMALL))
+            count = min(events, _MAX_BYTES // max(size, _SMALL))
             if dimension == "batch rows":
-                count = min(count, value * 500)  # a small batch costs an insert and a commit each
+                count = min(count, value * 500)  # each small batch costs an insert and a commit
             data = running.dataset(count, devices, partitions, size=size)
             empty = running.dataset(0, 1, partitions)
             processes = value if dimension == "processes" else 1

@@ -37,7 +37,7 @@ from bench.services import Dataset, Services
 from worker.core.errors import Fatal
 from worker.decoding.timestamps import to_iso
 
-MOST = 1.5
+LIMIT = 1.5
 _GUIDE = Path(__file__).parents[1] / "docs/mapping.md"
 _PARTITIONS = 4
 _SEED = 1
@@ -48,15 +48,15 @@ Event = dict[str, Any]
 
 
 class Shape(NamedTuple):
-    """One of the jobs: its events, the table or keys that they go into, and what must be there at the end."""
+    """One job: its events, the table or keys that they go into, and the expected result."""
 
-    name: str  # as peers/by_hand.py knows it, too
+    name: str  # the same as in peers/by_hand.py
     store: str
-    event: Callable[[random.Random, int], Event]  # the n-th one
-    table: str  # the statement that makes it, with {target}
+    event: Callable[[random.Random, int], Event]  # returns the n-th event
+    table: str  # the statement that creates it, with {target}
     options: tuple[str, ...]  # of the worker; {config} is the guide's file
-    found: Callable[[Job], tuple[Any, ...]]
-    due: Callable[[Services, list[Event]], tuple[Any, ...]]
+    actual: Callable[[Job], tuple[Any, ...]]
+    expected: Callable[[Services, list[Event]], tuple[Any, ...]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,14 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     names = [shape.name for shape in _SHAPES]
     parser.add_argument("--job", action="append", choices=names, help="only this; repeatable")
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
-    parser.add_argument("--check", action="store_true", help=f"fail above {MOST} times the script's CPU time")
+    parser.add_argument("--check", action="store_true", help=f"fail above {LIMIT} times the script's CPU time")
     options = parser.parse_args(argv)
     try:
         with services.running() as running, tempfile.TemporaryDirectory() as directory:
             config = Path(directory) / "access_log.toml"
             config.write_text(_guides("toml"))
             shapes = [shape for shape in _SHAPES if shape.name in (options.job or names)]
-            field = [one for shape in shapes for one in _field(running, shape, options.events, config)]
+            field = [entry for shape in shapes for entry in _field(running, shape, options.events, config)]
             results = rounds.play(running, field, options.rounds, rounds.progress)
     except Fatal as error:
         print(error, file=sys.stderr)
@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     for script, worker in zip(results[::2], results[1::2], strict=True):
         ratio = median(report.ratios(worker, script))
-        code |= options.check and ratio > MOST
-        print(f"{worker.contender.name}: {ratio:.2f} × the script by hand, limit {MOST}")
+        code |= options.check and ratio > LIMIT
+        print(f"{worker.contender.name}: {ratio:.2f} × the script by hand, limit {LIMIT}")
     return int(code)
 
 
@@ -99,17 +99,17 @@ def _field(running: Services, shape: Shape, count: int, config: Path) -> Iterato
     _send(running.kafka, topics[1], [])
     nothing = Dataset(topics[1], 0, _PARTITIONS, 0, 0, 0, 0, frozenset())
     data = nothing._replace(topic=topics[0], events=len(events))
-    due = {topics[0]: shape.due(running, events), topics[1]: shape.due(running, [])}
+    results = {topics[0]: shape.expected(running, events), topics[1]: shape.expected(running, [])}
 
     def arrived(job: Job) -> str:
-        found, expected = shape.found(job), due[job.data.topic]
-        return "" if found == expected else f"the store has {found}, not {expected}"
+        actual, expected = shape.actual(job), results[job.data.topic]
+        return "" if actual == expected else f"the store has {actual}, not {expected}"
 
     words = tuple(word.format(config=config) for word in shape.options)
     script = contenders.peer(f"{shape.name}, by hand", shape.store, "by_hand", kind=shape.name)
     worker = contenders.ours(1, shape.store, words, name=f"{shape.name}, worker")
-    for one in (script, worker):
-        yield replace(one, statement=shape.table, arrived=arrived), data, nothing
+    for contender in (script, worker):
+        yield replace(contender, statement=shape.table, arrived=arrived), data, nothing
 
 
 def _events(shape: Shape, count: int) -> list[Event]:
@@ -118,7 +118,7 @@ def _events(shape: Shape, count: int) -> list[Event]:
 
 
 def _send(kafka: str, topic: str, events: list[Event]) -> None:
-    admin = AdminClient({"bootstrap.servers": kafka})  # an answer comes only to a client that is still there
+    admin = AdminClient({"bootstrap.servers": kafka})  # the client must live until the answer arrives
     admin.create_topics([NewTopic(topic, _PARTITIONS, 1)])[topic].result(60)
     producer = Producer({"bootstrap.servers": kafka, "compression.type": "lz4", "linger.ms": 20, "acks": "all"})
     for n, event in enumerate(events):
@@ -129,14 +129,14 @@ def _send(kafka: str, topic: str, events: list[Event]) -> None:
             except BufferError:
                 producer.poll(0.1)
     if producer.flush(120):
-        raise SystemExit(f"{topic}: not everything was written")
+        raise SystemExit(f"{topic}: some events were not written")
 
 
 def _guides(language: str) -> str:
     """Return the guide's first block of code in a language."""
-    found = re.search(rf"```{language}\n(.*?)```", _GUIDE.read_text(), re.DOTALL)
-    assert found
-    return found[1]
+    match = re.search(rf"```{language}\n(.*?)```", _GUIDE.read_text(), re.DOTALL)
+    assert match
+    return match[1]
 
 
 # the access log
@@ -161,11 +161,11 @@ def _request(chosen: random.Random, n: int) -> Event:
     }
 
 
-def _ask(question: str, job: Job) -> tuple[Any, ...]:
-    return job.services.query(f"SELECT {question} FROM {job.target}")[0]
+def _query(expressions: str, job: Job) -> tuple[Any, ...]:
+    return job.services.query(f"SELECT {expressions} FROM {job.target}")[0]
 
 
-def _requests_due(_running: Services, events: list[Event]) -> tuple[Any, ...]:
+def _requests_expected(_running: Services, events: list[Event]) -> tuple[Any, ...]:
     return (
         len(events),
         sum(event["bytes"] for event in events),
@@ -198,7 +198,7 @@ _READINGS = """CREATE TABLE {target} (sensor UUID, at DateTime64(6, 'UTC'), cels
     SETTINGS non_replicated_deduplication_window = 10000"""
 
 
-def _readings_due(_running: Services, events: list[Event]) -> tuple[Any, ...]:
+def _readings_expected(_running: Services, events: list[Event]) -> tuple[Any, ...]:
     return (
         len(events),
         len({event["sensor"]["id"] for event in events}),
@@ -225,28 +225,28 @@ def _click(chosen: random.Random, n: int) -> Event:
     }
 
 
-def _clicks_found(job: Job) -> tuple[Any, ...]:
-    """Return the count of all, and that of each day and country."""
+def _clicks_actual(job: Job) -> tuple[Any, ...]:
+    """Return the total count, and the count of each day and country."""
     client = job.services.redis_client()
     keys = sorted(key.decode() for key in client.scan_iter(f"*{job.target}*:day:*:country=*", count=1000))
     return int(client.pfcount(job.target)), *((key[key.index(":day:") :], client.pfcount(key)) for key in keys)
 
 
-def _clicks_due(running: Services, events: list[Event]) -> tuple[Any, ...]:
+def _clicks_expected(running: Services, events: list[Event]) -> tuple[Any, ...]:
     client = running.redis_client()
     users: defaultdict[str, set[int]] = defaultdict(set)
     for event in events:
         users[""].add(event["user"]["id"])
         users[f":day:{event['timestamp'][:10]}:country={event['country']}"].add(event["user"]["id"])
 
-    def clean(those: set[int]) -> int:
+    def count_once(members: set[int]) -> int:
         client.delete("jobs-clean")
-        if those:
-            client.pfadd("jobs-clean", *those)
+        if members:
+            client.pfadd("jobs-clean", *members)
         return int(client.pfcount("jobs-clean"))
 
-    total = clean(users.pop("", set()))
-    return total, *((key, clean(users[key])) for key in sorted(users))
+    total = count_once(users.pop("", set()))
+    return total, *((key, count_once(users[key])) for key in sorted(users))
 
 
 _SHAPES = [
@@ -257,11 +257,11 @@ _SHAPES = [
         _guides("sql").replace("access_log", "{target}"),
         ("--config", "{config}"),
         partial(
-            _ask,
+            _query,
             "count(), sum(bytes), uniqExact(request_id), countIf(secure), countIf(upstream_time IS NULL), "
             "sum(length(tags))",
         ),
-        _requests_due,
+        _requests_expected,
     ),
     Shape(
         "readings",
@@ -270,11 +270,11 @@ _SHAPES = [
         _READINGS,
         ("--map", "sensor.id=sensor", "--device-field", "sensor.id"),
         partial(
-            _ask,
+            _query,
             "count(), uniqExact(sensor), toInt64(sum(celsius) * 1000), countIf(state = 'ok'), sum(version), "
             "toInt64(sum(toUnixTimestamp(at)))",
         ),
-        _readings_due,
+        _readings_expected,
     ),
     Shape(
         "clicks",
@@ -282,8 +282,8 @@ _SHAPES = [
         _click,
         "",
         ("--windows", "day", "--by", "country", "--device-field", "user.id"),
-        _clicks_found,
-        _clicks_due,
+        _clicks_actual,
+        _clicks_expected,
     ),
 ]
 

@@ -1,13 +1,13 @@
-"""`python -m bench.latency`: from the producer's clock to where a query sees the event, by rate and --linger-ms.
+"""`python -m bench.latency`: the time from an event to the first query that sees it, by rate and --linger-ms.
 
-Everything is measured from outside the worker, on one machine's clock. A producer process (librdkafka, linger.ms 1)
-hands events over every 5 ms and keeps when. Meanwhile the store is asked again and again, with pauses of 2 ms:
+Everything is measured from outside the worker, by the clock of one machine. A producer process (librdkafka, linger.ms
+1) sends events every 5 ms and records the time. Meanwhile the store is queried with pauses of 2 ms:
 
-- ClickHouse: `count()` of the table. The topic has one partition, so the n-th event is there once count() ≥ n.
-- Redis: PFCOUNT. The last event of each tick is from a device that is new; the count that the HyperLogLog must have
-  after the n-th is known from adding the same devices to another key.
+- ClickHouse: `count()` of the table. The topic has one partition, so the n-th event is stored once count() ≥ n.
+- Redis: PFCOUNT. The last event of each tick is from a new device. Adding the same devices to another key gives the
+  count that the HyperLogLog must have after each tick.
 
-An event's latency ends when the first question that sees it is answered; that is late by one question at most.
+An event's latency ends with the answer of the first query that sees it; that is at most one query late.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from worker.local.process import free_port
 
 _PATIENCE_S = 120.0
 _PAUSE_S = 0.002
-_SKIP_S = 3.0  # at the beginning: everything is still warming up
+_SKIP_S = 3.0  # at the beginning, while everything warms up
 
 
-class Seen(NamedTuple):
-    """One answer of the store."""
+class Observation(NamedTuple):
+    """One answer of the store: when, and its count."""
 
     at_ns: int
-    held: int
+    total: int
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,9 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     rates = options.rate or ([] if options.load else [1000, 10_000, 100_000])
     try:
         with services.running() as running:
-            print(
-                f"{'store':10} {'events/s':>9} {'linger':>7} {'p50':>7} {'p99':>7} {'p99.9':>7} {'most':>7} ms  steal"
-            )
+            print(f"{'store':10} {'events/s':>9} {'linger':>7} {'p50':>7} {'p99':>7} {'p99.9':>7} {'max':>7} ms  steal")
             for store in options.store or ["redis", "clickhouse"]:
                 capacity = _capacity(running, store) if options.load else 0.0
                 for rate in [*rates, *(round(capacity * load) for load in options.load)]:
@@ -135,25 +133,25 @@ def _measure(running: Services, store: str, rate: int, linger: int, seconds: flo
 
 def _watch(
     running: Services, store: str, name: str, rate: int, seconds: float
-) -> tuple[list[tuple[int, int]], list[Seen]]:
-    """Produce, and ask the store until it has everything; return what was expected when, and the answers."""
+) -> tuple[list[tuple[int, int]], list[Observation]]:
+    """Produce, and query the store until it has everything; return the expected counts by time, and what it had."""
     with tempfile.NamedTemporaryFile() as file:
         words = [sys.executable, "-m", "bench.peers.paced", running.kafka, name, str(rate), str(seconds)]
         producer = subprocess.Popen([*words, file.name, str(int(store == "redis"))], cwd=ROOT)
-        seen: list[Seen] = []
-        count = _counter(running, store, name)
+        seen: list[Observation] = []
+        read_count = _counter(running, store, name)
         deadline = time.monotonic() + seconds + _PATIENCE_S
         ticks: array[int] = array("q")
         expected: list[tuple[int, int]] = []
         due = None
-        while due is None or seen[-1].held < due:
-            found = count()
-            if not seen or found != seen[-1].held:
-                seen.append(Seen(time.time_ns(), found))
+        while due is None or seen[-1].total < due:
+            count = read_count()
+            if not seen or count != seen[-1].total:
+                seen.append(Observation(time.time_ns(), count))
             time.sleep(_PAUSE_S)
             if time.monotonic() > deadline:
                 producer.kill()
-                raise SystemExit(f"{store} has {found} of {due}: too slow for {rate} events/s")
+                raise SystemExit(f"{store} has {count} of {due}: too slow for {rate} events/s")
             if due is None and producer.poll() is not None:
                 if producer.returncode:
                     raise SystemExit("the producer failed")
@@ -172,7 +170,7 @@ def _counter(running: Services, store: str, name: str) -> Callable[[], int]:
 
 
 def _expected(running: Services, ticks: array[int], store: str) -> list[tuple[int, int]]:
-    """Return (ns, count) of each tick: what the store's count is at least once the tick's events are there."""
+    """Return (ns, count) of each tick: the least count of the store once the tick's events are stored."""
     moments = list(ticks[::3])
     if store == "clickhouse":
         return list(zip(moments, ticks[1::3], strict=True))
@@ -196,16 +194,16 @@ def _wait_ready(worker: subprocess.Popen[bytes], port: int) -> None:
     raise SystemExit("the worker did not become ready")
 
 
-def _latencies(expected: list[tuple[int, int]], seen: list[Seen]) -> list[tuple[int, int]]:
-    """Return (ns, what it adds to the count) of each tick after the beginning; one that adds nothing cannot be seen."""
-    counts = [one.held for one in seen]
-    found, done = [], 0
+def _latencies(expected: list[tuple[int, int]], seen: list[Observation]) -> list[tuple[int, int]]:
+    """Return (ns, added count) of each tick after the beginning; a tick that adds nothing cannot be observed."""
+    counts = [observation.total for observation in seen]
+    latencies, done = [], 0
     for at, total in expected:
         if total > done:
             if at > expected[0][0] + _SKIP_S * 1e9:
-                found.append((seen[bisect_left(counts, total)].at_ns - at, total - done))
+                latencies.append((seen[bisect_left(counts, total)].at_ns - at, total - done))
             done = total
-    return found
+    return latencies
 
 
 def _percentile(weighted: list[tuple[int, int]], share: float) -> int:

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes and of the machine: CPU time, memory, what the host took away. Linux."""
+"""The kernel's figures of processes and of the machine: CPU time, memory, steal time. Linux."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _PACKAGES = ("confluent-kafka", "orjson", "clickhouse-driver", "redis", "hiredis
 
 
 class Processor(NamedTuple):
-    """Time of all cores together since boot, in ticks."""
+    """CPU time of all cores since boot, in ticks."""
 
     steal: int
     total: int
 
     def steal_since(self, before: Processor) -> float:
-        """Return the share of the time since `before` that the host took away, 0 to 1."""
+        """Return the share of the time since `before` that the host took away (steal), 0 to 1."""
         return (self.steal - before.steal) / max(1, self.total - before.total)
 
 
@@ -32,7 +32,7 @@ def processor() -> Processor:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used itself, its threads included; 0 when it is gone."""
+    """Return the CPU time that a process has used itself, its threads included; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -41,14 +41,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 def idle_share(pids: Iterable[int], seconds: float = 3.0) -> dict[int, float]:
-    """Return how many cores each process uses while nobody asks anything of it."""
+    """Return how many cores each process uses while it is idle."""
     before = {pid: cpu_seconds(pid) for pid in pids if pid}
     time.sleep(seconds)
     return {pid: (cpu_seconds(pid) - spent) / seconds for pid, spent in before.items()}
 
 
 def peak_rss(pid: int) -> int:
-    """Return the most memory that a process ever had resident, in bytes; 0 when it is gone."""
+    """Return the peak resident memory of a process, in bytes; 0 if it has ended."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -59,23 +59,23 @@ def peak_rss(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's direct children, oldest first; none when it is gone."""
-    found: list[int] = []
+    """Return the pids of a process's direct children, oldest first; none if it has ended."""
+    pids: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
+            pids += map(int, (task / "children").read_text().split())
     except (FileNotFoundError, ProcessLookupError):
         pass
-    return sorted(found)
+    return sorted(pids)
 
 
 def tree(root: int) -> list[int]:
-    """Return the pids of a process and of all that descend from it."""
+    """Return the pids of a process and of all its descendants."""
     return [root] + [pid for child in children(root) for pid in tree(child)]
 
 
 def listener(port: int) -> int:
-    """Return the pid of the process of this machine that listens on a TCP port; 0 when none can be seen."""
+    """Return the pid of the process of this machine that listens on a TCP port; 0 if none is visible."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -87,13 +87,13 @@ def listener(port: int) -> int:
             try:
                 if any(os.readlink(file) in inodes for file in (process / "fd").iterdir()):
                     return int(process.name)
-            except OSError:  # it is gone, or another user's
+            except OSError:  # it has ended, or is another user's
                 continue
     return 0
 
 
 def describe() -> dict[str, Any]:
-    """Return what a result has to say of where it was measured."""
+    """Return the description of this machine for a result."""
     cpu = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -23,7 +23,7 @@ class Bar(NamedTuple):
 
 
 def bars(rows: Sequence[Bar], title: str) -> str:
-    """Return a bar per row, the smallest sum first; one that would dwarf the others is cut, and says its figure."""
+    """Return a bar per row, the smallest sum first. Bars far longer than the others are cut."""
     rows = sorted(rows, key=lambda row: row.reader + row.store)
     left, width, step, top = 290, 460, 26, 56
     sums = sorted(row.reader + row.store for row in rows)
@@ -55,28 +55,28 @@ def lines(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> 
         if not points:
             continue
         low, high = (math.log10(pick(x for x, _ in points)) for pick in (min, max))
-        most = max(y for _, y in points) * 1.1 or 1.0
+        highest = max(y for _, y in points) * 1.1 or 1.0
 
-        def place(x: float, y: float, box: tuple[int, int, float, float, float]) -> tuple[float, float]:
+        def position(x: float, y: float, box: tuple[int, int, float, float, float]) -> tuple[float, float]:
             at_left, at_top, least, span, limit = box
             return at_left + (math.log10(x) - least) / span * width, at_top + height - y / limit * height
 
-        box = (left, top, low, (high - low) or 1.0, most)
+        box = (left, top, low, (high - low) or 1.0, highest)
         parts.append(f'<text x="{left}" y="{top - 24}" font-weight="600">{escape(title)}</text>')
         parts.append(f'<path class="axis" fill="none" d="M{left} {top}v{height}h{width}"/>')
         for share in (0.5, 1.0):
             y = top + height - height * share / 1.1
             parts.append(
-                f'<text class="dim" x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{most * share / 1.1:.2g}</text>'
+                f'<text class="dim" x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{highest * share / 1.1:.2g}</text>'
             )
         for x in sorted({x for x, _ in points}):
-            at, _ = place(x, 0, box)
+            at, _ = position(x, 0, box)
             parts.append(
                 f'<text class="dim" x="{at:.0f}" y="{top + height + 18}" text-anchor="middle">{_short(x)}</text>'
             )
         for number, (name, curve) in enumerate(curves.items()):
             colour = _COLOURS[number % len(_COLOURS)]
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point, box) for point in curve))
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(*point, box) for point in curve))
             parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
             parts.append(f'<text x="{left + 110 * number}" y="{top - 6}" style="fill:{colour}">{escape(name)}</text>')
     rows = (len(panels) + 1) // 2

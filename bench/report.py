@@ -30,7 +30,7 @@ STAGES = ("poll", "decode", "write", "commit", "paused")  # idle is the wait for
 
 
 def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
-    """Return the median, and the range where there are several."""
+    """Return the median, and the range if there are several."""
     text = form(median(values))
     return f"{text} ({form(min(values))}–{form(max(values))})" if len(values) > 1 else text
 
@@ -63,7 +63,9 @@ def table(results: Sequence[Result]) -> str:
             spread(rates, "{:.0f}k".format) if rates else "–",
             reader,
             spread(shares, "{:.2f}".format) if shares else "–",
-            "–" if result.contender.store == "nothing" else spread([one.store_us for one in samples], "{:.2f}".format),
+            "–"
+            if result.contender.store == "nothing"
+            else spread([sample.store_us for sample in samples], "{:.2f}".format),
             f"{result.median('broker_us'):.2f}",
             f"{result.median('rss') / 2**20:.0f}",
             f"{max(sample.steal for sample in samples):.0%}",
@@ -79,7 +81,7 @@ def _aligned(cell: str, width: int, column: int) -> str:
 
 
 def stages(results: Sequence[Result]) -> str:
-    """Return where ours spends its time: µs of a consumer per message in each stage, and CPU by process."""
+    """Return where the worker spends its time: µs of a consumer per message in each stage, and CPU time by process."""
     lines = []
     for result in results:
         if result.contender.ours and result.samples:

@@ -20,23 +20,23 @@ from bench.services import Dataset, Services
 from worker.local.process import free_port
 
 STEAL_LIMIT = 0.10
-_TRIES = 3  # of one run, when the host takes too much
+_TRIES = 3  # of one run, if the host takes too much CPU time
 _TIMEOUT_S = 900.0
-_LEAST_S = 0.3  # a shorter drain says nothing of the rate
+_MIN_S = 0.3  # a shorter drain gives no useful rate
 
 
 @dataclass
 class Sample:
     """One contender in one round.
 
-    The reader's CPU time and the wall time are those of the whole topic less those of an empty one: so start-up,
-    joining the group and leaving it are out. The servers' are those of the whole topic less what they use when idle.
+    The reader's CPU time and the wall time are those of the whole topic minus those of an empty one. So start-up,
+    joining the group and leaving it are not included. The servers' CPU time excludes what they use when idle.
     """
 
     reader_us: float
     store_us: float
     broker_us: float
-    rate: float  # messages/s; 0 where the run was too short to tell
+    rate: float  # messages/s; 0 if the run was too short to measure it
     steal: float
     wall: float  # of the whole run, s
     rss: int
@@ -54,7 +54,7 @@ class Result:
     empty: Dataset  # with as many partitions
     samples: list[Sample] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    repeated: int = 0  # runs thrown away because the host took too much
+    repeated: int = 0  # runs discarded because the host took too much CPU time
 
     def median(self, figure: str) -> float:
         return float(median([getattr(sample, figure) for sample in self.samples]))
@@ -76,22 +76,22 @@ def play(
     services: Services,
     contenders: Sequence[tuple[Contender, Dataset, Dataset]],
     rounds: int,
-    say: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> list[Result]:
     """Run all rounds; return one result per contender, in their order. Each has its topic and an empty one."""
     results = [Result(*each) for each in contenders]
-    say("warming up")  # the broker's compiler, the page cache
+    report_progress("warming up")  # the broker's compiler, the page cache
     for result in results[:2]:
         _run(services, result.contender, result.data)
     idle = machine.idle_share(services.pids.values())
     total = rounds * len(results)
     for number in range(rounds):
-        # Each round begins elsewhere, so that no contender always follows the same one.
+        # Each round begins with another contender, so that none always follows the same one.
         shift = number % len(results)
-        for place, result in enumerate(results[shift:] + results[:shift]):
-            done = number * len(results) + place
-            say(f"[{done + 1}/{total}] round {number + 1}: {result.contender.key}")
-            if len(result.failures) < 2:  # who fails twice is not asked again
+        for position, result in enumerate(results[shift:] + results[:shift]):
+            done = number * len(results) + position
+            report_progress(f"[{done + 1}/{total}] round {number + 1}: {result.contender.key}")
+            if len(result.failures) < 2:  # a contender that failed twice does not run again
                 _once(services, result, idle)
     return results
 
@@ -111,7 +111,7 @@ def _once(services: Services, result: Result, idle: Mapping[int, float]) -> None
 
 
 def _run(services: Services, contender: Contender, data: Dataset) -> tuple[measure.Run, str, int]:
-    """Run until the host takes no more than a tenth, three times at most; return the run that lost least."""
+    """Run until the host takes at most a tenth of the CPU time, three times at most; return the run that lost least."""
     best: tuple[measure.Run, str] | None = None
     for tries in range(1, _TRIES + 1):
         name = f"bench_{uuid.uuid4().hex[:10]}"
@@ -126,13 +126,13 @@ def _run(services: Services, contender: Contender, data: Dataset) -> tuple[measu
                 watch=partial(scrape, port=job.metrics_port) if contender.ours else None,
                 settle=partial(verify.settle, services) if contender.store == "clickhouse" else None,
             )
-            found = verify.problem(contender, job, run)
+            problem = verify.problem(contender, job, run)
         finally:
             verify.remove(contender, job)
-        if found:
-            return run, found, tries
+        if problem:
+            return run, problem, tries
         if best is None or run.steal < best[0].steal:
-            best = run, found
+            best = run, problem
         if run.steal <= STEAL_LIMIT:
             break
         time.sleep(2)  # the bursts pass
@@ -156,7 +156,7 @@ def _sample(result: Result, nothing: measure.Run, full: measure.Run, idle: Mappi
         reader_us=0.0 if contender.in_store else per_message(full.cpu - nothing.cpu),
         store_us=server(store),
         broker_us=server("kafka"),
-        rate=events / drained if drained > _LEAST_S else 0.0,
+        rate=events / drained if drained > _MIN_S else 0.0,
         steal=max(nothing.steal, full.steal),
         wall=full.wall,
         rss=full.rss,
@@ -169,23 +169,23 @@ def _sample(result: Result, nothing: measure.Run, full: measure.Run, idle: Mappi
     )
 
 
-def scrape(seen: measure.Run, port: int) -> None:
-    """Read the worker's stages from its metrics; before they are served and once it ends there is nothing to read."""
+def scrape(run: measure.Run, port: int) -> None:
+    """Read the worker's stages from its metrics, if it serves them now."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
-            text = answer.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as response:
+            text = response.read().decode()
     except OSError:
         return
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "worker_stage_seconds_sum":
-                seen.stages[sample.labels["stage"]] = sample.value
+                run.stages[sample.labels["stage"]] = sample.value
             elif sample.name == "worker_consumed_messages_total":
-                seen.consumed = sample.value
+                run.consumed = sample.value
 
 
 def progress(text: str) -> None:
-    """Show one line: in place on a terminal."""
+    """Show one line; on a terminal it replaces the last one."""
     terminal = sys.stderr.isatty()
     sys.stderr.write(f"\r{text}\x1b[K" if terminal else f"{text}\n")
     sys.stderr.flush()

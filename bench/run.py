@@ -1,4 +1,4 @@
-"""`python -m bench.run`: drain one topic with each contender, check what arrived, and say what it cost."""
+"""`python -m bench.run`: drain one topic with each contender, check the store, and report the cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace, running: services.Services) -> int:
     whole = running.dataset(options.events, options.devices, options.partitions)
     short = running.dataset(max(1, options.events // 10), options.devices, options.partitions)
     empty = running.dataset(0, options.devices, options.partitions)
-    field = [(one, short if one.short else whole, empty) for one in _field(options)]
+    field = [(contender, short if contender.short else whole, empty) for contender in _field(options)]
     results = rounds.play(running, field, options.rounds, rounds.progress)
     rounds.progress("")
     print(report.table(results))
@@ -48,28 +48,28 @@ def _run(options: argparse.Namespace, running: services.Services) -> int:
 
 
 def _field(options: argparse.Namespace) -> list[Contender]:
-    """Return who takes part."""
-    found = [contenders.floor(), *(contenders.ours(1, store) for store in ("redis", "clickhouse"))]
+    """Return the contenders."""
+    field = [contenders.floor(), *(contenders.ours(1, store) for store in ("redis", "clickhouse"))]
     for text in options.variant:
-        found += contenders.variants(text)
+        field += contenders.variants(text)
     if not (options.check or options.quick):
         c_floor = contenders.c_floor()
-        found += [c_floor] if c_floor else []
-        found += [contenders.ours(count, store) for count in (2, 4) for store in ("redis", "clickhouse")]
-        found += contenders.in_clickhouse()
+        field += [c_floor] if c_floor else []
+        field += [contenders.ours(count, store) for count in (2, 4) for store in ("redis", "clickhouse")]
+        field += contenders.in_clickhouse()
     if not options.check:
-        found += contenders.obvious()
+        field += contenders.obvious()
     if options.peers:
-        found += venvs.peers()
+        field += venvs.peers()
     for text in options.peer_binary:
-        found += binaries.peers(text)
+        field += binaries.peers(text)
     if options.only:
-        found = [one for one in found if any(word in one.key for word in options.only)]
-    return found
+        field = [contender for contender in field if any(word in contender.key for word in options.only)]
+    return field
 
 
 def _check(results: list[rounds.Result]) -> int:
-    """Compare ours with the floor of the same rounds; return 1 above a limit."""
+    """Compare the worker with the floor of the same rounds; return 1 above a limit."""
     floor = next(result for result in results if result.contender.name == FLOOR)
     code = 0
     for result in results:
@@ -77,9 +77,9 @@ def _check(results: list[rounds.Result]) -> int:
         if contender.name == "worker, 1 process":
             shares = report.ratios(result, floor)
             ratio = median(shares)
-            good = ratio <= LIMITS[contender.store]
-            code |= not good
-            verdict = "ok  " if good else "SLOW"
+            within_limit = ratio <= LIMITS[contender.store]
+            code |= not within_limit
+            verdict = "ok  " if within_limit else "SLOW"
             print(f"{verdict} {contender.key}: {ratio:.2f} × the floor, limit {LIMITS[contender.store]}")
     return code
 
@@ -87,7 +87,9 @@ def _check(results: list[rounds.Result]) -> int:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="200 000 events, few contenders, once: about a minute")
-    parser.add_argument("--check", action="store_true", help="ours against the floor only; exit 1 above the limits")
+    parser.add_argument(
+        "--check", action="store_true", help="the worker against the floor only; exit 1 above the limits"
+    )
     parser.add_argument("--rounds", type=int, help="how often each contender runs [5; quick: 1]")
     parser.add_argument("--events", type=int, help="size of the topic [2000000; quick: 200000]")
     parser.add_argument("--devices", type=int, default=10_000, help="distinct devices [%(default)s]")
@@ -100,7 +102,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--variant", action="append", default=[], metavar="NAME=[@DIR] ARGUMENTS",
-        help="ours once more with further arguments, or of another checkout",
+        help="the worker with further arguments, or of another checkout",
     )  # fmt: skip
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="contenders whose name has this")
     options = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The steps of the path with data to do them on: a seeded fleet's chunk, and values for each ClickHouse type."""
+"""The steps of the data path with their input: records of a seeded fleet, and values for each ClickHouse type."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def steps(devices: int, records: int, chunks_in_batch: int) -> Iterator[_CALL]:
     for backend, names in (("redis", ("device_ip",)), ("clickhouse", ("timestamp", "device_ip", "error_code"))):
         yield f"decode: {backend}", partial(reference.decode, payloads, _fields(names, backend)), records
 
-    decoded = [reference.decode(one, _fields(("device_ip",), "redis")).columns[0] for one in record_batches]
+    decoded = [
+        reference.decode(payload_batch, _fields(("device_ip",), "redis")).columns[0] for payload_batch in record_batches
+    ]
     distinct = set().union(*decoded)
     yield "redis: distinct devices", lambda: set().union(*decoded), batch
     yield "redis: PFADD by hiredis", partial(_pack, distinct, hiredis.pack_command), batch
@@ -55,7 +57,10 @@ def steps(devices: int, records: int, chunks_in_batch: int) -> Iterator[_CALL]:
     ranges = [range(i * records, (i + 1) * records) for i in range(chunks_in_batch)]
     fields = _fields(("timestamp", "device_ip", "error_code"), "clickhouse")
     parts = [
-        list(part) for part in zip(*(reference.decode(one, fields).columns for one in record_batches), strict=True)
+        list(part)
+        for part in zip(
+            *(reference.decode(payload_batch, fields).columns for payload_batch in record_batches), strict=True
+        )
     ]
     codecs = list(map(types.codec, _TABLE.values()))
     yield "clickhouse: join the parts", lambda: [c.encode(part) for c, part in zip(codecs, parts, strict=True)], batch
@@ -75,7 +80,7 @@ def _fields(names: tuple[str, ...], backend: str) -> list[Field]:
 
 
 def _fenced(payloads: list[bytes]) -> Any:
-    return reference._parse_together(payloads)  # the step that `decode` begins with
+    return reference._parse_together(payloads)  # the first step of `decode`
 
 
 def _pack(distinct: set[Any], pack: Callable[[tuple[Any, ...]], Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`python -m bench.scrape`: CPU time of one answer of /metrics, with 64 consumers and 256 partitions; no services."""
+"""`python -m bench.scrape`: CPU time of one response of /metrics, with 64 consumers and 256 partitions; no services."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _exposition(consumers: int, partitions: int) -> Exposition:
-    """Return the pages' text of a worker whose consumers own the partitions in turn."""
+    """Return the metrics of a worker whose consumers own the partitions in turn."""
     stats = Stats()
     for number in range(partitions):
         slot = stats.slot(number % consumers)
@@ -48,11 +48,11 @@ def _exposition(consumers: int, partitions: int) -> Exposition:
         ledger.set("assigned", 1)
         for cell in ("consumed", "written"):
             ledger.add(cell, 1000)
-    seen = MonitorState(Settings(topic="events"))
+    state = MonitorState(Settings(topic="events"))
     lags = [PartitionLag("events", number, 0, 1000, 900, 1.5, 1000.0) for number in range(partitions)]
-    seen.see_lags(lags, {"events": partitions})
-    seen.see_devices({"events": 10_000})
-    return Exposition(Collector(stats, seen, Accounts(stats)))
+    state.record_lags(lags, {"events": partitions})
+    state.record_devices({"events": 10_000})
+    return Exposition(Collector(stats, state, Accounts(stats)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kafka, Redis and ClickHouse for a benchmark: started here or named by WORKER_TEST_…, and topics."""
+"""Kafka, Redis and ClickHouse for a benchmark: started here or named by WORKER_TEST_…, and their topics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TAKE = 10_000
 
 
 class Dataset(NamedTuple):
-    """A topic with the first events of a seeded fleet, spread over the partitions, and what a store must hold then."""
+    """A topic with the first events of a seeded fleet in all partitions, and what a store must have afterwards."""
 
     topic: str
     events: int
@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
 
 @dataclass
 class Services:
-    """Addresses as the worker's options take them, and the servers' pids (0 where they run elsewhere)."""
+    """Addresses as the worker's options take them, and the servers' pids (0 if they run elsewhere)."""
 
     kafka: str
     redis: str
@@ -51,7 +51,7 @@ class Services:
     pids: dict[str, int] = field(default_factory=dict)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run one ClickHouse query on a connection of its own."""
+        """Run one ClickHouse query on a new connection."""
         client = Client.from_url(self.clickhouse)
         try:
             rows: list[tuple[Any, ...]] = client.execute(sql)
@@ -72,12 +72,12 @@ class Services:
         return {"clickhouse": str(self.query("SELECT version()")[0][0]), "redis": str(info["redis_version"])}
 
     def dataset(self, events: int, devices: int, partitions: int, seed: int = 1, size: int = 0) -> Dataset:
-        """Return a topic with these events, made unless it is there; `size` pads each event to about so many bytes."""
+        """Return a topic with these events, created if missing; `size` pads each event to about so many bytes."""
         topic = f"bench-{events}-{devices}-{partitions}-{seed}" + (f"-{size}" if size else "")
-        held = self._held(topic, partitions)
-        if held not in (0, events):
-            raise SystemExit(f"topic {topic} holds {held} events, not {events}: remove it and start again")
-        if held == 0:
+        existing = self._count_events(topic, partitions)
+        if existing not in (0, events):
+            raise SystemExit(f"topic {topic} has {existing} events, not {events}: remove it and start again")
+        if existing == 0:
             self._produce(topic, events, devices, partitions, seed, size)
         fleet = Fleet(devices, seed=seed)
         codes = millis = 0
@@ -90,7 +90,7 @@ class Services:
         return Dataset(topic, events, partitions, devices, len(addresses), codes, millis, frozenset(addresses))
 
     def filled_table(self, rows: int) -> str:
-        """Return a table of the worker's own shape with so many rows of other devices, made unless it is there."""
+        """Return a table as the worker creates it with so many rows of other devices, created if missing."""
         table = f"bench_filled_{rows}"
         if not self.query(f"EXISTS TABLE {table}")[0][0]:
             self.query(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=table))
@@ -100,7 +100,7 @@ class Services:
             )
         return table
 
-    def _held(self, topic: str, partitions: int) -> int:
+    def _count_events(self, topic: str, partitions: int) -> int:
         consumer = Consumer({"bootstrap.servers": self.kafka, "group.id": "bench-look", "log_level": 2})
         try:
             if topic not in consumer.list_topics(timeout=30).topics:
@@ -124,7 +124,7 @@ class Services:
 
 @contextmanager
 def running() -> Iterator[Services]:
-    """Yield the services; those that were started here end with the block, and their data with them."""
+    """Yield the services; those started here are stopped and their data removed at the end of the block."""
     with ExitStack() as stack:
         addresses = {}
         starts: dict[str, Callable[[], Server]] = {

@@ -1,8 +1,8 @@
 """`python -m bench.stages`: CPU ns per message of each step of the path, and of each ClickHouse type; no services.
 
-Steps are taken in turn, in another order each round, and the median and the least of all rounds are shown. With
-`--callgrind` the figures are instructions as valgrind counts them, which no busy neighbour changes; batches
-have 3000 rows then, not 100 000.
+Each round runs all steps in another order. It shows the median and the minimum of all rounds. With `--callgrind` the
+figures are instructions as valgrind counts them, which do not depend on the load of the machine; batches then have 3000
+rows, not 100 000.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if not __package__:  # run as a file
 
 from bench import samples
 
-CHUNK = 1000  # messages at once, as the worker reads them
-BATCH_CHUNKS = 100  # as its default batch has
+RECORDS = 1000  # messages that the worker reads at once
+RECORD_BATCHES = 100  # in its default batch
 
 
 class Step(NamedTuple):
-    """`call` does the step for `rows` messages; what it needs was prepared before."""
+    """`call` runs the step for `rows` messages, with input prepared before."""
 
     name: str
     call: Callable[[], Any]
-    rows: int = CHUNK
+    rows: int = RECORDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--repeat", type=int, default=0, help=argparse.SUPPRESS)  # of one step, for callgrind
     options = parser.parse_args(argv)
-    steps = [Step(*step) for step in samples.steps(options.devices, CHUNK, 3 if options.repeat else BATCH_CHUNKS)]
+    steps = [Step(*step) for step in samples.steps(options.devices, RECORDS, 3 if options.repeat else RECORD_BATCHES)]
     if options.repeat:
         gc.disable()
         step = next(step for step in steps if step.name == options.type[0])
@@ -65,16 +65,16 @@ def main(argv: list[str] | None = None) -> int:
                 f"{step.name:{width}}  {_instructions(step, options.devices):8.0f} instructions a message", flush=True
             )
         return 0
-    print(f"{'ns of CPU a message':{width}}  {'median':>8} {'least':>8}")
+    print(f"{'ns of CPU a message':{width}}  {'median':>8} {'min':>8}")
     for name, times in _measure(steps, options.rounds).items():
         print(f"{name:{width}}  {median(times):8.0f} {min(times):8.0f}")
     return 0
 
 
 def _measure(steps: list[Step], rounds: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {step.name: [] for step in steps}
+    times: dict[str, list[float]] = {step.name: [] for step in steps}
     for step in steps:
-        step.call()  # caches fill, as they do in the first chunk
+        step.call()  # fills the caches, as the first record batch does
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -82,17 +82,19 @@ def _measure(steps: list[Step], rounds: int) -> dict[str, list[float]]:
         for step in random.sample(steps, len(steps)):
             began = time.process_time_ns()
             calls = 0
-            while calls < 3 or time.process_time_ns() - began < 2_000_000:  # long against the clock's own cost
+            while (
+                calls < 3 or time.process_time_ns() - began < 2_000_000
+            ):  # long compared with the cost of reading the clock
                 step.call()
                 calls += 1
-            found[step.name].append((time.process_time_ns() - began) / (calls * step.rows))
-    return found
+            times[step.name].append((time.process_time_ns() - began) / (calls * step.rows))
+    return times
 
 
 def _instructions(step: Step, devices: int) -> float:
     """Return instructions per message: the difference of a run with 1 repetition and one with 21."""
     counts = []
-    for repeat in (1, 1, 21):  # the first one compiles what has changed
+    for repeat in (1, 1, 21):  # the first run compiles changed files
         with tempfile.NamedTemporaryFile() as out:
             words = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
             words += [sys.executable, "-m", "bench.stages", "--type", step.name]

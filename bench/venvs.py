@@ -1,4 +1,4 @@
-"""Peers from PyPI, each in a virtual environment of its own under bench/.cache: their dependencies exclude ours."""
+"""Peers from PyPI, each in its own virtual environment under bench/.cache: their dependencies conflict with ours."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _PEERS = {
 
 
 def peers() -> list[Contender]:
-    """Return those that install."""
-    found = []
+    """Return the peers that can be installed."""
+    contenders = []
     for name, (script, waits, packages) in _PEERS.items():
         python = _python(name, packages)
         if python:
-            found.append(peer(name, "clickhouse", script, str(python), short=True, waits=waits))
-    return found
+            contenders.append(peer(name, "clickhouse", script, str(python), short=True, waits=waits))
+    return contenders
 
 
 def _python(name: str, packages: tuple[str, ...]) -> Path | None:
-    home = CACHE / "venvs" / name
-    python = home / "bin" / "python"
-    if not (home / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+    directory = CACHE / "venvs" / name
+    python = directory / "bin" / "python"
+    if not (directory / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True)
         install = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", *packages]
         if subprocess.run(install, check=False).returncode:
-            print(f"{name} does not install here: left out", file=sys.stderr)
+            print(f"{name} cannot be installed here: left out", file=sys.stderr)
             return None
-        (home / "complete").touch()
+        (directory / "complete").touch()
     return python

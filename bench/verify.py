@@ -1,4 +1,4 @@
-"""Whether everything arrived, once: a contender that dropped or doubled anything is measured, and marked as failed."""
+"""Check that every event arrived once. A contender that lost or doubled events is measured, and marked as failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _QUIET_S = 30.0
 
 
 def problem(contender: Contender, job: Job, run: Run) -> str:
-    """Return what is wrong with what arrived; empty when nothing is."""
+    """Return what is wrong in the store; empty if nothing is."""
     if run.code:
         last = run.errors.strip().splitlines()[-1:] or [""]
         return f"ended with {run.code}: {last[0][:300]}"
@@ -31,7 +31,7 @@ def _in_redis(job: Job) -> str:
 
 
 def clean_count(services: Services, data: Dataset) -> int:
-    """Return PFCOUNT after each device was added once, to a key of its own: what any correct reader ends at."""
+    """Return PFCOUNT after each device was added once to another key: the result of every correct reader."""
     client = services.redis_client()
     key = f"bench-clean-{data.topic}"
     if not client.exists(key) and data.addresses:
@@ -44,30 +44,32 @@ def clean_count(services: Services, data: Dataset) -> int:
 def _in_clickhouse(contender: Contender, job: Job, run: Run) -> str:
     data = job.data
     millis = "0" if contender.as_text else "sum(toUnixTimestamp64Milli(timestamp))"
-    places = "uniqExact(_partition, _offset)" if contender.ours else "count()"
-    those = "WHERE _partition >= 0" if contender.earlier else ""
-    ((rows, devices, codes, found_millis, found_places),) = job.services.query(
-        f"SELECT count(), uniqExact(device_ip), sum(error_code), {millis}, {places} FROM {job.target} {those}"
+    offsets = "uniqExact(_partition, _offset)" if contender.ours else "count()"
+    condition = "WHERE _partition >= 0" if contender.earlier else ""
+    ((rows, devices, codes, actual_millis, actual_offsets),) = job.services.query(
+        f"SELECT count(), uniqExact(device_ip), sum(error_code), {millis}, {offsets} FROM {job.target} {condition}"
     )
-    found = _differences(
+    differences = _differences(
         rows=(rows, data.events),
         devices=(devices, data.distinct),
         error_codes=(codes, data.error_codes),
-        timestamps=(found_millis, 0 if contender.as_text else data.millis),
-        offsets=(found_places, data.events),
+        timestamps=(actual_millis, 0 if contender.as_text else data.millis),
+        offsets=(actual_offsets, data.events),
     )
-    if contender.ours and not found:
+    if contender.ours and not differences:
         ((devices,),) = job.services.query(f"SELECT uniqExact(device_ip) FROM {job.target}")
         return _differences(printed=(run.output.strip().splitlines()[-1:], [f"Total devices: {devices}"]))
-    return found
+    return differences
 
 
 def _differences(**pairs: tuple[object, object]) -> str:
-    return ", ".join(f"{name} {found}, not {due}" for name, (found, due) in pairs.items() if found != due)
+    return ", ".join(
+        f"{name} {actual}, not {expected}" for name, (actual, expected) in pairs.items() if actual != expected
+    )
 
 
 def prepare(contender: Contender, job: Job) -> None:
-    """Make the table that the contender fills."""
+    """Create the table that the contender fills."""
     if contender.earlier:
         job.services.query(f"CREATE TABLE {job.target} CLONE AS {job.services.filled_table(contender.earlier)}")
     elif contender.store == "clickhouse" and (statement := contender.table(job.target)):
@@ -75,7 +77,7 @@ def prepare(contender: Contender, job: Job) -> None:
 
 
 def settle(services: Services) -> None:
-    """Wait until ClickHouse has no merges to do: they belong to the run that caused them."""
+    """Wait until ClickHouse has no merges to do: their cost belongs to the run that caused them."""
     deadline = time.monotonic() + _QUIET_S
     quiet = 0
     while quiet < 3 and time.monotonic() < deadline:
@@ -85,7 +87,7 @@ def settle(services: Services) -> None:
 
 
 def remove(contender: Contender, job: Job) -> None:
-    """Drop what the run has left, so that the next begins on the same ground."""
+    """Remove the table or keys of the run, so that the next run starts from the same state."""
     if contender.store == "clickhouse":
         for table in (f"{job.target}_view", f"{job.target}_kafka", job.target):
             job.services.query(f"DROP TABLE IF EXISTS {table} SYNC")

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from worker.config.export import json_schema
-from worker.config.settings import Settings, default_of, flag_of, written
+from worker.config.settings import Settings, default_of, flag_of, toml_value
 from worker.config.sources import OWNED_PROPERTIES, PREFIX
 from worker.monitor.metrics import METRICS
 
@@ -19,18 +19,19 @@ def options() -> str:
     lines = [
         "# Options",
         "",
-        "Written by `make docs` from `worker/settings.py`. A flag wins over the environment variable, the variable",
-        "over the key in the file that `--config` names (TOML, the same words with `_`), the file over the default.",
-        "Each variable may also be given as `…_FILE`, the name of a file that holds the value. `WORKER_CONFIG` is",
-        "`--config`. `--print-config` shows the value of each and where it came from;",
-        "[options.schema.json](options.schema.json) is the file's JSON Schema, as `python -m worker schema` prints it.",
-        "",
-        "| flag | variable | default | meaning |",
-        "| --- | --- | --- | --- |",
+        "`make docs` writes this page from `worker/config/settings.py`. A flag wins over the environment variable, the",
+        "variable over the key in the `--config` file (TOML, the same names with `_`), the file over the default.",
+        "`…_FILE` in place of a variable names a file that holds the value. `WORKER_CONFIG` is `--config`.",
+        "`--print-config` shows the value and the origin of each option.",
+        "[options.schema.json](options.schema.json) is the file's JSON Schema, as `worker schema` prints it.",
     ]
+    group = ""
     for item in fields(Settings):
         meta, default = item.metadata, default_of(item)
-        shown = "" if default in ("", {}) else f"{written(default)}".lower()
+        if meta["group"] != group:
+            group = meta["group"]
+            lines += ["", f"## {group}", "", "| flag | variable | default | meaning |", "| --- | --- | --- | --- |"]
+        shown = "" if default in ("", {}) else f"{toml_value(default)}".lower()
         text = meta["help"] + (f" ({', '.join(meta['choices'])})" if meta["choices"] else "")
         flag = "–" if meta["secret"] else f"`{flag_of(item.name)}`"
         variable = f"`{PREFIX}{item.name.upper()}`"
@@ -52,8 +53,8 @@ def metrics() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written by `make docs` from `worker/monitor/metrics.py`. "
-        "Served at `/metrics` of `--metrics-host`:`--metrics-port`.",
+        "`make docs` writes this page from `worker/monitor/metrics.py`. "
+        "They are served at `/metrics` of `--metrics-host`:`--metrics-port`.",
         "",
         "| metric | type | labels | meaning |",
         "| --- | --- | --- | --- |",

@@ -1,7 +1,7 @@
-"""Real servers for the tests: one of each for the session, started when first asked for, or a test's own to hurt.
+"""Real servers for the tests: shared ones that start at their first use, and a test's own for faults.
 
-`WORKER_TEST_KAFKA`, `WORKER_TEST_REDIS` and `WORKER_TEST_CLICKHOUSE` name running servers to use for the shared ones.
-A server that cannot be had fails the test that needs it, with what to install; nothing is skipped.
+`WORKER_TEST_KAFKA`, `WORKER_TEST_REDIS` and `WORKER_TEST_CLICKHOUSE` name running servers to use as the shared ones.
+If a server is not installed, the tests that need it fail with the command that installs it. Nothing is skipped.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.kit import Service
+from tests.support.job import Job, MakeJob
+from tests.support.kit import Service, Worker
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 
-class Elsewhere(NamedTuple):
-    """A server that somebody else runs."""
+class ExternalServer(NamedTuple):
+    """A server that the tests did not start."""
 
     address: str
 
 
 def _shared(variable: str, start: Callable[[], Server]) -> Iterator[Service]:
     if address := os.environ.get(variable):
-        yield Elsewhere(address)
+        yield ExternalServer(address)
     else:
         with start() as server:
             yield server
@@ -65,24 +66,39 @@ def own_clickhouse() -> Iterator[Server]:
 
 
 @pytest.fixture
+def make_job(topic_name: str, group_id: str, redis_key: str, table_name: str) -> Iterator[MakeJob]:
+    """Make the test's job from Kafka and a store's URL. Pytest shows its workers' output if the test fails."""
+    started: list[Worker] = []
+
+    def make(kafka: Service, url: str) -> Job:
+        backend, target = ("clickhouse", table_name) if url.startswith("clickhouse") else ("redis", redis_key)
+        address, topic, group = kafka.address, topic_name, group_id
+        return Job(kafka=address, topic=topic, group=group, backend=backend, url=url, target=target, started=started)
+
+    yield make
+    for worker in started:
+        print(f"--- worker {worker.pid}\n{worker.tail(60)}")
+
+
+@pytest.fixture
 def topic_name() -> str:
-    return _fresh("topic")
+    return _unique_name("topic")
 
 
 @pytest.fixture
 def group_id() -> str:
-    return _fresh("group")
+    return _unique_name("group")
 
 
 @pytest.fixture
 def redis_key() -> str:
-    return _fresh("devices")
+    return _unique_name("devices")
 
 
 @pytest.fixture
 def table_name() -> str:
-    return _fresh("events")
+    return _unique_name("events")
 
 
-def _fresh(kind: str) -> str:
+def _unique_name(kind: str) -> str:
     return f"{kind}_{uuid.uuid4().hex[:12]}"

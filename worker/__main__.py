@@ -1,4 +1,4 @@
-"""`python -m worker`: argv, environment and file → settings → the command."""
+"""The program `worker`: argv, environment and file → settings → the command."""
 
 from __future__ import annotations
 
@@ -11,25 +11,43 @@ import sys
 from collections.abc import Callable, Sequence
 
 from worker import cli
-from worker.config.settings import Settings, UsageError, written
-from worker.core import log
+from worker.commands.terminal import printable
+from worker.config.settings import Settings, UsageError, toml_value
+from worker.core import log, streams
 from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.core.version import version_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. Every expected failure is one line on stderr."""
+    """Run a command; return its exit code. Every expected failure is one line on stderr.
+
+    If stdout cannot be written it is 141 (the reader of a pipe has ended) or 1, whatever the command returned.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    # `run` may start without a stdout, as services do; the results of the other commands must not get lost.
+    streams.prepare(discard_output=not words or words[0].startswith("-") or words[0] == "run")
+    code, failure = 0, None
     try:
-        command, arguments = cli.parse(sys.argv[1:] if argv is None else argv)
+        code = _run_command(words)
+    except (OSError, SystemExit) as error:  # SystemExit: of --help
+        failure = error
+    if (output_error := streams.flush()) is not None:
+        return streams.exit_code(output_error)
+    if failure is not None:
+        raise failure
+    return code
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    try:
+        command, arguments = cli.parse(argv)
         if getattr(arguments, "print_config", False):
             return _print_config(arguments)
         return _COMMANDS[command](arguments)
-    except Fatal as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return error.code
     except WorkerError as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return ExitCode.FAILED
+        text = "\n".join(map(printable, str(error).split("\n")))
+        streams.report(text, log.priority(logging.ERROR))
+        return error.code if isinstance(error, Fatal) else ExitCode.FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -37,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_config(arguments: argparse.Namespace) -> int:
     from worker.config.export import as_toml
 
-    print(as_toml(*cli.loaded(arguments)), end="")
+    print(as_toml(*cli.load_settings(arguments)), end="")
     return ExitCode.OK
 
 
@@ -56,9 +74,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.supervisor import Supervisor
 
     settings, _ = cli.settings_of(arguments)
-    Selection(settings)  # refuses what would come back for ever, before anything is forked
+    Selection(settings)  # rejects a dead-letter loop before anything is forked
     log.configure(settings.log_format, settings.log_level, "supervisor")
-    _say_start(settings)
+    _log_start(settings)
     stats = Stats()
     return Supervisor(
         settings,
@@ -68,11 +86,12 @@ def _run(arguments: argparse.Namespace) -> int:
     ).run()
 
 
-def _say_start(settings: Settings) -> None:
-    """Log what runs here, and with which settings."""
+def _log_start(settings: Settings) -> None:
+    """Log the versions and the settings."""
     from worker.kafka.properties import librdkafka_version
 
-    effective = {name: written(value) for name, value in settings.shown().items()}
+    effective = {name: toml_value(value) for name, value in settings.redacted().items()}
+    effective["processes"] = str(effective["processes"])  # one type, also in an index of log lines
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
         "worker %s, librdkafka %s, Python %s",
@@ -112,7 +131,7 @@ def _produce(arguments: argparse.Namespace) -> int:
 
 
 def _on_signals() -> Callable[[], bool]:
-    """Return a function that says whether SIGINT or SIGTERM has come; for commands that run until then."""
+    """Return a function that is true once SIGINT or SIGTERM has come."""
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopped.append(number))
@@ -122,7 +141,7 @@ def _on_signals() -> Callable[[], bool]:
 def _timestamps(arguments: argparse.Namespace) -> int:
     from worker.decoding import timestamps
 
-    return timestamps.main(arguments.file)
+    return timestamps.main(str(arguments.file))
 
 
 def _top(arguments: argparse.Namespace) -> int:
@@ -148,7 +167,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from worker.commands.check import check
 
     settings, _ = cli.settings_of(arguments)
-    log.configure(settings.log_format, "critical", "check")  # what goes wrong is a finding
+    log.configure(settings.log_format, "critical", "check")  # errors are findings
     return check(settings, create=arguments.create, partitions=arguments.partitions, out=sys.stdout)
 
 
@@ -158,7 +177,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "verify")
     limit, merged = arguments.limit, arguments.allow_merged
-    return _for_each_topic(settings, lambda one: verify(one, limit=limit, allow_merged=merged, out=sys.stdout))
+    return _for_each_topic(
+        settings,
+        lambda topic: verify(topic, limit=limit, allow_merged=merged, out=sys.stdout, progress=sys.stderr),
+    )
 
 
 def _dlq(arguments: argparse.Namespace) -> int:
@@ -167,23 +189,32 @@ def _dlq(arguments: argparse.Namespace) -> int:
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, settings.log_level, "dlq")
     reason, limit, payload = arguments.reason, arguments.limit, arguments.payload
+    out = sys.stdout
     actions: dict[str, Callable[[Settings], int]] = {
-        "stats": lambda one: dlq.count_dead_letters(one, out=sys.stdout),
-        "replay": lambda one: dlq.replay(one, reason=reason, yes=arguments.yes, out=sys.stdout),
-        "list": lambda one: dlq.list_dead_letters(one, reason=reason, limit=limit, payload=payload, out=sys.stdout),
+        "stats": lambda topic: dlq.count_dead_letters(topic, out=out),
+        "replay": lambda topic: dlq.replay(
+            topic, reason=reason, yes=arguments.yes, out=sys.stdout, progress=sys.stderr
+        ),
+        "list": lambda topic: dlq.list_dead_letters(topic, reason=reason, limit=limit, payload=payload, out=out),
     }
     return _for_each_topic(settings, actions[arguments.action])
 
 
+def _completion(arguments: argparse.Namespace) -> int:
+    from worker.commands.completion import write_completion
+
+    return write_completion(cli.completion_parser(), arguments.shell, out=sys.stdout)
+
+
 def _for_each_topic(settings: Settings, command: Callable[[Settings], int]) -> int:
-    """Run a command that works on a single topic, under a heading where there are several; return the worst code."""
+    """Run a command for each topic, with a heading if there are several; return the worst exit code."""
     from worker.kafka.topics import each_topic
 
     worst: int = ExitCode.OK
-    for one in each_topic(settings):
+    for topic_settings in each_topic(settings):
         if not settings.one_topic:
-            print(f"== {one.topic}", flush=True)
-        worst = max(worst, command(one))
+            print(f"== {topic_settings.topic}", flush=True)
+        worst = max(worst, command(topic_settings))
     return worst
 
 
@@ -198,6 +229,7 @@ _COMMANDS = {
     "top": _top,
     "demo": _demo,
     "schema": _schema,
+    "completion": _completion,
 }
 
 if __name__ == "__main__":

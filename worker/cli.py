@@ -1,4 +1,4 @@
-"""The commands and their arguments; flags of settings are made from the settings' fields."""
+"""The commands and their arguments. The settings' fields define their flags."""
 
 from __future__ import annotations
 
@@ -9,37 +9,47 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from worker.commands.completion import SHELLS
 from worker.config.parsers import nearest, number
-from worker.config.settings import Settings, UsageError, default_of, flag_of, written
+from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
-from worker.decoding.timestamps import moment
+from worker.decoding.timestamps import to_seconds
 
 COMMANDS = {
-    "run": "read the topic into the store (the default: needs no word)",
-    "produce": "write events as a fleet of devices would",
+    "run": "write a topic's events into the store (the default command)",
+    "produce": "write simulated device events to a topic",
     "count": "print the number of distinct devices",
     "timestamps": "test the timestamp parser with a file of cases",
-    "check": "look at Kafka, the store, options and rights, and say what to mend",
-    "verify": "compare the topic with what the store and the dead letters have",
+    "check": "check Kafka, the store, options and rights, and report what to fix",
+    "verify": "compare the topic with the store and the dead letters",
     "dlq": "list, count or replay dead letters",
     "top": "show a running worker live",
-    "demo": "see it run: an embedded broker and store, a producer, a live table",
-    "schema": "print the JSON Schema of the file that --config names",
+    "demo": "run the worker on an embedded broker and store, with a live table",
+    "schema": "print the JSON Schema of the file for --config",
+    "completion": "print a shell's completion script",
 }
 
 _ALL = tuple(item.name for item in fields(Settings))
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what to write instead; exits with 2 as argparse does."""
+    """Raises UsageError with a hint, where argparse prints its usage and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
             message += nearest(word, [flag for action in self._actions for flag in action.option_strings])
         raise UsageError(f"{message}; see: {self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """Prints the versions. They are read only then: importlib.metadata takes a fifth of the time of `--help`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"worker {version_text()}, Python {sys.version.split()[0]}")
+        parser.exit()
 
 
 def parse(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
@@ -49,15 +59,13 @@ def parse(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
     if words and not words[0].startswith("-"):
         command = words.pop(0)
         if command not in COMMANDS:
-            raise UsageError(
-                f"unknown command {command!r}{nearest(command, list(COMMANDS))}; see: python -m worker --help"
-            )
+            raise UsageError(f"unknown command {command!r}{nearest(command, list(COMMANDS))}; see: worker --help")
     parser = _parser(command)
     return command, parser.parse_args(words)
 
 
-def loaded(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """Build the settings from parsed arguments, environment and file; also return where each one came from."""
+def load_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
+    """Build the settings from parsed arguments, environment and file; also return the origin of each."""
     given = vars(arguments)
     flags: dict[str, Any] = {
         item.name: given[item.name] for item in fields(Settings) if given.get(item.name) is not None
@@ -67,29 +75,32 @@ def loaded(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     if "topic" in flags:
         flags["topic"] = ",".join(flags["topic"])
     environ = from_environment()
-    named = given.get("config") or environ.get(CONFIG_VARIABLE)
-    return load(flags, environ, Path(named) if named else None)
+    config = given.get("config") or environ.get(CONFIG_VARIABLE)
+    return load(flags, environ, Path(config) if config else None)
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """Return what `loaded` does; a topic is required."""
-    settings, origins = loaded(arguments)
+    """Return what `load_settings` does; a topic is required."""
+    settings, origins = load_settings(arguments)
     if not settings.topic:
-        raise UsageError("which topic? write --topic NAME (or set WORKER_TOPIC)")
+        raise UsageError("no topic: write --topic NAME (or set WORKER_TOPIC)")
     return settings, origins
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m worker" + ("" if command == "run" else f" {command}"),
+        prog="worker" + ("" if command == "run" else f" {command}"),
         description=COMMANDS[command] if command != "run" else "Read events from Kafka into Redis or ClickHouse.",
         epilog=None if command != "run" else _overview(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"worker {version_text()}, Python {sys.version.split()[0]}"
-    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
+    _add_arguments(command, parser)
+    return parser
+
+
+def _add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     {
         "run": _settings_arguments,
         "count": _count_arguments,
@@ -100,42 +111,57 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "timestamps": _timestamps_arguments,
         "top": _top_arguments,
         "demo": _demo_arguments,
+        "completion": _completion_arguments,
     }.get(command, _no_arguments)(parser)
+
+
+def completion_parser() -> argparse.ArgumentParser:
+    """Return one parser with all commands as subparsers, for completion only: `parse` wants `run` without a word."""
+    parser = _parser("run")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command, text in COMMANDS.items():
+        _add_arguments(command, commands.add_parser(command, help=text, description=text))
+    choices = {item.name: item.metadata["choices"] for item in fields(Settings) if item.metadata["choices"]}
+    for each in (parser, *commands.choices.values()):
+        for action in each._actions:
+            action.choices = action.choices or choices.get(action.dest)
     return parser
 
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["commands (python -m worker COMMAND --help):", *lines])
+    return "\n".join(["commands (worker COMMAND --help):", *lines])
 
 
 def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = _ALL) -> None:
     """Add the flags of the settings, or of some of them."""
+    groups: dict[str, Any] = {}
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file of options [{CONFIG_VARIABLE}]")
     parser.add_argument(
-        "--print-config", action="store_true", help="print every option and where its value comes from, as TOML; exit"
+        "--print-config", action="store_true", help="print every option and its origin as TOML, and exit"
     )
     for item in fields(Settings):
         meta = item.metadata
         if meta["secret"] or item.name not in only:
-            continue  # secrets come from the environment or a file
+            continue  # secrets come only from the environment or a file
+        group = groups.get(meta["group"]) or groups.setdefault(meta["group"], parser.add_argument_group(meta["group"]))
         default = default_of(item)
-        shown = written(default)
+        shown = toml_value(default)
         text = meta["help"] + (
             f" [{shown}{' ' + meta['unit'] if meta['unit'] else ''}]" if shown not in ("", {}) else ""
         )
         text = text.replace("%", "%%")
         if default == {}:
-            parser.add_argument(flag_of(item.name), dest=item.name, action="append", metavar=meta["metavar"], help=text)
+            group.add_argument(flag_of(item.name), dest=item.name, action="append", metavar=meta["metavar"], help=text)
         elif item.type in ("bool", bool):
-            parser.add_argument(
+            group.add_argument(
                 flag_of(item.name), dest=item.name, action="store_const", const="true", help=meta["help"]
             )
         else:
             metavar = "|".join(meta["choices"]) or meta["metavar"] or meta["unit"].upper() or "VALUE"
             several: Any = {"action": "append"} if item.name == "topic" else {}
-            parser.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text, **several)
+            group.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text, **several)
 
 
 def _produce_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,16 +174,14 @@ def _produce_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*names, type=_checked(parse), default=default, metavar="N", help=f"{text} [{default}]")
     parser.add_argument("--seed", type=_checked(number(0, 2**63)), help="the same events every time")
     parser.add_argument(
-        "--partitions", type=_checked(number(1, 100_000)), help="make the topic with so many, if it is missing"
+        "--partitions", type=_checked(number(1, 100_000)), help="create a missing topic with this many partitions"
     )
-    parser.add_argument(
-        "--bad-ratio", type=_checked(number(0, 1, float)), default=0.0, help="part of the events that is broken"
-    )
+    parser.add_argument("--bad-ratio", type=_checked(number(0, 1, float)), default=0.0, help="share of invalid events")
     _settings_arguments(parser, only=("topic", "bootstrap_servers", "kafka"))
 
 
 def _timestamps_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="lines of input,expected")
+    parser.add_argument("file", type=Path, metavar="FILE", help="lines of input,expected")
 
 
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,50 +192,59 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="redis", choices=("redis", "clickhouse"))
     parser.add_argument("--processes", type=_checked(number(1, 64)), default=2, help="consumer processes [2]")
     parser.add_argument("--rate", type=_checked(number(1, 10**7)), default=20_000, help="events a second [20000]")
-    parser.add_argument("--seconds", type=_checked(number(1, 10**6, float)), help="end by itself after so long")
+    parser.add_argument("--seconds", type=_checked(number(1, 10**6, float)), help="stop after this many seconds")
     parser.add_argument("--chaos", action="store_true", help="kill -9 a consumer every 3 s")
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--create", action="store_true", help="make the topics and the table that are missing")
+    parser.add_argument("--create", action="store_true", help="create missing topics and a missing table")
     parser.add_argument(
-        "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a topic that is made [4]"
+        "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a created topic [4]"
     )
     _settings_arguments(parser)
 
 
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
-    for flag, dest, text in (("from", "start", "count the windows since this time, in UTC"), ("to", "end", "up to it")):
+    for flag, dest, text in (("from", "start", "count windows from this time (UTC)"), ("to", "end", "until this time")):
         parser.add_argument(
-            f"--{flag}", dest=dest, type=_checked(moment), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
+            f"--{flag}", dest=dest, type=_checked(to_seconds), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
         )
     _settings_arguments(parser)
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Exit code 0: every committed event is seen to be there once. 1: something is missing, doubled or extra;\n"
-        "or it cannot be told, because the table's engine merges rows (Replacing, Summing …) by a sorting key\n"
-        "without the origin columns _topic, _partition and _offset."
+        "Exit code 0: every committed event is stored once. 1: events are missing, duplicated or extra, or the table\n"
+        "cannot be compared: its engine merges rows (Replacing, Summing …) by a sorting key without the origin\n"
+        "columns _topic, _partition and _offset."
     )
     parser.add_argument("--limit", type=_checked(number(1, 10**6)), default=20, help="ranges of a problem to show [20]")
     parser.add_argument(
-        "--allow-merged", action="store_true", help="take events that may have been merged away for that, not for lost"
+        "--allow-merged", action="store_true", help="count events that may have been merged as stored, not as missing"
     )
     _settings_arguments(parser)
 
 
 def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Letters of other consumer groups (--group-id) are left out. A replay writes the events to the topic that\n"
-        "they came from, so that every group that reads it gets them again, also one that has written them before."
+        "Dead letters of other consumer groups (--group-id) are left out. A replay writes the events to their source\n"
+        "topic, so every group that reads it gets them again, even if it has stored them before."
     )
-    parser.add_argument("action", choices=("list", "stats", "replay"), help="replay: back into the topic, each once")
-    parser.add_argument("--limit", type=_checked(number(1, 10**9)), default=100, help="letters to list [100]")
-    parser.add_argument("--payload", action="store_true", help="list the events themselves, too")
-    parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only these letters")
-    parser.add_argument("--yes", action="store_true", help="replay, and not only say what would be")
+    parser.add_argument("action", choices=("list", "stats", "replay"), help="replay: into the topic again, each once")
+    parser.add_argument("--limit", type=_checked(number(1, 10**9)), default=100, help="dead letters to list [100]")
+    parser.add_argument("--payload", action="store_true", help="list the payloads, too")
+    parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only this reason")
+    parser.add_argument("--yes", action="store_true", help="replay; without it, print what would be replayed")
     _settings_arguments(parser)
+
+
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "bash: source <(worker completion bash)\n"
+        'zsh:  worker completion zsh > "${fpath[1]}/_worker"\n'
+        "fish: worker completion fish > ~/.config/fish/completions/worker.fish"
+    )
+    parser.add_argument("shell", choices=SHELLS)
 
 
 def _no_arguments(_: argparse.ArgumentParser) -> None:
@@ -223,7 +256,7 @@ def _checked(parse: Any) -> Any:
         try:
             return parse(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} does not fit: {error}") from None
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {error}") from None
 
     return convert
 
@@ -231,5 +264,5 @@ def _checked(parse: Any) -> Any:
 def _property(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise UsageError(f"-X {text!r} does not fit: write KEY=VALUE, for example -X security.protocol=SASL_SSL")
+        raise UsageError(f"-X {text!r}: write KEY=VALUE, for example -X security.protocol=SASL_SSL")
     return key.strip(), value.strip()

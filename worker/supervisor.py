@@ -1,7 +1,7 @@
-"""The parent: forks consumers and the monitor, reaps and restarts them, forwards signals, decides the exit code.
+"""The parent process: forks, reaps and restarts consumers and the monitor, forwards signals, sets the exit code.
 
-It has no thread, no event loop and no client: librdkafka does not survive a fork (librdkafka #393), and the parent must
-be able to fork at any time.
+It has no threads, no event loop and no clients: librdkafka does not survive a fork (librdkafka #393), and the parent
+must be able to fork at any time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TICK_S = 1.0
 _BACKOFF_S = 0.5
 _BACKOFF_CAP_S = 30.0
-_CRASHES_ALLOWED = 6  # in a row, without a batch acknowledged in between
-_WELL_S = 300.0  # who lived that long was not in a crash loop
+_CRASHES_ALLOWED = 6  # in a row, without an acknowledged batch in between
+_STABLE_S = 300.0  # a child that ran this long was not in a crash loop
 _HUNG_S = 120.0
 _MONITOR_STOP_S = 15.0
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1)
@@ -44,20 +44,20 @@ Target = Callable[[], int]
 
 @dataclass(slots=True)
 class Child:
-    """A place in the process table. `pid` is 0 while nothing runs there."""
+    """An entry of the process table. `pid` is 0 while no process runs in it."""
 
     name: str
     target: Target
     slot: Slot | None = None
-    stop: signal.Signals = signal.SIGTERM  # what asks it to finish
+    stop_signal: signal.Signals = signal.SIGTERM
     pid: int = 0
-    due: float = 0.0  # time.monotonic() of the next start
-    started: float = 0.0  # time.monotonic() of the last one
+    start_due: float = 0.0  # time.monotonic() of the next start
+    started: float = 0.0  # time.monotonic() of the last start
     crashes: int = 0
-    accounted: int = 0  # events accounted for when it was started
+    accounted: int = 0  # events accounted for at the last start
 
-    def progress(self) -> int:
-        """Return how many events the place has accounted for in all its lives."""
+    def count_accounted(self) -> int:
+        """Return the number of events that all processes of this entry have accounted for."""
         if self.slot is None:
             return 0
         return sum(
@@ -67,7 +67,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs until a signal, an end that was asked for, or a failure that a restart would not mend."""
+    """Runs until a signal, the end of `--until-end`, or a failure that a restart cannot fix."""
 
     def __init__(
         self, settings: Settings, stats: Stats, consume: Callable[[int], int], monitor: Callable[[int], int]
@@ -77,16 +77,16 @@ class Supervisor:
         self._consume = consume
         self._report, report_out = os.pipe()
         os.set_blocking(self._report, False)
-        # SIGTERM is not for the monitor: a service manager sends it to the whole group, and the monitor ends last.
-        self._monitor = Child("monitor", lambda: monitor(report_out), stop=signal.SIGUSR2)
+        # The monitor ignores SIGTERM: a service manager sends it to the whole group, and the monitor ends last.
+        self._monitor = Child("monitor", lambda: monitor(report_out), stop_signal=signal.SIGUSR2)
         self._consumers: list[Child] = []
         self._wakeup, self._wakeup_out = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._wakeup_out, False)
-        self._line = b""
+        self._partial_line = b""
         self._stop_signals = 0
-        self._deadline: float | None = None  # of the drain, once that has begun
-        self._code: int = ExitCode.OK
+        self._deadline: float | None = None  # of the drain, once it has begun
+        self._exit_code: int = ExitCode.OK
 
     def run(self) -> int:
         """Supervise; return the exit code."""
@@ -97,64 +97,64 @@ class Supervisor:
         while self._children_alive() or self._deadline is None:
             select.select([self._wakeup, self._report], [], [], _TICK_S)
             self._handle_signals()
-            self._hear_monitor()
+            self._read_monitor()
             self._reap()
             if self._deadline is None:
-                self._keep_alive()
+                self._start_and_replace()
             else:
-                self._finish()
-        self._say_ledger()
-        return int(self._code)
+                self._continue_drain()
+        self._log_ledger()
+        return int(self._exit_code)
 
-    # the three verbs
+    # start, drain, end
 
-    def _keep_alive(self) -> None:
-        """Start what is due, replace what hangs."""
+    def _start_and_replace(self) -> None:
+        """Start children that are due, and kill consumers that hang."""
         now = time.monotonic()
         for child in (self._monitor, *self._consumers):
-            if child.pid == 0 and now >= child.due:
+            if child.pid == 0 and now >= child.start_due:
                 self._spawn(child)
-            elif child.slot is not None and child.pid and self._hung(child.slot):
-                log.error("%s makes no progress for %g s: replaced", child.name, _HUNG_S, extra=fields(pid=child.pid))
+            elif child.slot is not None and child.pid and self._is_hung(child.slot):
+                log.error("%s made no progress for %g s: killing it", child.name, _HUNG_S, extra=fields(pid=child.pid))
                 self._kill(child, signal.SIGKILL)
 
     def _drain(self, code: int) -> None:
-        """Ask the consumers to finish; the first reason to stop decides the exit code."""
+        """Ask the consumers to drain. The first reason to stop sets the exit code."""
         if self._deadline is not None:
             return
-        self._code = code
+        self._exit_code = code
         self._deadline = time.monotonic() + self._settings.drain_timeout + 5
         for child in self._consumers:
-            self._kill(child, child.stop)
+            self._kill(child, child.stop_signal)
 
-    def _finish(self) -> None:
-        """End the monitor once the consumers have ended; kill what is late."""
+    def _continue_drain(self) -> None:
+        """Stop the monitor after the consumers have ended, and kill processes that exceed their deadline."""
         assert self._deadline is not None
         late = time.monotonic() > self._deadline
         if any(child.pid for child in self._consumers):
             if late:
-                log.error("consumers still there after the drain timeout: killed; nothing is lost by that")
-                self._code = self._code or ExitCode.FAILED
+                log.error("consumers still running after the drain timeout: killed; no events are lost")
+                self._exit_code = self._exit_code or ExitCode.FAILED
                 for child in self._consumers:
                     self._kill(child, signal.SIGKILL)
         elif self._monitor.pid:
-            if self._monitor.due != -1:
-                self._monitor.due = -1  # told once
+            if self._monitor.start_due != -1:
+                self._monitor.start_due = -1  # the signal is sent once
                 self._deadline = time.monotonic() + _MONITOR_STOP_S
-                self._kill(self._monitor, self._monitor.stop)
+                self._kill(self._monitor, self._monitor.stop_signal)
             elif late:
                 self._kill(self._monitor, signal.SIGKILL)
 
-    def _say_ledger(self) -> None:
-        """Log each partition's accounts and their sum; what is in flight now is read again at the next start."""
+    def _log_ledger(self) -> None:
+        """Log the ledger of each partition and the total. Events in flight are read again after the next start."""
         total: Counter[str] = Counter()
         for (topic, partition), accounts in sorted(by_partition(self._stats).items()):
             total += accounts
-            _say("ledger", accounts, topic=topic, partition=partition)
+            _log_accounts("ledger", accounts, topic=topic, partition=partition)
         if total:
-            _say("ledger of all partitions", total)
+            _log_accounts("ledger of all partitions", total)
 
-    # events
+    # signals, lines of the monitor, ended children
 
     def _handle_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -165,8 +165,10 @@ class Supervisor:
                         log.info("stopping: %s", signal.Signals(number).name)
                         self._drain(ExitCode.OK)
                     else:
-                        log.warning("stopping at once; the next start finishes what is under way")
-                        self._code = ExitCode.FAILED
+                        log.warning(
+                            "second signal: stopping at once; events in flight are read again after the next start"
+                        )
+                        self._exit_code = ExitCode.FAILED
                         for child in (*self._consumers, self._monitor):
                             self._kill(child, signal.SIGKILL)
                 elif number == signal.SIGUSR1:
@@ -174,23 +176,23 @@ class Supervisor:
                     for child in (*self._consumers, self._monitor):
                         self._kill(child, signal.SIGUSR1)
 
-    def _hear_monitor(self) -> None:
+    def _read_monitor(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            self._line += os.read(self._report, 65536)
-        *lines, self._line = self._line.split(b"\n")
+            self._partial_line += os.read(self._report, 65536)
+        *lines, self._partial_line = self._partial_line.split(b"\n")
         for line in lines:
             word, _, number = line.decode().partition(" ")
             if word == "partitions":
-                self._follow(int(number))
+                self._add_consumers(int(number))
             elif word == "finished":
-                log.info("everything that was in the topic at start is written and committed")
+                log.info("all events that were in the topic at start are written and committed")
                 self._drain(ExitCode.OK)
 
-    def _follow(self, partitions: int) -> None:
-        """Have as many consumers as were asked for, or as there are partitions; never fewer than before."""
+    def _add_consumers(self, partitions: int) -> None:
+        """Run `--processes` consumers, or one for each partition. Their number never decreases."""
         wanted = self._settings.processes or min(partitions, MAX_SLOTS)
         if self._settings.processes and self._settings.processes > partitions and not self._consumers:
-            log.info("%d processes for %d partitions: the rest stand by", self._settings.processes, partitions)
+            log.info("%d processes for %d partitions: the others are standby", self._settings.processes, partitions)
         for index in range(len(self._consumers), wanted):
             self._consumers.append(Child(f"consumer-{index}", self._consumer_target(index), self._stats.slot(index)))
 
@@ -207,50 +209,52 @@ class Supervisor:
                 return
             for child in (self._monitor, *self._consumers):
                 if child.pid == pid:
-                    self._ended(child, status)
+                    self._handle_end(child, status)
 
-    def _ended(self, child: Child, status: int) -> None:
-        """Decide what a child's end means: a restart, later each time, or the end of all."""
+    def _handle_end(self, child: Child, status: int) -> None:
+        """Restart an ended child with exponential backoff, or stop all processes."""
         code = os.waitstatus_to_exitcode(status)
         child.pid = 0
         if child.slot:
             child.slot.set("pid", 0)
         if self._deadline is not None:
-            if child in self._consumers and code not in (ExitCode.OK, -signal.SIGTERM):  # that one had not begun yet
-                self._code = self._code or ExitCode.FAILED
+            if child in self._consumers and code not in (
+                ExitCode.OK,
+                -signal.SIGTERM,
+            ):  # SIGTERM: before its own handler
+                self._exit_code = self._exit_code or ExitCode.FAILED
             return
         if code == ExitCode.OK and child is self._monitor:
-            log.warning("the monitor ended by itself")
+            log.warning("the monitor ended without being asked to")
         if code in (ExitCode.CONFIG, ExitCode.HALT):
             self._drain(ExitCode.CONFIG if code == ExitCode.CONFIG else ExitCode.FAILED)
             return
-        progress = child.progress()
-        well = progress > child.accounted or time.monotonic() - child.started > _WELL_S
-        child.crashes = 1 if well else child.crashes + 1
+        stable = child.count_accounted() > child.accounted or time.monotonic() - child.started > _STABLE_S
+        child.crashes = 1 if stable else child.crashes + 1
         if child.crashes > _CRASHES_ALLOWED:
-            log.error("%s ended %d times without getting anywhere: giving up", child.name, child.crashes)
+            log.error("%s ended %d times in a row without progress: stopping", child.name, child.crashes)
             self._drain(ExitCode.FAILED)
             return
         pause = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** (child.crashes - 1))
-        child.due = time.monotonic() + pause
-        log.warning("%s ended: %s; starts again in %g s", child.name, _describe(code), pause)
+        child.start_due = time.monotonic() + pause
+        log.warning("%s ended: %s; restarting in %g s", child.name, _describe(code), pause)
 
     # processes
 
     def _spawn(self, child: Child) -> None:
-        """Fork; signals wait until the child has its own handlers."""
+        """Fork. Signals stay blocked until the child has installed its own handlers."""
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        restarted = child.due > 0
+        restarted = child.start_due > 0
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         pid = os.fork()
         if pid == 0:
-            self._become(child, parent)
+            self._run_child(child, parent)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         child.pid = pid
         child.started = time.monotonic()
-        child.accounted = child.progress()
+        child.accounted = child.count_accounted()
         if slot := child.slot:
             slot.set("heartbeat_ns", time.monotonic_ns())
             slot.set("started_ns", time.monotonic_ns())
@@ -258,18 +262,18 @@ class Supervisor:
             if restarted:
                 slot.add("restarts")
 
-    def _become(self, child: Child, parent: int) -> NoReturn:
-        """Be the child: end with the parent, leave ^C to it, run the target, and never return."""
+    def _run_child(self, child: Child, parent: int) -> NoReturn:
+        """Run the target in the child process, which ends with the parent and ignores SIGINT. Never returns."""
         code: int = ExitCode.FAILED
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if child.stop == signal.SIGTERM else signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if child.stop_signal == signal.SIGTERM else signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             faulthandler.register(signal.SIGUSR1, all_threads=True)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before the line above
+            if os.getppid() != parent:  # the parent ended before prctl
                 os._exit(ExitCode.FAILED)
             logs.configure(self._settings.log_format, self._settings.log_level, child.name)
             code = child.target()
@@ -277,7 +281,7 @@ class Supervisor:
             logging.getLogger("worker").error("%s", error)
             code = error.code
         except BaseException:
-            logging.getLogger("worker").exception("%s fails", child.name)
+            logging.getLogger("worker").exception("%s failed", child.name)
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
@@ -287,25 +291,25 @@ class Supervisor:
         if child.pid:
             os.kill(child.pid, number)
 
-    def _hung(self, slot: Slot) -> bool:
+    def _is_hung(self, slot: Slot) -> bool:
         return time.monotonic_ns() - slot.get("heartbeat_ns") > _HUNG_S * 1e9
 
     def _children_alive(self) -> bool:
         return any(child.pid for child in (self._monitor, *self._consumers))
 
 
-def _say(event: str, accounts: Mapping[str, int], **place: object) -> None:
+def _log_accounts(event: str, accounts: Mapping[str, int], **partition: object) -> None:
     values = {account: accounts[account] for account in ACCOUNTS}
     unaccounted = values["consumed"] - sum(values[account] for account in ACCOUNTS[1:])
     if unaccounted:
-        log.error("%s", event, extra=fields(**place, **values, unaccounted=unaccounted))
+        log.error("%s", event, extra=fields(**partition, **values, unaccounted=unaccounted))
     else:
-        log.info("%s", event, extra=fields(**place, **values))
+        log.info("%s", event, extra=fields(**partition, **values))
 
 
 def _describe(code: int) -> str:
-    """Say how a child ended."""
+    """Return how a child ended, as text."""
     if code >= 0:
         return f"exit code {code}"
-    hint = " (out of memory? see the kernel's log)" if -code == signal.SIGKILL else ""
+    hint = " (out of memory? see the kernel log)" if -code == signal.SIGKILL else ""
     return f"{signal.Signals(-code).name}{hint}"

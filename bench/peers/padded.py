@@ -18,7 +18,7 @@ def main() -> None:
     events, devices, partitions, seed, size = map(int, numbers)
     fleet = Fleet(devices, seed=seed)
     places = random.Random(seed)
-    pool = places.randbytes(_POOL // 2).hex().encode()  # a run of one letter would be compressed to nothing
+    pool = places.randbytes(_POOL // 2).hex().encode()  # a run of one character would be compressed to nothing
     producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 20, "acks": "all"})
     for turn, start in enumerate(range(0, events, _TAKE)):
         for event in fleet.take(min(_TAKE, events - start)):

@@ -1,4 +1,4 @@
-"""`check` against real servers: it names what is wrong with the fix, and the fix mends it."""
+"""`check` against real servers: each finding names a fault and its fix, and the fix works."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(settings: Settings, create: bool = False, partitions: int = 3) -> tuple[
 
 
 def line_of(text: str, start: str) -> str:
-    """Return the one line that starts so."""
+    """Return the only line with this start."""
     (line,) = [line for line in text.splitlines() if line.startswith(start)]
     return line
 
@@ -57,7 +57,7 @@ def counted(kafka: Service, redis_server: Service, topic_name: str, group_id: st
 
 @pytest.fixture
 def stored(counted: Settings, clickhouse: Service, table_name: str) -> Settings:
-    """The same into a table of ClickHouse that does not exist."""
+    """The same topic into a ClickHouse table that does not exist."""
     return replace(counted, backend="clickhouse", clickhouse_url=clickhouse.address, table=table_name)
 
 
@@ -69,12 +69,12 @@ def sql(settings: Settings, statement: str) -> Any:
         client.disconnect()
 
 
-def test_a_good_place_has_nothing_to_mend_and_nothing_is_written(stored: Settings) -> None:
+def test_a_working_setup_has_no_faults_and_nothing_is_written(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [json.dumps(GOOD).encode()] * 10)
     code, text = run(stored)
     assert (code, text.count("FAIL"), text.count("WARN")) == (ExitCode.OK, 0, 0), text
-    assert "does not exist; it is made when the first letter comes" in line_of(text, "OK    dead letters")
-    assert f"default.{stored.table} does not exist; the worker makes it" in line_of(text, "OK    table")
+    assert "does not exist; it is created for the first dead letter" in line_of(text, "OK    dead letters")
+    assert f"default.{stored.table} does not exist; the worker creates it" in line_of(text, "OK    table")
     assert sql(stored, f"EXISTS TABLE {stored.table}") == [(0,)]
     admin = AdminClient({"bootstrap.servers": stored.bootstrap_servers})
     assert stored.dead_letter_topic_name not in admin.list_topics(timeout=PATIENCE_S).topics
@@ -82,7 +82,7 @@ def test_a_good_place_has_nothing_to_mend_and_nothing_is_written(stored: Setting
     assert stored.group_id not in [group.group_id for group in groups]
 
 
-def test_create_makes_topic_dead_letter_topic_and_table(stored: Settings) -> None:
+def test_create_creates_topic_dead_letter_topic_and_table(stored: Settings) -> None:
     missing = replace(stored, topic=f"{stored.topic}-new")
     code, text = run(missing)
     assert code == ExitCode.FAILED
@@ -90,18 +90,18 @@ def test_create_makes_topic_dead_letter_topic_and_table(stored: Settings) -> Non
     code, text = run(missing, create=True)
     assert code == ExitCode.OK, text
     assert "has 3, a process for each" in line_of(text, "OK    partitions")
-    assert "was made (MergeTree); filled: timestamp DateTime64(3, 'UTC')" in line_of(text, "OK    table")
+    assert "was created (MergeTree); columns filled: timestamp DateTime64(3, 'UTC')" in line_of(text, "OK    table")
     assert "exactly-once is possible" in line_of(text, "OK    delivery")
     assert "exists" in line_of(run(missing)[1], "OK    dead letters")
 
 
-def test_a_deduplication_window_that_is_off_is_mended_by_the_statement_that_is_shown(stored: Settings) -> None:
+def test_a_deduplication_window_that_is_off_is_fixed_by_the_statement_that_is_shown(stored: Settings) -> None:
     columns = "timestamp DateTime64(3), device_ip String, error_code Int8, _partition Int32, _offset Int64"
     sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY device_ip")
     code, text = run(stored)
     assert code == ExitCode.OK
-    found, _, fix = line_of(text, "WARN  delivery").partition("; fix: ")
-    assert "only at-least-once: the deduplication window is 0" in found
+    result, _, fix = line_of(text, "WARN  delivery").partition("; fix: ")
+    assert "only at-least-once: the deduplication window is 0" in result
     assert line_of(run(replace(stored, delivery="at-least-once"))[1], "OK    delivery")
     code, text = run(replace(stored, delivery="exactly-once"))
     assert code == ExitCode.FAILED
@@ -110,12 +110,14 @@ def test_a_deduplication_window_that_is_off_is_mended_by_the_statement_that_is_s
     assert line_of(run(stored)[1], "OK    delivery").endswith("exactly-once is possible")
 
 
-def test_the_sample_tells_each_column_that_events_do_not_fit_into(stored: Settings) -> None:
+def test_the_sample_reports_each_column_that_events_do_not_fit_into(stored: Settings) -> None:
     columns = "timestamp DateTime64(3), device_ip String, error_code Int8, country String"
     sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY device_ip")
-    fine = {**GOOD, "country": "NL", "weight": 3}
-    events: list[Any] = [fine] * 40 + [{**fine, "error_code": 300}] * 2 + [{**fine, "device_ip": 7}] + [GOOD] * 3 + [7]
-    send(stored.bootstrap_servers, stored.topic, [json.dumps(one).encode() for one in events], partition=0)
+    valid = {**GOOD, "country": "NL", "weight": 3}
+    events: list[Any] = (
+        [valid] * 40 + [{**valid, "error_code": 300}] * 2 + [{**valid, "device_ip": 7}] + [GOOD] * 3 + [7]
+    )
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(event).encode() for event in events], partition=0)
     code, text = run(stored)
     assert code == ExitCode.OK
     for expected in (
@@ -132,7 +134,7 @@ def test_the_sample_tells_each_column_that_events_do_not_fit_into(stored: Settin
     assert line_of(run(stored)[1], "OK    sample: 45 of")
 
 
-def test_fields_that_columns_may_be_meant_for_are_named_with_the_map_that_takes_them(stored: Settings) -> None:
+def test_a_field_with_a_similar_name_is_suggested_for_a_column_with_its_map_option(stored: Settings) -> None:
     columns = "time DateTime64(3), method String, upstream_time Nullable(Float32), headers Map(String, String)"
     sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY time")
     request = {"method": "GET", "headers": {"a": "b"}}
@@ -155,7 +157,7 @@ def test_fields_that_columns_may_be_meant_for_are_named_with_the_map_that_takes_
     assert line_of(text, "OK    sample: fields that are not stored: upstream.addr")
 
 
-def test_a_topic_of_something_else_is_refused(stored: Settings) -> None:
+def test_a_topic_of_other_events_is_refused(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [b'{"other": 1}'] * 3, partition=0)
     code, text = run(stored, create=True)
     assert code == ExitCode.FAILED
@@ -200,8 +202,8 @@ def test_rights_that_are_missing_are_named(stored: Settings) -> None:
         assert CANARY not in text
 
 
-def test_servers_that_do_not_answer_are_told_within_seconds_and_no_secret_is_shown(counted: Settings) -> None:
-    with socket.socket() as silent:  # takes connections, and never answers
+def test_servers_that_do_not_answer_are_reported_within_seconds_and_no_secret_is_shown(counted: Settings) -> None:
+    with socket.socket() as silent:  # accepts connections, and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         port = silent.getsockname()[1]
@@ -224,38 +226,38 @@ def test_servers_that_do_not_answer_are_told_within_seconds_and_no_secret_is_sho
             assert CANARY not in command.tail()
 
 
-def test_redis_that_may_lose_or_refuse_the_key_is_told(counted: Settings) -> None:
+def test_redis_that_may_lose_or_refuse_the_key_is_reported(counted: Settings) -> None:
     with start_redis(requirepass=CANARY, maxmemory="64mb", maxmemory_policy="allkeys-lru", appendonly="no") as server:
-        there = replace(counted, redis_url=f"redis://127.0.0.1:{server.port}/0")
-        code, text = run(there)
+        settings = replace(counted, redis_url=f"redis://127.0.0.1:{server.port}/0")
+        code, text = run(settings)
         assert code == ExitCode.FAILED
         assert "WORKER_REDIS_PASSWORD" in line_of(text, "FAIL  Redis")
-        there = replace(there, redis_password=CANARY)
-        code, text = run(there)
+        settings = replace(settings, redis_password=CANARY)
+        code, text = run(settings)
         assert code == ExitCode.OK
-        assert "allkeys-lru may drop the key" in line_of(text, "WARN  eviction")
+        assert "allkeys-lru may evict the key" in line_of(text, "WARN  eviction")
         assert "loses devices" in line_of(text, "WARN  persistence")
         assert CANARY not in text
         with closing(redis.Redis(port=server.port, password=CANARY)) as client:
             for fix in ("eviction", "persistence"):
                 words = line_of(text, f"WARN  {fix}").partition("fix: ")[2].split(" (")[0].split()
                 client.execute_command(*words)
-            assert run(there)[1].count("WARN") == 0
+            assert run(settings)[1].count("WARN") == 0
             assert client.keys() == []
             client.config_set("maxmemory", "100kb")
-            code, text = run(there)
+            code, text = run(settings)
             assert code == ExitCode.FAILED
             assert line_of(text, "FAIL  memory")
             client.config_set("maxmemory", "0")
             client.replicaof("127.0.0.1", "1")
-            code, text = run(there)
+            code, text = run(settings)
             assert code == ExitCode.FAILED
-            assert "takes no writes" in line_of(text, "FAIL  role")
+            assert "refuses writes" in line_of(text, "FAIL  role")
             client.replicaof("NO", "ONE")
             client.acl_setuser(
                 "reader", enabled=True, passwords=[f"+{CANARY}"], keys="*", commands=["+pfcount", "+info", "+multi"]
             )
-        code, text = run(replace(there, redis_url=f"redis://reader@127.0.0.1:{server.port}/0"))
+        code, text = run(replace(settings, redis_url=f"redis://reader@127.0.0.1:{server.port}/0"))
         assert code == ExitCode.FAILED
         assert "may not PFADD" in line_of(text, "FAIL  rights")
 
@@ -265,53 +267,55 @@ def test_a_key_of_another_type_is_refused(counted: Settings) -> None:
         client.set(counted.redis_key_name, "text")
         code, text = run(counted)
         assert code == ExitCode.FAILED
-        assert "is no HyperLogLog" in line_of(text, "FAIL  key")
+        assert "is not a HyperLogLog" in line_of(text, "FAIL  key")
 
 
-def test_more_processes_than_partitions_a_taken_port_and_hasty_batches_are_told(stored: Settings) -> None:
+def test_idle_processes_a_port_in_use_and_small_batches_are_reported(stored: Settings) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         code, text = run(replace(stored, processes=5, metrics_port=port, batch_rows=10, linger_ms=10))
     assert code == ExitCode.FAILED
-    assert "3 of 5 processes only stand by; fix: --processes auto" in line_of(text, "WARN  partitions")
+    assert "3 of 5 processes are idle; fix: --processes auto" in line_of(text, "WARN  partitions")
     assert f"127.0.0.1:{port} cannot be served" in line_of(text, "FAIL  metrics")
     assert "--batch-rows 100000" in line_of(text, "WARN  options: --batch-rows 10 ")
     assert "--linger-ms 1000" in line_of(text, "WARN  options: --linger-ms 10 ")
 
 
-def test_a_dead_letter_topic_that_takes_less_than_the_topic_would_block(counted: Settings) -> None:
+def test_a_dead_letter_topic_with_a_lower_size_limit_than_the_topic_would_block(counted: Settings) -> None:
     large = f"{counted.topic}-large"
     create_topic(counted.bootstrap_servers, large, 1, {"max.message.bytes": "5000000"})
     own = replace(counted, topic=large)
     code, text = run(own)
     assert code == ExitCode.OK, text
-    assert "it is made when the first letter comes" in text  # as large as the topic's events
+    assert "it is created for the first dead letter" in text  # as large as the topic's events
     create_topic(counted.bootstrap_servers, own.dead_letter_topic_name)
     code, text = run(own)
     assert code == ExitCode.FAILED
     assert line_of(text, "FAIL  dead letters").endswith("--add-config max.message.bytes=5000000")
 
 
-def test_a_dead_letter_topic_that_refuses_or_loses_letters_is_mended_by_what_is_shown(counted: Settings) -> None:
+def test_a_dead_letter_topic_that_refuses_or_loses_dead_letters_is_fixed_by_the_commands_that_are_shown(
+    counted: Settings,
+) -> None:
     dead_letters = counted.dead_letter_topic_name
     unfit = {"min.insync.replicas": "2", "cleanup.policy": "compact", "retention.ms": "3600000"}
     create_topic(counted.bootstrap_servers, dead_letters, 1, unfit)
     code, text = run(counted)
     assert code == ExitCode.FAILED
-    assert f"{dead_letters} wants 2 in-sync replicas and has 1: a letter would block" in text
+    assert f"{dead_letters} needs 2 in-sync replicas and has 1: a dead letter would block" in text
     assert f"{dead_letters} is compacted" in text
-    mend(counted, text)
+    apply_fixes(counted, text)
     code, text = run(counted)
     assert code == ExitCode.OK
-    assert f"{dead_letters} removes letters after 1.0 h" in line_of(text, "WARN  dead letters")
-    mend(counted, text)
+    assert f"{dead_letters} removes dead letters after 1.0 h" in line_of(text, "WARN  dead letters")
+    apply_fixes(counted, text)
     assert line_of(run(counted)[1], "OK    dead letters").endswith(" exists")
 
 
-def mend(settings: Settings, text: str) -> None:
-    """Do what the `kafka-configs.sh --alter --add-config` commands would do."""
+def apply_fixes(settings: Settings, text: str) -> None:
+    """Apply the `kafka-configs.sh --alter --add-config` commands of the findings."""
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     for topic, name, value in re.findall(r"--entity-name (\S+) --add-config ([\w.]+)=(\S+)", text):
         entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
@@ -320,16 +324,16 @@ def mend(settings: Settings, text: str) -> None:
         done.result(PATIENCE_S)
 
 
-@pytest.mark.parametrize(("ahead", "found"), [(60, "60 s ahead of"), (-60, "60 s behind")])
-def test_a_clock_that_differs_is_told(
-    stored: Settings, monkeypatch: pytest.MonkeyPatch, ahead: float, found: str
+@pytest.mark.parametrize(("ahead", "difference"), [(60, "60 s ahead of"), (-60, "60 s behind")])
+def test_a_clock_that_differs_is_reported(
+    stored: Settings, monkeypatch: pytest.MonkeyPatch, ahead: float, difference: str
 ) -> None:
     assert line_of(run(stored)[1], "OK    clock")
     true_time = time.time
     monkeypatch.setattr("worker.commands.check.clickhouse.time.time", lambda: true_time() + ahead)
     code, text = run(stored)
     assert code == ExitCode.OK
-    assert f"this host's is {found} the server's" in line_of(text, "WARN  clock")
+    assert f"this host's clock is {difference} the server's" in line_of(text, "WARN  clock")
 
 
 def test_members_that_the_worker_cannot_join_are_named(counted: Settings) -> None:
@@ -351,10 +355,10 @@ def test_members_that_the_worker_cannot_join_are_named(counted: Settings) -> Non
         assert "use the other group protocol" in line_of(text, "FAIL  group")
 
 
-def test_events_that_retention_has_removed_unread_and_those_that_it_soon_will_are_told(counted: Settings) -> None:
-    place = TopicPartition(counted.topic, 0, 2)
+def test_events_that_retention_removed_unread_or_soon_removes_are_reported(counted: Settings) -> None:
+    offset = TopicPartition(counted.topic, 0, 2)
     with closing(Consumer({"bootstrap.servers": counted.bootstrap_servers, "group.id": counted.group_id})) as group:
-        wait_until(lambda: group.commit(offsets=[place], asynchronous=False), PATIENCE_S)
+        wait_until(lambda: group.commit(offsets=[offset], asynchronous=False), PATIENCE_S)
     send(counted.bootstrap_servers, counted.topic, [json.dumps(GOOD).encode()] * 9, partition=0)
     assert "7 events unread, the first is removed in 16" in line_of(run(counted)[1], "OK    retention")
     admin = AdminClient({"bootstrap.servers": counted.bootstrap_servers})

@@ -1,4 +1,4 @@
-"""`dlq` against a real broker: letters are shown without what is in them, and replayed each once."""
+"""`dlq` against a real broker: dead letters are listed without their payloads, and each is replayed once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.support.kit import PATIENCE_S, Service, create_topic, run_worker, wait_until
+from tests.support.terminal import Terminal
+from worker.commands import progress
 from worker.commands.dlq import count_dead_letters, list_dead_letters, replay, sender
 from worker.commands.dlq.dead_letters import StoredDeadLetter
-from worker.commands.dlq.sender import Place
+from worker.commands.dlq.sender import ReplayPosition
 from worker.config.settings import Settings
 from worker.core.batch import DeadLetter
 from worker.core.errors import ExitCode, Retryable
@@ -50,31 +52,31 @@ def replayed(settings: Settings, reason: str | None = None, yes: bool = True) ->
 
 
 def origin(settings: Settings) -> list[tuple[int, bytes | None, dict[str, Any]]]:
-    """Return partition, payload and headers of all that is in the topic."""
-    found = []
+    """Return partition, payload and headers of every event in the topic."""
+    events: list[tuple[int, bytes | None, dict[str, Any]]] = []
     with closing(LogReader(settings, settings.topic)) as log_reader:
         for partition in range(log_reader.partitions()):
             for messages in log_reader.read(partition, *log_reader.bounds(partition)):
-                found += [(partition, message.value(), dict(message.headers() or [])) for message in messages]
-    return found
+                events += [(partition, message.value(), dict(message.headers() or [])) for message in messages]
+    return events
 
 
 def replayed_to_origin(settings: Settings, count: int) -> list[tuple[int, bytes | None, dict[str, Any]]]:
-    """Return what is in the topic, which is at least `count`: a transaction shows a moment after it was committed."""
+    """Return the topic's events once there are `count`: a transaction becomes visible shortly after its commit."""
     wait_until(lambda: len(origin(settings)) >= count, PATIENCE_S, f"{count} events are back")
     return origin(settings)
 
 
-def test_a_letter_is_one_line_that_shows_its_event_only_when_asked(settings: Settings) -> None:
+def test_a_dead_letter_is_one_line_that_shows_its_payload_only_if_asked(settings: Settings) -> None:
     write(settings, NOT_JSON, TOO_HIGH)
     write(settings, HOSTILE, partition=0)
     write(settings, NOT_JSON, topic="another")
     lines = listed(settings)
-    place = settings.topic
+    topic = settings.topic
     assert [line.split("  ")[:3] for line in lines] == [
-        [f"{place}[1]@3", "not_json", "-"],
-        [f"{place}[1]@4", "out_of_range", "error_code"],
-        [f"{place}[0]@5", "not_json", "-"],
+        [f"{topic}[1]@3", "not_json", "-"],
+        [f"{topic}[1]@4", "out_of_range", "error_code"],
+        [f"{topic}[0]@5", "not_json", "-"],
     ]
     assert [line.split("  ")[4] for line in lines] == ["7 bytes", "19 bytes", "6 bytes"]
     assert "canary" not in "".join(lines)
@@ -85,7 +87,7 @@ def test_a_letter_is_one_line_that_shows_its_event_only_when_asked(settings: Set
     assert listed(settings, limit=1) == [lines[0], "and 2 more (--limit 3)"]
 
 
-def test_letters_are_counted_by_reason_and_partition_and_doubles_are_told(settings: Settings) -> None:
+def test_dead_letters_are_counted_by_reason_and_partition_and_by_event(settings: Settings) -> None:
     write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
     write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
     write(settings, HOSTILE, partition=0)
@@ -98,41 +100,41 @@ def test_letters_are_counted_by_reason_and_partition_and_doubles_are_told(settin
         f"{settings.topic}[0]: 1",
         f"{settings.topic}[1]: 6",
     ]
-    assert total.startswith("total: 7 letters of 4 events, 98 bytes, from 20")
+    assert total.startswith("total: 7 dead letters of 4 events, 98 bytes, from 20")
 
 
-def test_letters_of_other_groups_are_left_out_and_told(settings: Settings) -> None:
+def test_dead_letters_of_other_groups_are_left_out_and_counted(settings: Settings) -> None:
     other = replace(settings, group_id=f"{settings.group_id}-other")
     create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
     write(settings, NOT_JSON)
     write(other, NOT_JSON, TOO_HIGH)
-    left_out = f"left out: 2 letters of another group (--group-id {other.group_id})"
+    left_out = f"left out: 2 dead letters of another group (--group-id {other.group_id})"
     line, hint = listed(settings)
     assert line.startswith(f"{settings.topic}[1]@3  not_json")
     assert hint == left_out
     out = io.StringIO()
     count_dead_letters(settings, out=out)
-    assert "total: 1 letters of 1 events" in out.getvalue()
+    assert "total: 1 dead letters of 1 events" in out.getvalue()
     assert out.getvalue().splitlines()[-1] == left_out
     assert f"every group that reads {settings.topic} will get" in replayed(settings, yes=False)
-    assert replayed(settings).startswith("replayed 1 letters")
-    assert replayed(other).startswith("replayed 2 letters")  # the other group's replay is no double of this one's
-    assert replayed(settings).startswith("replayed 0 letters")
+    assert replayed(settings).startswith("replayed 1 dead letters")
+    assert replayed(other).startswith("replayed 2 dead letters")  # a replay of the other group is not a duplicate
+    assert replayed(settings).startswith("replayed 0 dead letters")
 
 
-def test_without_a_dead_letter_topic_there_are_no_letters(settings: Settings) -> None:
+def test_without_a_dead_letter_topic_there_are_no_dead_letters(settings: Settings) -> None:
     assert listed(settings) == []
-    assert replayed(settings).startswith("replayed 0 letters")
+    assert replayed(settings).startswith("replayed 0 dead letters")
 
 
-def test_the_raw_bytes_go_back_to_their_partition_with_where_they_come_from(settings: Settings) -> None:
+def test_the_raw_bytes_go_back_to_their_partition_with_their_origin_in_headers(settings: Settings) -> None:
     write(settings, TOO_HIGH)
     write(settings, HOSTILE, partition=0)
-    assert replayed(settings, yes=False).startswith(f"would replay 2 letters to {settings.topic}")
+    assert replayed(settings, yes=False).startswith(f"would replay 2 dead letters to {settings.topic}")
     assert origin(settings) == []
-    assert replayed(settings).startswith(f"replayed 2 letters to {settings.topic};")
-    (zero, hostile, _), (one, high, headers) = replayed_to_origin(settings, 2)
-    assert (zero, hostile, one, high) == (0, HOSTILE.payload, 1, TOO_HIGH.payload)
+    assert replayed(settings).startswith(f"replayed 2 dead letters to {settings.topic};")
+    (first, hostile, _), (second, high, headers) = replayed_to_origin(settings, 2)
+    assert (first, hostile, second, high) == (0, HOSTILE.payload, 1, TOO_HIGH.payload)
     assert headers == {
         "dlq_topic": settings.dead_letter_topic_name.encode(),
         "dlq_partition": b"0",
@@ -143,28 +145,30 @@ def test_the_raw_bytes_go_back_to_their_partition_with_where_they_come_from(sett
     }
 
 
-def test_each_event_is_replayed_once_over_all_runs_reasons_and_doubles(
+def test_each_event_is_replayed_once_over_all_runs_reasons_and_duplicates(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "_CHUNK", 2)
+    monkeypatch.setattr(sender, "_TRANSACTION", 2)
     create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
-    for _ in range(2):  # a batch of letters that was tried again
+    for _ in range(2):  # a batch of dead letters that was retried
         write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
-    assert replayed(settings, "out_of_range").startswith("replayed 2 letters")
-    assert replayed(settings, "out_of_range").startswith("replayed 0 letters")
+    assert replayed(settings, "out_of_range").startswith("replayed 2 dead letters")
+    assert replayed(settings, "out_of_range").startswith("replayed 0 dead letters")
     write(settings, HOSTILE, partition=0)
-    write(settings, TOO_HIGH._replace(payload=b"same place, in a topic made anew"))
+    write(settings, TOO_HIGH._replace(payload=b"same offset, in a topic that was created again"))
     write(settings, NOT_JSON, topic="another")
-    assert replayed(settings).startswith("replayed 3 letters")
-    assert replayed(settings).startswith("replayed 0 letters")
-    write(settings, NOT_JSON, NOT_JSON._replace(offset=77))  # one is a double of what an earlier run replayed
-    assert replayed(settings).startswith("replayed 1 letters")
+    assert replayed(settings).startswith("replayed 3 dead letters")
+    assert replayed(settings).startswith("replayed 0 dead letters")
+    write(
+        settings, NOT_JSON, NOT_JSON._replace(offset=77)
+    )  # the first is a duplicate of an event that an earlier run replayed
+    assert replayed(settings).startswith("replayed 1 dead letters")
     sent = [NOT_JSON, TOO_HIGH, TOO_LOW, HOSTILE, NOT_JSON]
-    expected = [dead_letter.payload for dead_letter in sent] + [b"same place, in a topic made anew"]
+    expected = [dead_letter.payload for dead_letter in sent] + [b"same offset, in a topic that was created again"]
     assert sorted(payload or b"" for _, payload, _ in replayed_to_origin(settings, len(expected))) == sorted(expected)
 
 
-def test_what_a_failed_replay_did_not_send_the_next_one_sends(settings: Settings) -> None:
+def test_the_next_replay_sends_what_a_failed_one_did_not(settings: Settings) -> None:
     large = TOO_HIGH._replace(offset=5, payload=Random(1).randbytes(5000))
     write(settings, NOT_JSON, large)
     limit(settings, 1000)
@@ -172,7 +176,7 @@ def test_what_a_failed_replay_did_not_send_the_next_one_sends(settings: Settings
         replayed(settings)
     assert origin(settings) == []
     limit(settings, 100_000)
-    assert replayed(settings).startswith("replayed 2 letters")
+    assert replayed(settings).startswith("replayed 2 dead letters")
     assert [payload for _, payload, _ in replayed_to_origin(settings, 2)] == [NOT_JSON.payload, large.payload]
 
 
@@ -183,17 +187,27 @@ def limit(settings: Settings, size: int) -> None:
     admin.incremental_alter_configs([resource])[resource].result(PATIENCE_S)
 
 
-def test_the_commands_do_it_from_the_shell(settings: Settings) -> None:
+def test_a_terminal_shows_a_progress_bar(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0)
+    write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
+    terminal, out = Terminal(), io.StringIO()
+    assert replay(settings, reason=None, yes=True, out=out, progress=terminal) == ExitCode.OK
+    assert "100% 3/3" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_the_commands_from_the_shell(settings: Settings) -> None:
     options = ["--topic", settings.topic, "--bootstrap-servers", settings.bootstrap_servers]
     options += ["--group-id", settings.group_id]
     create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
     write(settings, DeadLetter(0, b"bad", "not_json", ""))
     with run_worker("dlq", "replay", *options) as command:
         assert command.wait() == ExitCode.OK
-    assert "would replay 1 letters" in command.stdout[0]
+    assert "would replay 1 dead letters" in command.stdout[0]
     with run_worker("dlq", "replay", "--yes", *options) as command:
         assert command.wait() == ExitCode.OK, command.tail()
-    assert command.stdout[0].startswith("replayed 1 letters")
+    assert command.stdout[0].startswith("replayed 1 dead letters")
     with run_worker("dlq", "list", *options) as command:
         assert command.wait() == ExitCode.OK
     assert len(command.stdout) == 1
@@ -204,19 +218,21 @@ def test_the_commands_do_it_from_the_shell(settings: Settings) -> None:
         assert command.wait() == ExitCode.USAGE
 
 
-@pytest.mark.parametrize("place", [Place(), Place(7), Place(7, {"not_json": 9, "too_large": 12})])
-def test_a_place_is_read_as_it_was_written(place: Place) -> None:
-    assert Place.parse(place.every, place.encode()) == place
-    assert Place.parse(None, "") == Place()
-    assert Place.parse(3, "a comment of another tool") == Place(3)
+@pytest.mark.parametrize(
+    "position", [ReplayPosition(), ReplayPosition(7), ReplayPosition(7, {"not_json": 9, "too_large": 12})]
+)
+def test_a_position_is_read_as_it_was_written(position: ReplayPosition) -> None:
+    assert ReplayPosition.parse(position.offset, position.encode()) == position
+    assert ReplayPosition.parse(None, "") == ReplayPosition()
+    assert ReplayPosition.parse(3, "a comment of another tool") == ReplayPosition(3)
 
 
 def test_a_reason_is_ahead_of_the_others_until_they_have_caught_up() -> None:
-    def at(position: int, reason: str) -> StoredDeadLetter:
-        return StoredDeadLetter(0, position, "", "t", 0, position, reason, "", 0, b"")
+    def at(offset: int, reason: str) -> StoredDeadLetter:
+        return StoredDeadLetter(0, offset, "", "t", 0, offset, reason, "", 0, b"")
 
-    place = Place(2).after(at(5, "not_json"), "not_json")
-    assert [place.passed(at(n, "not_json")) for n in (1, 5, 6)] == [True, True, False]
-    assert [place.passed(at(n, "too_large")) for n in (1, 2, 5)] == [True, False, False]
-    assert place.after(at(3, "too_large"), None) == Place(4, {"not_json": 6})
-    assert place.after(at(5, "too_large"), None) == Place(6)
+    position = ReplayPosition(2).after(at(5, "not_json"), "not_json")
+    assert [position.is_past(at(n, "not_json")) for n in (1, 5, 6)] == [True, True, False]
+    assert [position.is_past(at(n, "too_large")) for n in (1, 2, 5)] == [True, False, False]
+    assert position.after(at(3, "too_large"), None) == ReplayPosition(4, {"not_json": 6})
+    assert position.after(at(5, "too_large"), None) == ReplayPosition(6)

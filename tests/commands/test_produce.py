@@ -1,4 +1,4 @@
-"""The fleet's events: reproducible, every device there, five forms, bad ones really bad; and what options allow."""
+"""The events of the fleet: reproducible, every device, five timestamp forms, invalid events; the options' ranges."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_another_seed_gives_other_events() -> None:
 
 @settings(deadline=None)
 @given(devices=st.integers(1, 5000), seed=st.integers(0, 2**32))
-def test_every_device_is_there_once_as_many_events_as_devices_are(devices: int, seed: int) -> None:
+def test_as_many_events_as_devices_have_every_device(devices: int, seed: int) -> None:
     fleet = Fleet(devices, seed=seed)
     expected = {device_ip(index) for index in range(devices)}
     assert devices_of(fleet.take(devices)) == expected
     assert devices_of(fleet.take(500)) <= expected
 
 
-def test_bad_events_cost_no_device() -> None:
+def test_bad_events_replace_no_device() -> None:
     fleet = Fleet(300, seed=1, bad_ratio=0.3)
     events = fleet.take(700)
     good = [event for event, ok in zip(events, map(is_good, events), strict=True) if ok]
@@ -65,7 +65,7 @@ def test_bad_events_cost_no_device() -> None:
     assert devices_of(good) == {device_ip(index) for index in range(300)}
 
 
-def test_devices_have_addresses_of_their_own_up_to_the_last() -> None:
+def test_every_device_has_its_own_address_up_to_the_last() -> None:
     assert device_ip(0) == "10.0.0.1"
     assert device_ip(254) == "10.0.0.255"
     assert device_ip(255) == "10.0.1.0"
@@ -101,18 +101,18 @@ def test_codes_and_timestamp_forms_are_mixed_evenly() -> None:
 def test_a_seeded_clock_advances_from_a_fixed_time() -> None:
     millis = [to_millis(json.loads(event)["timestamp"]) for event in Fleet(5, seed=3).take(5 * EVENTS_PER_TICK)]
     for tick in range(5):
-        expected = {SEEDED_EPOCH_MS + tick, SEEDED_EPOCH_MS // 1000 * 1000}  # forms of whole seconds, too
+        expected = {SEEDED_EPOCH_MS + tick, SEEDED_EPOCH_MS // 1000 * 1000}  # some forms have whole seconds
         assert set(millis[tick * EVENTS_PER_TICK : (tick + 1) * EVENTS_PER_TICK]) == expected
 
 
-def test_timestamps_are_the_clock_without_a_seed() -> None:
+def test_timestamps_are_the_current_time_without_a_seed() -> None:
     before = time.time() * 1000
     millis = [to_millis(json.loads(event)["timestamp"]) for event in Fleet(5).take(1000)]
     assert before // 1000 * 1000 <= min(millis) <= max(millis) <= time.time() * 1000
 
 
 def is_good(payload: bytes) -> bool:
-    """Tell whether a sink of all three fields would take the event."""
+    """Return whether a sink of all three fields would accept the event."""
 
     def of_type(kind: type, values: list[Any]) -> list[Any]:
         if not set(map(type, values)) <= {kind}:
@@ -136,7 +136,7 @@ def test_bad_events_are_bad(payload: bytes) -> None:
     assert not is_good(payload.replace(b"<ip>", b"10.0.0.1"))
 
 
-def test_bad_events_come_in_every_kind_and_at_the_rate_asked_for() -> None:
+def test_bad_events_are_of_every_kind_and_as_frequent_as_requested() -> None:
     fleet = Fleet(100, seed=1, bad_ratio=0.1)
     bad = [event for event in fleet.take(20_000) if not is_good(event)]
     assert len(bad) == fleet.bad

@@ -1,4 +1,4 @@
-"""`produce` against real brokers: what it says it wrote is there, and what it could not write it says."""
+"""`produce` against real brokers: every event that it reports as written is in the topic, and failures are reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def never() -> bool:
 
 
 def new_topic(kafka: Any, partitions: int = 0, **config: str) -> str:
-    """Return a topic's name of its own; made if it is to have partitions."""
+    """Return a new topic's name; create the topic if it is to have partitions."""
     name = f"produce-{uuid.uuid4().hex[:12]}"
     if partitions:
         create_topic(kafka.address, name, partitions, config)
@@ -39,19 +39,19 @@ def new_topic(kafka: Any, partitions: int = 0, **config: str) -> str:
 
 
 def _end(consumer: Consumer, topic: str, partition: int) -> int:
-    """Return the end of a partition, which has no leader yet when it is new."""
-    found: list[int] = []
+    """Return the end of a partition; a new one has no leader at first."""
+    ends: list[int] = []
 
     def ask() -> list[int]:
         with contextlib.suppress(KafkaException):
-            found.append(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=PATIENCE_S)[1])
-        return found
+            ends.append(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=PATIENCE_S)[1])
+        return ends
 
     return wait_until(ask, PATIENCE_S)[0]
 
 
 def read(kafka: Any, topic: str) -> list[list[bytes]]:
-    """Return the payloads of each partition, from its start to the end it has now; what comes meanwhile is left out."""
+    """Return the payloads of each partition, from its start to its current end; later ones are left out."""
     consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": topic, "enable.partition.eof": False})
     with contextlib.closing(consumer):
         partitions = sorted(consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions)
@@ -68,7 +68,7 @@ def read(kafka: Any, topic: str) -> list[list[bytes]]:
         return payloads
 
 
-def test_every_event_is_written_spread_evenly_over_a_topic_that_is_made(
+def test_every_event_is_written_evenly_to_the_partitions_of_a_created_topic(
     kafka: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     topic = new_topic(kafka)
@@ -82,7 +82,7 @@ def test_every_event_is_written_spread_evenly_over_a_topic_that_is_made(
     assert len({json.loads(payload)["device_ip"] for payload in written}) == 500
 
 
-def test_the_same_seed_writes_the_same_bytes_to_the_same_places(kafka: Any) -> None:
+def test_the_same_seed_writes_the_same_bytes_to_the_same_partitions(kafka: Any) -> None:
     topics = [new_topic(kafka, 2), new_topic(kafka, 2)]
     for topic in topics:
         options = ProduceOptions(kafka.address, topic, num_messages=5000, seed=5, bad_ratio=0.02)
@@ -91,7 +91,7 @@ def test_the_same_seed_writes_the_same_bytes_to_the_same_places(kafka: Any) -> N
     assert first == second
 
 
-def test_a_missing_topic_is_an_error_that_says_how_to_make_it_and_makes_none(kafka: Any) -> None:
+def test_a_missing_topic_is_an_error_that_says_how_to_create_it_and_is_not_created(kafka: Any) -> None:
     topic = new_topic(kafka)
     with pytest.raises(Fatal, match=rf"topic {topic} does not exist .*--partitions") as caught:
         produce(ProduceOptions(kafka.address, topic), stop=never, progress=None)
@@ -99,7 +99,7 @@ def test_a_missing_topic_is_an_error_that_says_how_to_make_it_and_makes_none(kaf
     assert topic not in AdminClient({"bootstrap.servers": kafka.address}).list_topics(timeout=PATIENCE_S).topics
 
 
-def test_a_topic_with_another_number_of_partitions_is_used_as_it_is(
+def test_a_topic_with_another_number_of_partitions_is_used_unchanged(
     kafka: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = new_topic(kafka, 2)
@@ -129,18 +129,20 @@ def test_a_full_queue_loses_nothing_and_repeats_nothing(kafka: Any) -> None:
     assert sorted(written) == sorted(Fleet(10_000, seed=1).take(20_000))
 
 
-def test_when_stopped_what_was_taken_is_delivered_and_reported(kafka: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_when_stopped_it_delivers_and_reports_the_events_already_sent(
+    kafka: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     topic = new_topic(kafka, 2)
-    asked = iter(range(10**9))
+    calls = iter(range(10**9))
     options = ProduceOptions(kafka.address, topic, num_messages=10**12)
-    assert produce(options, stop=lambda: next(asked) > 60, progress=None) == ExitCode.OK
+    assert produce(options, stop=lambda: next(calls) > 60, progress=None) == ExitCode.OK
     written = sum(map(len, read(kafka, topic)))
     assert written > 0
     assert capsys.readouterr().err.startswith(f"produced {written}, failed 0")
 
 
 @pytest.mark.parametrize("pause_ms", [0.05, 3])
-def test_a_paced_run_is_no_faster_than_asked_for(kafka: Any, pause_ms: float) -> None:
+def test_a_paced_run_is_no_faster_than_requested(kafka: Any, pause_ms: float) -> None:
     topic = new_topic(kafka, 1)
     count = int(600 / pause_ms)
     started = time.monotonic()
@@ -171,7 +173,7 @@ def test_an_outage_at_start_is_waited_out(kafka: Any, caplog: pytest.LogCaptureF
     assert sum(map(len, read(kafka, topic))) == 1000
 
 
-def test_an_outage_on_the_way_is_waited_out_and_loses_and_repeats_nothing(
+def test_an_outage_during_the_run_is_waited_out_and_loses_and_repeats_nothing(
     own_kafka: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = new_topic(own_kafka, 2)
@@ -187,14 +189,14 @@ def test_an_outage_on_the_way_is_waited_out_and_loses_and_repeats_nothing(
     assert sorted(written) == sorted(Fleet(10_000, seed=1).take(200_000))
 
 
-def test_a_terminal_gets_a_progress_bar_and_is_left_clean(kafka: Any) -> None:
+def test_a_terminal_shows_a_progress_bar_that_is_erased_at_the_end(kafka: Any) -> None:
     topic = new_topic(kafka, 1)
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal:
         options = ProduceOptions(kafka.address, topic, num_messages=400, pause_ms=2)
         assert produce(options, stop=never, progress=terminal) == ExitCode.OK
         read = b""
-        while select([master], [], [], 1)[0]:  # a terminal hands out 4 kB at once
+        while select([master], [], [], 1)[0]:  # a terminal returns 4 kB at once
             read += os.read(master, 100_000)
     os.close(master)
     shown = read.decode()
@@ -205,7 +207,7 @@ def test_a_terminal_gets_a_progress_bar_and_is_left_clean(kafka: Any) -> None:
     assert shown.endswith("\r\x1b[K")
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal(kafka: Any, tmp_path: Any) -> None:
+def test_without_a_terminal_no_progress_bar_is_shown(kafka: Any, tmp_path: Any) -> None:
     topic = new_topic(kafka, 1)
     with (tmp_path / "progress").open("w+") as progress:
         options = ProduceOptions(kafka.address, topic, num_messages=400, pause_ms=1)

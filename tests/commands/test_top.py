@@ -3,14 +3,14 @@ from __future__ import annotations
 import io
 import re
 import socket
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import orjson
 import pytest
 
+from tests.support.served import Served
+from tests.support.slots import own_partition, start_slot
+from tests.support.terminal import Terminal
 from worker.commands import top
 from worker.config.settings import Settings
 from worker.core.accounts import Accounts
@@ -23,38 +23,24 @@ from worker.monitor.status import Status
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def status() -> dict[str, Any]:
     stats = Stats()
-    seen = MonitorState(Settings(topic="events", group_id="fleet"), error="")
-    slot = stats.slot(0)
-    slot.set("started_ns", time.monotonic_ns())
-    slot.set("pid", 4711)
-    slot.set("sink_up", 1)
-    slot.set("assigned", 20)
-    slot.beat()
+    state = MonitorState(Settings(topic="events", group_id="fleet"), error="")
+    slot = start_slot(stats, pid=4711, assigned=20)
     for partition in range(20):
-        ledger = slot.ledger("events", "id", partition)
-        ledger.set("assigned", 1)
-        ledger.add("consumed", 1000)
-        ledger.add("written", 990)
-        ledger.add("in_flight", 10)
+        own_partition(slot, partition, consumed=1000, written=990, in_flight=10)
     slot.set_error("Redis is down")
-    seen.see_lags([PartitionLag("events", p, 0, 2000, 1000, 90.0, None) for p in range(20)], {"events": 20})
-    seen.see_devices({"events": 12345})
+    state.record_lags([PartitionLag("events", p, 0, 2000, 1000, 90.0, None) for p in range(20)], {"events": 20})
+    state.record_devices({"events": 12345})
     accounts = Accounts(stats)
-    page = Status(stats, seen, accounts)
+    page = Status(stats, state, accounts)
     page.sample(accounts.read())
-    answer: dict[str, Any] = orjson.loads(orjson.dumps(page.now()))
-    return answer
+    shown: dict[str, Any] = orjson.loads(orjson.dumps(page.collect()))
+    return shown
 
 
-def test_the_table_shows_what_matters_and_fits(status: dict[str, Any]) -> None:
+def test_the_table_shows_state_rates_lag_ledger_and_errors_within_its_width(status: dict[str, Any]) -> None:
     lines = [ESCAPES.sub("", line) for line in top.table(status, "", width=100)]
     text = "\n".join(lines)
     for wanted in (
@@ -73,7 +59,7 @@ def test_the_table_shows_what_matters_and_fits(status: dict[str, Any]) -> None:
     assert max(len(ESCAPES.sub("", line)) for line in top.table(status, "gone", width=30)) <= 30
 
 
-def test_partitions_of_several_topics_are_told_apart(status: dict[str, Any]) -> None:
+def test_partitions_of_several_topics_are_shown_with_their_topic(status: dict[str, Any]) -> None:
     assert "topic" not in "\n".join(top.table(status, "", width=100))
     other = dict(status["partitions"][0], topic="alarms", lag=999_999)
     status["partitions"].append(other)
@@ -84,52 +70,22 @@ def test_partitions_of_several_topics_are_told_apart(status: dict[str, Any]) -> 
     assert sum(line.endswith("   events") for line in lines) == 11
 
 
-def test_the_line_for_pipes_has_the_same_figures(status: dict[str, Any]) -> None:
+def test_the_summary_line_has_the_same_figures(status: dict[str, Any]) -> None:
     line = top.summary(status)
     assert "\x1b" not in line
     for wanted in ("events:", "lag 20,000 (1m30s)", "devices 12,345", "written 19,800", "unaccounted 0", "1 consumers"):
         assert wanted in line
 
 
-class Served:
-    def __init__(self, body: bytes) -> None:
-        self.paths: list[str] = []
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                served.paths.append(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.server.server_port}"
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-def test_it_runs_until_stopped_on_a_terminal_and_off_one(status: dict[str, Any]) -> None:
+def test_it_runs_until_stopped_with_and_without_a_terminal(status: dict[str, Any]) -> None:
     served = Served(orjson.dumps(status))
     try:
         for stream in (Terminal(), io.StringIO()):
-            seen: list[str] = []
+            outputs: list[str] = []
 
-            def stop(stream: io.StringIO = stream, seen: list[str] = seen) -> bool:
-                seen.append(stream.getvalue())
-                return len(seen) > 2
+            def stop(stream: io.StringIO = stream, outputs: list[str] = outputs) -> bool:
+                outputs.append(stream.getvalue())
+                return len(outputs) > 2
 
             assert top.top(f"http://{served.address}/metrics", stream=stream, stop=stop) == 0
             assert "events" in stream.getvalue()
@@ -140,7 +96,7 @@ def test_it_runs_until_stopped_on_a_terminal_and_off_one(status: dict[str, Any])
         served.stop()
 
 
-def test_an_address_without_a_worker_is_said_plainly() -> None:
+def test_an_address_without_a_worker_is_an_error_that_names_it() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -148,13 +104,34 @@ def test_an_address_without_a_worker_is_said_plainly() -> None:
             top.top(address, stream=io.StringIO(), stop=lambda: False)
     served = Served(b'{"hello": 1}')
     try:
-        with pytest.raises(Fatal, match="something else than a worker"):
+        with pytest.raises(Fatal, match="the server there is not a worker"):
             top.top(served.address, stream=Terminal(), stop=lambda: False)
     finally:
         served.stop()
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://"])
-def test_what_is_no_address_is_a_usage_error(url: str) -> None:
+def test_an_invalid_address_is_a_usage_error(url: str) -> None:
     with pytest.raises(Fatal, match="write for example"):
         top.top(url, stream=io.StringIO(), stop=lambda: False)
+
+
+HOSTILE = "\x1b[2J\x1b]0;title\x07\r\nsecond\u202eline"
+
+
+def test_texts_of_others_cannot_control_the_terminal(status: dict[str, Any]) -> None:
+    status["errors"] = [{"time": 0, "who": [HOSTILE], "text": HOSTILE}]
+    status["topic"] = status["unready"] = HOSTILE
+    for text in (
+        "\n".join(top.table(status, "", 200)),
+        "\n".join(top.table(status, HOSTILE, 200)),
+        top.summary(status),
+    ):
+        assert r"\x1b[2J\x1b]0;title\x07\r\nsecond\u202eline" in text
+        assert ESCAPES.sub("", text).replace("\n", "").isprintable()
+
+
+def test_no_color_leaves_out_colors(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, has_color in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", value)
+        assert ("\x1b[" in "".join(top.table(status, "", 100))) == has_color

@@ -1,4 +1,4 @@
-"""`verify` against real servers: it finds exactly what is missing, doubled and extra, and nothing where nothing is."""
+"""`verify` against real servers: it reports exactly the missing, doubled and extra events, and no others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
-from worker.commands import verify as verify_module
+from tests.support.terminal import Terminal
+from worker.commands import progress
+from worker.commands.verify import clickhouse as verify_clickhouse
 from worker.commands.verify import verify
 from worker.commands.verify.comparison import Account, Ranges
 from worker.config.settings import Settings
@@ -48,10 +51,10 @@ def run(settings: Settings, limit: int = 20, *, allow_merged: bool = False) -> R
 
 
 def commit(settings: Settings, offset: int, metadata: str = "") -> None:
-    """Commit for the group, as a worker that has gone does."""
+    """Commit for the group, as a stopped worker did."""
     consumer = Consumer({"bootstrap.servers": settings.bootstrap_servers, "group.id": settings.group_id})
-    place = TopicPartition(settings.topic, 0, offset, metadata)
-    wait_until(lambda: consumer.commit(offsets=[place], asynchronous=False), PATIENCE_S)
+    offsets = [TopicPartition(settings.topic, 0, offset, metadata)]
+    wait_until(lambda: consumer.commit(offsets=offsets, asynchronous=False), PATIENCE_S)
     consumer.close()
 
 
@@ -90,7 +93,7 @@ def counted(kafka: Service, redis_server: Service, topic_name: str, group_id: st
     )
 
 
-def test_what_a_worker_stored_is_whole_until_rows_are_taken_away_and_written_twice(stored: Settings) -> None:
+def test_the_table_of_a_worker_is_complete_until_rows_are_deleted_and_written_twice(stored: Settings) -> None:
     payloads: list[bytes | None] = [event(n % 200) for n in range(500)]
     payloads[7], payloads[9], payloads[400] = None, b"bad", b'{"error_code": 3}'
     send(stored.bootstrap_servers, stored.topic, payloads)
@@ -118,10 +121,10 @@ def test_what_a_worker_stored_is_whole_until_rows_are_taken_away_and_written_twi
 
 
 @pytest.mark.parametrize("size", [3, 1_000_000])
-def test_offsets_that_no_event_has_are_not_missing_and_rows_of_them_are_extra(
+def test_offsets_without_an_event_are_not_missing_and_rows_with_them_are_extra(
     stored: Settings, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_module, "SLICE", size)
+    monkeypatch.setattr(verify_clickhouse, "SLICE", size)
     producer = Producer({"bootstrap.servers": stored.bootstrap_servers, "transactional.id": stored.topic})
     producer.init_transactions(PATIENCE_S)
     for text, good in (("one", True), ("two", False), ("three", True)):  # offsets 0-2, 4-6, 8-10, markers after each
@@ -138,58 +141,58 @@ def test_offsets_that_no_event_has_are_not_missing_and_rows_of_them_are_extra(
     insert(stored, [0, 1, 2, 8, 9, 10])
     assert run(stored)[0] == ExitCode.OK
     assert run(stored).first == "7 events, 6 rows, 0 dead letters, 1 skipped, missing 0, doubled 0, extra 0"
-    insert(stored, [3, 5, 12, 13, 77, 78])  # a marker, an aborted event, a tombstone, what was never there
-    found = run(stored)
-    assert found.code == ExitCode.FAILED
-    assert found.lines[0].endswith("missing 0, doubled 0, extra 6; 3 rows ahead of the commit")
-    assert found.lines[1] == f"{stored.topic}[0]: extra 3, 5, 12-13, 77-78"
+    insert(stored, [3, 5, 12, 13, 77, 78])  # a marker, an aborted event, a tombstone, offsets that never existed
+    result = run(stored)
+    assert result.code == ExitCode.FAILED
+    assert result.lines[0].endswith("missing 0, doubled 0, extra 6; 3 rows ahead of the commit")
+    assert result.lines[1] == f"{stored.topic}[0]: extra 3, 5, 12-13, 77-78"
 
 
-def test_only_what_is_committed_is_due_and_what_is_written_ahead_is_not_extra(stored: Settings) -> None:
+def test_only_committed_events_must_be_stored_and_rows_ahead_of_the_commit_are_not_extra(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 20)
     commit(stored, 10)
     insert(stored, [*range(10), 12, 13])
-    found = run(stored)
-    assert found.code == ExitCode.OK
-    assert found.first.startswith("10 events, 10 rows,")
-    assert found.first.endswith("missing 0, doubled 0, extra 0; 2 rows ahead of the commit")
-    assert f"{stored.topic}[0]: 10-19 are not committed yet, and may be missing" in found.lines
+    result = run(stored)
+    assert result.code == ExitCode.OK
+    assert result.first.startswith("10 events, 10 rows,")
+    assert result.first.endswith("missing 0, doubled 0, extra 0; 2 rows ahead of the commit")
+    assert f"{stored.topic}[0]: 10-19 are not committed yet, and may be missing" in result.lines
     insert(stored, [13])
     assert f"{stored.topic}[0]: doubled 13" in run(stored).lines
 
 
-def test_a_commit_of_a_topic_that_is_gone_is_none(stored: Settings) -> None:
+def test_a_commit_of_a_deleted_topic_is_ignored(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 5)
     insert(stored, [])
     for metadata in (Intent("another-topic-id", 3, 5, 2, 0).encode(), plain("another-topic-id")):
         commit(stored, 3, metadata)
-        found = run(stored)
-        assert found.code == ExitCode.OK
-        assert f"{stored.topic}[0]: the group has not committed anything here" in found.lines
+        result = run(stored)
+        assert result.code == ExitCode.OK
+        assert f"{stored.topic}[0]: the group has not committed anything here" in result.lines
     commit(stored, 3)
     assert f"{stored.topic}[0]: missing 0-2" in run(stored).lines
 
 
-def test_retention_is_told_and_its_rows_are_not_extra_but_unread_events_are_lost(stored: Settings) -> None:
+def test_rows_of_events_that_retention_removed_are_not_extra_but_unread_events_are_lost(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 20)
     commit(stored, 15)
     insert(stored, [*range(15), 3])
     cut(stored, 10)
-    found = run(stored)
-    assert found.code == ExitCode.FAILED
-    assert found.first == "5 events, 5 rows, 0 dead letters, 0 skipped, missing 0, doubled 1, extra 0"
-    assert f"{stored.topic}[0]: doubled 3" in found.lines
-    assert f"{stored.topic}[0]: retention removed what was before 10" in found.lines
-    assert f"{stored.topic}[0]: 11 rows are older than the log: only doubles are seen among them" in found.lines
+    result = run(stored)
+    assert result.code == ExitCode.FAILED
+    assert result.first == "5 events, 5 rows, 0 dead letters, 0 skipped, missing 0, doubled 1, extra 0"
+    assert f"{stored.topic}[0]: doubled 3" in result.lines
+    assert f"{stored.topic}[0]: retention removed the events before 10" in result.lines
+    assert f"{stored.topic}[0]: 11 rows are older than the log: only duplicates are detected among them" in result.lines
     cut(stored, 18)
     assert f"{stored.topic}[0]: lost: retention removed 15-17 before the group read them" in run(stored).lines
 
 
 def cut(settings: Settings, offset: int) -> None:
-    """Remove what is before the offset, as retention does."""
+    """Remove the events before the offset, as retention does."""
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
-    places = [TopicPartition(settings.topic, 0, offset)]
-    for future in admin.delete_records(places).values():
+    offsets = [TopicPartition(settings.topic, 0, offset)]
+    for future in admin.delete_records(offsets).values():
         future.result(PATIENCE_S)
 
 
@@ -201,57 +204,57 @@ def test_dead_letters_count_once_however_often_they_were_written(stored: Setting
     for _ in range(2):
         DeadLetterProducer(stored).write(stored.topic, 0, dead_letters)
     DeadLetterProducer(stored).write("another", 0, [DeadLetter(5, b"x", "not_json", "")])
-    found = run(stored)
-    assert found.code == ExitCode.OK
-    assert found.first == "6 events, 4 rows, 2 dead letters, 0 skipped, missing 0, doubled 0, extra 0"
+    result = run(stored)
+    assert result.code == ExitCode.OK
+    assert result.first == "6 events, 4 rows, 2 dead letters, 0 skipped, missing 0, doubled 0, extra 0"
     insert(stored, [3])
-    found = run(stored)
-    assert found.code == ExitCode.OK
-    assert any("1 events have a row and a dead letter" in line for line in found.lines)
+    result = run(stored)
+    assert result.code == ExitCode.OK
+    assert any("1 events have a row and a dead letter" in line for line in result.lines)
 
 
-def test_no_more_ranges_than_asked_for_are_shown(stored: Settings) -> None:
+def test_limit_bounds_the_ranges_that_are_shown(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 20)
     commit(stored, 20)
     insert(stored, range(0, 20, 2))
     assert f"{stored.topic}[0]: missing 1, 3, 5, and 7 more ranges" in run(stored, limit=3).lines
 
 
-def test_rows_that_the_table_itself_merges_are_neither_called_missing_nor_good(stored: Settings) -> None:
+def test_rows_that_the_table_itself_merges_are_reported_neither_as_missing_nor_as_good(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
     commit(stored, 4)
     create(stored, "ReplacingMergeTree(_offset) ORDER BY device_ip")
     insert(stored, range(4))  # one key, so one row is left
-    found = run(stored)
-    assert found.code == ExitCode.FAILED
-    assert found.lines[0].endswith("without a row of their own 3, doubled 0, extra 0")
-    assert found.lines[1] == f"{stored.topic}[0]: without a row of their own 0-2"
-    assert "3 of 4 offsets have no row of their own" in found.lines[-2]
-    assert "ReplacingMergeTree merges rows with the same (device_ip)" in found.lines[-2]
-    assert "missing" not in "".join(found.lines)
+    result = run(stored)
+    assert result.code == ExitCode.FAILED
+    assert result.lines[0].endswith("without a row of their own 3, doubled 0, extra 0")
+    assert result.lines[1] == f"{stored.topic}[0]: without a row of their own 0-2"
+    assert "3 of 4 offsets have no row of their own" in result.lines[-2]
+    assert "ReplacingMergeTree merges rows with the same (device_ip)" in result.lines[-2]
+    assert "missing" not in "".join(result.lines)
     assert run(stored, allow_merged=True).code == ExitCode.OK
     insert(stored, [4])  # beyond what the topic has
     assert run(stored, allow_merged=True).code == ExitCode.FAILED
 
 
-def test_a_merging_table_that_sorts_by_origin_is_judged_as_others_are(stored: Settings) -> None:
+def test_a_merging_table_that_sorts_by_origin_is_verified_like_others(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
     commit(stored, 4)
     create(stored, "ReplacingMergeTree(_offset) ORDER BY (device_ip, _topic, _partition, _offset)")
     insert(stored, range(4))
-    found = run(stored)
-    assert (found.code, len(found.lines)) == (ExitCode.OK, 2)
-    assert found.lines[0].endswith("missing 0, doubled 0, extra 0")
+    result = run(stored)
+    assert (result.code, len(result.lines)) == (ExitCode.OK, 2)
+    assert result.lines[0].endswith("missing 0, doubled 0, extra 0")
     client = clickhouse_client(stored.clickhouse_url)
     client.execute(f"ALTER TABLE {stored.table} DELETE WHERE _offset = 2 SETTINGS mutations_sync = 1")
     client.disconnect()
-    found = run(stored)
-    assert found.code == ExitCode.FAILED
-    assert f"{stored.topic}[0]: missing 2" in found.lines
+    result = run(stored)
+    assert result.code == ExitCode.FAILED
+    assert f"{stored.topic}[0]: missing 2" in result.lines
 
 
 def create(settings: Settings, engine: str) -> None:
-    """Make a table of the worker's columns with another engine."""
+    """Create a table with the worker's columns and another engine."""
     columns = (
         "timestamp DateTime64(3), device_ip String, error_code Int8, _topic String, _partition Int32, _offset Int64"
     )
@@ -260,25 +263,40 @@ def create(settings: Settings, engine: str) -> None:
     client.disconnect()
 
 
+@pytest.mark.parametrize("backend", ["clickhouse", "redis"])
+def test_a_terminal_shows_a_progress_bar(
+    stored: Settings, redis_server: Service, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0)
+    send(stored.bootstrap_servers, stored.topic, [event(n) for n in range(20)])
+    insert(stored, range(20))
+    settings = replace(stored, backend=backend, redis_url=redis_server.address)
+    terminal, out = Terminal(), io.StringIO()
+    verify(settings, limit=1, allow_merged=False, out=out, progress=terminal)
+    assert "100% 20/20" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert "\x1b" not in out.getvalue()
+
+
 ORIGIN = ("_topic", "_partition", "_offset")
 
 
 @pytest.mark.parametrize(
-    ("engine", "key", "told"),
+    ("engine", "key", "text"),
     [
         ("MergeTree", "device_ip", ""),
         ("ReplacingMergeTree", "_topic, _partition, _offset", ""),
         ("ReplicatedReplacingMergeTree", "toDate(timestamp), _topic, _partition, _offset", ""),
-        ("ReplacingMergeTree", "_topic, _offset", "could be told if _topic, _partition, _offset"),
+        ("ReplacingMergeTree", "_topic, _offset", "to verify, make _topic, _partition, _offset part"),
         ("AggregatingMergeTree", "f(_topic, _partition, _offset)", "AggregatingMergeTree merges rows"),
         ("CollapsingMergeTree", "f(_topic, _partition, g(_offset)), _topic", "CollapsingMergeTree merges rows"),
-        ("SummingMergeTree", "_topic, _partition, _offset", "drops those that come to nothing"),
+        ("SummingMergeTree", "_topic, _partition, _offset", "removes those whose sums are zero"),
     ],
 )
-def test_which_tables_merge_rows_of_several_events(engine: str, key: str, told: str) -> None:
-    found = merging(engine, key, ORIGIN)
-    assert told in found
-    assert bool(found) == bool(told)
+def test_which_tables_merge_rows_of_several_events(engine: str, key: str, text: str) -> None:
+    description = merging(engine, key, ORIGIN)
+    assert text in description
+    assert bool(description) == bool(text)
 
 
 def test_a_table_without_origin_columns_cannot_be_verified(stored: Settings) -> None:
@@ -289,7 +307,7 @@ def test_a_table_without_origin_columns_cannot_be_verified(stored: Settings) -> 
         run(stored)
 
 
-def test_redis_lacks_nothing_until_a_device_is_taken_away_and_has_none_too_many(counted: Settings) -> None:
+def test_redis_is_complete_until_a_device_is_missing_or_extra(counted: Settings) -> None:
     payloads = [*(event(n % 100) for n in range(300)), None, b"bad"]
     send(counted.bootstrap_servers, counted.topic, payloads)
     DeadLetterProducer(counted).write(counted.topic, 0, [DeadLetter(301, b"bad", "not_json", "")])
@@ -297,19 +315,19 @@ def test_redis_lacks_nothing_until_a_device_is_taken_away_and_has_none_too_many(
     client = redis.Redis.from_url(counted.redis_url)
     key = counted.redis_key_name
     client.pfadd(key, *(f"10.0.0.{n}" for n in range(100)))
-    found = run(counted)
-    assert found.code == ExitCode.OK
-    assert found.first == "302 events, 1 bad, 1 skipped, without a dead letter 0"
+    result = run(counted)
+    assert result.code == ExitCode.OK
+    assert result.first == "302 events, 1 invalid, 1 skipped, without a dead letter 0"
     devices = client.pfcount(key)
-    assert found.lines[-1] == f"total: {devices} devices in {key}, {devices} in the topic, missing 0, extra 0"
+    assert result.lines[-1] == f"total: {devices} devices in {key}, {devices} in the topic, missing 0, extra 0"
     client.pfadd(key, "10.9.9.9")
     assert run(counted).code == ExitCode.FAILED
     assert run(counted).lines[-1].endswith("missing 0, extra 1")
     client.delete(key)
     client.pfadd(key, *(f"10.0.0.{n}" for n in range(100) if n not in (5, 50)))
-    found = run(counted)
-    assert found.code == ExitCode.FAILED
-    assert found.lines[-1].endswith("missing 2, extra 0")
+    result = run(counted)
+    assert result.code == ExitCode.FAILED
+    assert result.lines[-1].endswith("missing 2, extra 0")
     assert client.keys(f"*{counted.topic}*") == [key.encode()]
     client.close()
 
@@ -325,9 +343,9 @@ def test_redis_events_ahead_of_the_commit_are_neither_missing_nor_extra(counted:
     client.pfadd(counted.redis_key_name, *(f"10.0.0.{n}" for n in range(20)))
     assert run(counted).code == ExitCode.OK
     commit(counted, 21)
-    found = run(counted)
-    assert found.code == ExitCode.FAILED
-    assert f"{counted.topic}[0]: without a dead letter 20" in found.lines
+    result = run(counted)
+    assert result.code == ExitCode.FAILED
+    assert f"{counted.topic}[0]: without a dead letter 20" in result.lines
     client.close()
 
 
@@ -360,19 +378,19 @@ def test_slices_of_any_size_add_up_to_what_counting_says(
     missing = [o for o in sorted(log - tombstones) if o < end and o not in rows and o not in bad]
     doubled = [o for n, o in enumerate(rows) if o in rows[:n]]
     extra = [o for o in sorted(set(rows)) if o >= start and (o not in log or o in tombstones)]
-    for found, expected in ((account.missing, missing), (account.doubled, doubled), (account.extra, extra)):
-        assert (found.count, spelled(str(found))) == (len(expected), set(expected))
+    for result, expected in ((account.missing, missing), (account.doubled, doubled), (account.extra, extra)):
+        assert (result.count, spelled(str(result))) == (len(expected), set(expected))
     assert account.rows == len([o for o in rows if start <= o < end])
     assert account.events == len([o for o in log if o < end])
 
 
 def spelled(text: str) -> set[int]:
     """Read ranges back."""
-    found: set[int] = set()
+    result: set[int] = set()
     for part in filter(None, text.split(", ")):
         first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found
+        result.update(range(int(first), int(last or first) + 1))
+    return result
 
 
 def test_ranges_join_neighbours_and_keep_counting() -> None:

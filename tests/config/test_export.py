@@ -1,4 +1,4 @@
-"""`--print-config` and the JSON Schema: what is printed is what is used, fits the schema, and has no secret in it."""
+"""`--print-config` and the JSON Schema: the output is the settings in use, is valid, and contains no secret."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 
 from worker.__main__ import main
 from worker.config.export import as_toml, json_schema
-from worker.config.field_paths import spell
+from worker.config.field_paths import format_path
 from worker.config.settings import Settings, UsageError, default_of
 from worker.config.sources import OWNED_PROPERTIES, load
 from worker.kafka.properties import property_names
@@ -30,15 +30,14 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=2
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No WORKER_ variable is set."""
-
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Unset every WORKER_ variable."""
     for variable in [name for name in os.environ if name.startswith("WORKER_")]:
         monkeypatch.delenv(variable)
     return monkeypatch
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(json_schema())
 
 
@@ -77,7 +76,7 @@ def test_every_default_fits_the_schema() -> None:
         {"map": "a=b"},
     ],
 )
-def test_what_the_loader_refuses_the_schema_refuses(document: dict[str, Any]) -> None:
+def test_the_schema_refuses_what_the_loader_refuses(document: dict[str, Any]) -> None:
     assert list(SCHEMA.iter_errors(document))
 
 
@@ -88,11 +87,11 @@ def test_what_the_loader_refuses_the_schema_refuses(document: dict[str, Any]) ->
     until_end=st.booleans(),
     text=TEXT,
     columns=st.dictionaries(
-        TEXT.filter(bool), st.lists(TEXT.filter(bool), min_size=1, max_size=3).map(spell), max_size=4
+        TEXT.filter(bool), st.lists(TEXT.filter(bool), min_size=1, max_size=3).map(format_path), max_size=4
     ),
     properties=st.dictionaries(st.from_regex(r"[a-z]{1,9}\.[a-z]{1,9}", fullmatch=True), TEXT, max_size=3),
 )
-def test_what_is_printed_is_the_same_settings_again(
+def test_the_printed_file_loads_to_the_same_settings(
     tmp_path_factory: pytest.TempPathFactory,
     rows: int,
     ratio: float,
@@ -120,18 +119,18 @@ def test_what_is_printed_is_the_same_settings_again(
     assert again == settings
 
 
-def test_every_option_is_printed_with_where_it_came_from(
-    bare: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_option_is_printed_with_its_origin(
+    clean_environment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('linger-ms = 9\n[kafka]\n"client.rack" = "a"\n')
     password = tmp_path / "password"
     password.write_text("canary")
-    bare.setenv("WORKER_CONFIG", str(config))
-    bare.setenv("WORKER_TABLE", "t")
-    bare.setenv("WORKER_REDIS_PASSWORD_FILE", str(password))
-    bare.setenv("WORKER_CLICKHOUSE_URL", "clickhouse://u:canary@h/d")
-    bare.setenv("WORKER_KAFKA", "# TLS\nsecurity.protocol = SSL\n\nssl.key.password=canary\nclient.id=x")
+    clean_environment.setenv("WORKER_CONFIG", str(config))
+    clean_environment.setenv("WORKER_TABLE", "t")
+    clean_environment.setenv("WORKER_REDIS_PASSWORD_FILE", str(password))
+    clean_environment.setenv("WORKER_CLICKHOUSE_URL", "clickhouse://u:canary@h/d")
+    clean_environment.setenv("WORKER_KAFKA", "# TLS\nsecurity.protocol = SSL\n\nssl.key.password=canary\nclient.id=x")
     assert main(["--batch-rows", "7", "-X", "client.id=y", "--print-config"]) == 0
     printed = capsys.readouterr().out
     lines = {line.partition("#")[0].strip(): line.rpartition("# ")[2] for line in printed.splitlines()}
@@ -152,7 +151,9 @@ def test_every_option_is_printed_with_where_it_came_from(
         assert re.search(rf"^(# |\[)?{item.name}\b", printed, re.MULTILINE)
 
 
-def test_a_wrong_value_is_refused_and_not_printed(bare: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_value_is_refused_and_nothing_is_printed(
+    clean_environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--batch-rows", "0", "--print-config"]) == 2
     assert capsys.readouterr().out == ""
 
@@ -166,28 +167,28 @@ def test_a_wrong_value_is_refused_and_not_printed(bare: pytest.MonkeyPatch, caps
         ("WORKER_REDIS_PASWORD_FILE", "WORKER_REDIS_PASSWORD_FILE"),
     ],
 )
-def test_a_variable_that_is_nearly_an_options_is_refused(variable: str, nearest: str) -> None:
+def test_a_typo_in_a_variable_is_refused(variable: str, nearest: str) -> None:
     with pytest.raises(UsageError, match=f"^{variable}: .*did you mean {nearest}"):
         load({}, {variable: "7"})
 
 
 @pytest.mark.parametrize(
     "variable",
-    # What Kubernetes sets for a Service that is called worker, and the tests' own.
+    # Kubernetes sets these for a Service named worker; the last is the tests' own.
     ["WORKER_PORT", "WORKER_PORT_9108_TCP", "WORKER_SERVICE_HOST", "WORKER_SERVICE_PORT", "WORKER_TEST_KAFKA"],
 )
-def test_other_programs_variables_are_left_alone(variable: str) -> None:
+def test_other_programs_variables_are_ignored(variable: str) -> None:
     assert load({}, {variable: "tcp://10.0.0.1:9108"})[0] == Settings()
 
 
-def test_properties_of_a_variable_say_how_they_are_written() -> None:
-    with pytest.raises(UsageError, match=r"WORKER_KAFKA.*one KEY=VALUE a line"):
+def test_invalid_properties_in_a_variable_are_refused_with_what_to_write() -> None:
+    with pytest.raises(UsageError, match=r"WORKER_KAFKA.*one KEY=VALUE per line"):
         load({}, {"WORKER_KAFKA": "security.protocol"})
     with pytest.raises(UsageError, match="WORKER_KAFKA acks cannot be set"):
         load({}, {"WORKER_KAFKA": "acks=1"})
 
 
-def test_a_secret_property_may_come_in_a_file_that_a_variable_names(tmp_path: Path) -> None:
+def test_a_secret_property_may_be_in_a_file_that_a_variable_names(tmp_path: Path) -> None:
     file = tmp_path / "client.properties"
     file.write_text("security.protocol=SSL\nssl.key.password=canary\n")
     settings, origins = load({}, {"WORKER_KAFKA_FILE": str(file)})
@@ -195,15 +196,15 @@ def test_a_secret_property_may_come_in_a_file_that_a_variable_names(tmp_path: Pa
     assert origins["kafka.ssl.key.password"] == "WORKER_KAFKA_FILE"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere librdkafka is not a file of its own")
-def test_the_list_of_properties_is_librdkafkas(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux is librdkafka a separate file")
+def test_the_list_of_properties_is_that_of_librdkafka(tmp_path: Path) -> None:
     (library,) = Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka*.so*")
-    shown = tmp_path / "properties.md"
+    table = tmp_path / "properties.md"
     libc, librdkafka = ctypes.CDLL(None), ctypes.CDLL(str(library))
     libc.fopen.restype = ctypes.c_void_p
-    file = ctypes.c_void_p(libc.fopen(str(shown).encode(), b"w"))
+    file = ctypes.c_void_p(libc.fopen(str(table).encode(), b"w"))
     librdkafka.rd_kafka_conf_properties_show(file)
     libc.fclose(file)
-    names = {found[1] for found in re.finditer(r"^([a-z][\w.]+) +\| +[*CP] ", shown.read_text(), re.MULTILINE)}
+    names = {match[1] for match in re.finditer(r"^([a-z][\w.]+) +\| +[*CP] ", table.read_text(), re.MULTILINE)}
     assert set(property_names()) == {name for name in names if not name.endswith("_cb")}
     assert OWNED_PROPERTIES.keys() <= names

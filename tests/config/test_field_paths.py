@@ -1,4 +1,4 @@
-"""Which field fills which column: spelled as a flag, a variable or a TOML table, each says the same."""
+"""The field that fills each column: a flag, a variable and a TOML table mean the same."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.config.field_paths import columns, path, spell
+from worker.config.field_paths import columns, format_path, parse_path
 from worker.config.settings import UsageError
 from worker.config.sources import load
 
 
 @given(st.lists(st.text(min_size=1), min_size=1))
-def test_any_keys_can_be_spelled(keys: list[str]) -> None:
-    assert path(spell(keys)) == tuple(keys)
+def test_any_keys_can_be_written_as_a_path(keys: list[str]) -> None:
+    assert parse_path(format_path(keys)) == tuple(keys)
 
 
 @pytest.mark.parametrize(
@@ -27,17 +27,17 @@ def test_any_keys_can_be_spelled(keys: list[str]) -> None:
         (r"back\\slash", ("back\\slash",)),
     ],
 )
-def test_a_path_is_keys_with_dots_between(text: str, keys: tuple[str, ...]) -> None:
-    assert path(text) == keys
+def test_a_path_is_keys_separated_by_dots(text: str, keys: tuple[str, ...]) -> None:
+    assert parse_path(text) == keys
 
 
 @pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", "a\\"])
-def test_what_is_no_path_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="keys with dots between"):
-        path(text)
+def test_an_invalid_path_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="keys separated by dots"):
+        parse_path(text)
 
 
-def test_flag_variable_and_file_say_the_same(tmp_path: Path) -> None:
+def test_flag_variable_and_file_mean_the_same(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('[map]\nrequest.user.id = "user"\ntime = ["at", "day"]\n"a\\\\.b" = "c"\n')
     expected = {"user": "request.user.id", "at": "time", "day": "time", "c": r"a\.b"}
@@ -50,7 +50,7 @@ def test_flag_variable_and_file_say_the_same(tmp_path: Path) -> None:
         assert load({"topic": "t", **flags}, environ, file)[0].map == expected
 
 
-def test_a_flag_fills_a_column_anew_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_flag_overrides_one_column_and_leaves_the_others(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('[map]\na = "x"\nb = "y"\n')
     settings, origins = load({"map": ["c=x"]}, {"WORKER_MAP": "d=z"}, config)
@@ -59,7 +59,7 @@ def test_a_flag_fills_a_column_anew_and_leaves_the_others(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["a", "=a", "a=", "", "a..b=c"])
-def test_a_pair_that_is_none_is_refused_with_what_to_write(text: str) -> None:
+def test_an_invalid_pair_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(UsageError, match=r"--map: .*such as request\.user\.id"):
         load({"map": [text]}, {})
 
@@ -70,7 +70,7 @@ def test_one_column_cannot_have_two_fields_but_one_field_may_fill_two_columns() 
         load({"map": ["a=x", "b=x"]}, {})
 
 
-def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     for text in ("map = 5", "[map]\na.b = 5", '[map]\na = [""]'):
         config.write_text(text)

@@ -1,4 +1,4 @@
-"""Options: a flag wins over a variable, a variable over the file; every refusal says what to write instead."""
+"""Options: a flag wins over a variable, a variable over the file; every error message what to write instead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     assert origins == {"topic": "--topic", "batch_rows": "WORKER_BATCH_ROWS", "linger_ms": f"{config}: linger_ms"}
 
 
-def test_value_from_a_named_file(tmp_path: Path) -> None:
+def test_a_variable_may_name_a_file_with_the_value(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("s3cret\n")
     settings, _ = load({"topic": "t"}, {"WORKER_REDIS_PASSWORD_FILE": str(secret)})
@@ -29,7 +29,7 @@ def test_value_from_a_named_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         ({"processes": "0"}, "1 to 256"),
         ({"processes": "many"}, "auto"),
@@ -41,25 +41,25 @@ def test_value_from_a_named_file(tmp_path: Path) -> None:
         ({"redis_url": "http://x"}, "redis://"),
         ({"redis_url": "redis://u:p@x"}, "WORKER_REDIS_PASSWORD_FILE"),
         ({"redis_url": "redis://:p/q@x"}, "WORKER_REDIS_PASSWORD_FILE"),
-        ({"kafka": {"ssl.keystore.password": "x"}}, "seen by every user"),
+        ({"kafka": {"ssl.keystore.password": "x"}}, "every user of this machine can see"),
         ({"clickhouse_url": "clickhouse://u:p@x/"}, "WORKER_CLICKHOUSE_PASSWORD_FILE"),
         ({"max_bad_ratio": "nan"}, "from 0 to 1"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_what_to_write(flags: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match="(?s).*" + says) as refusal:
+def test_an_invalid_value_is_refused_with_what_to_write(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match="(?s).*" + message) as caught:
         load({"topic": "t", **flags}, {})
-    assert refusal.value.code == ExitCode.USAGE
+    assert caught.value.code == ExitCode.USAGE
 
 
-def test_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_key_in_the_file_names_the_nearest_option(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text("batch_row = 5")
     with pytest.raises(UsageError, match="did you mean batch_rows"):
         load({}, {}, config)
 
 
-def test_secrets_do_not_belong_into_the_file(tmp_path: Path) -> None:
+def test_secrets_in_the_file_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('redis_password = "x"')
     with pytest.raises(UsageError, match="WORKER_REDIS_PASSWORD_FILE"):
@@ -68,12 +68,12 @@ def test_secrets_do_not_belong_into_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OWNED_PROPERTIES)
 def test_properties_that_the_worker_owns_are_refused_with_a_reason(name: str) -> None:
-    with pytest.raises(UsageError) as refusal:
+    with pytest.raises(UsageError) as caught:
         load({"topic": "t", "kafka": {name: "x"}}, {})
-    assert OWNED_PROPERTIES[name] in str(refusal.value)
+    assert OWNED_PROPERTIES[name] in str(caught.value)
 
 
-def test_no_secret_is_shown(tmp_path: Path) -> None:
+def test_redacted_settings_contain_no_secret(tmp_path: Path) -> None:
     secrets = {item.name: "canary" for item in fields(Settings) if item.metadata["secret"]}
     environ = {
         **{f"WORKER_{name.upper()}": value for name, value in secrets.items()},
@@ -85,7 +85,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     settings, _ = load({"topic": "t"}, environ, config)
     assert settings.kafka["ssl.key.pem"] == "canary"
     assert secrets
-    assert "canary" not in str(settings.shown())
+    assert "canary" not in str(settings.redacted())
 
 
 def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:

@@ -12,21 +12,21 @@ from worker.core.topic_list import TopicList
 _NAMES = st.text("ab._-1", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
 
 
-def selected(*topics: str, there: list[str], **options: str) -> list[str]:
-    return Selection(Settings(topic=",".join(topics), **options)).among(there)  # type: ignore[arg-type]
+def select(*topics: str, existing: list[str], **options: str) -> list[str]:
+    return Selection(Settings(topic=",".join(topics), **options)).select(existing)  # type: ignore[arg-type]
 
 
-def test_named_topics_come_first_and_only_if_they_are_there() -> None:
-    assert selected("b", "^a", "c", there=["a2", "a1", "b", "d"]) == ["b", "a1", "a2"]
+def test_named_topics_come_first_and_only_if_they_exist() -> None:
+    assert select("b", "^a", "c", existing=["a2", "a1", "b", "d"]) == ["b", "a1", "a2"]
 
 
-def test_an_expression_is_anchored_at_the_start_alone() -> None:
-    assert selected("^ev", there=["events", "my-events"]) == ["events"]
-    assert selected("^ev$", there=["events", "ev"]) == ["ev"]
+def test_an_expression_is_anchored_only_at_the_start() -> None:
+    assert select("^ev", existing=["events", "my-events"]) == ["events"]
+    assert select("^ev$", existing=["events", "ev"]) == ["ev"]
 
 
 @pytest.mark.parametrize(
-    ("options", "hidden"),
+    ("options", "excluded"),
     [
         ({}, "a.dlq"),
         ({}, "__consumer_offsets"),
@@ -35,30 +35,34 @@ def test_an_expression_is_anchored_at_the_start_alone() -> None:
         ({"dead_letter_topic": "bad-{topic}-x"}, "bad-a-x"),
     ],
 )
-def test_an_expression_finds_neither_dead_letters_nor_kafkas_own(options: dict[str, str], hidden: str) -> None:
-    assert selected("^.*", there=["a", hidden], **options) == ["a"]
+def test_an_expression_matches_neither_dead_letter_topics_nor_internal_topics(
+    options: dict[str, str], excluded: str
+) -> None:
+    assert select("^.*", existing=["a", excluded], **options) == ["a"]
 
 
 def test_a_dead_letter_topic_may_be_named_but_not_beside_its_own_topic() -> None:
-    assert selected("a.dlq", there=["a", "a.dlq"]) == ["a.dlq"]
-    with pytest.raises(UsageError, match="come back for ever"):
-        selected("a", "a.dlq", there=[])
+    assert select("a.dlq", existing=["a", "a.dlq"]) == ["a.dlq"]
+    with pytest.raises(UsageError, match="endless loop"):
+        select("a", "a.dlq", existing=[])
 
 
 @given(
     topics=st.lists(_NAMES, unique=True), template=st.sampled_from(["{topic}.dlq", "x{topic}", "b", "{topic}-{topic}"])
 )
-def test_what_the_worker_writes_its_letters_to_it_never_reads(topics: list[str], template: str) -> None:
+def test_the_worker_never_reads_its_own_dead_letter_topics(topics: list[str], template: str) -> None:
     settings = Settings(topic="^", dead_letter_topic=template)
-    read = Selection(settings).among([*topics, *(settings.for_topic(topic).dead_letter_topic_name for topic in topics)])
+    read = Selection(settings).select(
+        [*topics, *(settings.for_topic(topic).dead_letter_topic_name for topic in topics)]
+    )
     assert not {settings.for_topic(topic).dead_letter_topic_name for topic in read} & set(read)
 
 
-def test_topics_that_would_share_a_table_by_accident_are_found() -> None:
+def test_topics_that_would_share_a_table_by_accident_are_detected() -> None:
     selection = Selection(Settings(topic="^", backend="clickhouse", table="t_{topic}"))
-    assert selection.clash(["a-b", "c", "a.b"]) == ("a-b", "a.b", "t_a_b")
-    assert selection.clash(["a-b", "c"]) is None
-    assert Selection(Settings(topic="^", backend="clickhouse")).clash(["a-b", "a.b"]) is None
+    assert selection.find_table_clash(["a-b", "c", "a.b"]) == ("a-b", "a.b", "t_a_b")
+    assert selection.find_table_clash(["a-b", "c"]) is None
+    assert Selection(Settings(topic="^", backend="clickhouse")).find_table_clash(["a-b", "a.b"]) is None
 
 
 def test_a_redis_cluster_needs_the_keys_of_several_topics_in_one_slot() -> None:
@@ -80,32 +84,32 @@ def test_a_redis_cluster_needs_the_keys_of_several_topics_in_one_slot() -> None:
         ("", ()),
     ],
 )
-def test_topics_are_split_at_commas_but_not_inside_a_count(text: str, topics: tuple[str, ...]) -> None:
+def test_commas_separate_topics_except_inside_a_quantifier(text: str, topics: tuple[str, ...]) -> None:
     settings, _ = load({"topic": text}, {})
     assert settings.topics == topics
     assert settings.one_topic == (topics == ("a",))
 
 
 @pytest.mark.parametrize("text", ["a b", "^(", "a,."])
-def test_what_is_neither_a_name_nor_an_expression_is_refused(text: str) -> None:
+def test_an_invalid_topic_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--topic"):
         load({"topic": text}, {})
 
 
 @given(lists=st.lists(st.lists(_NAMES, unique=True), max_size=5))
-def test_the_roster_tells_what_was_written_last_and_that_it_changed(lists: list[list[str]]) -> None:
+def test_the_topic_list_returns_the_last_written_names_and_a_new_version(lists: list[list[str]]) -> None:
     topic_list, versions = TopicList(), [0]
     topic_list.partitions = 7
     for topics in lists:
         topic_list.write(topics)
-        version, found = topic_list.read()
-        assert found == topics
+        version, names = topic_list.read()
+        assert names == topics
         versions.append(version)
     assert len(set(versions)) == len(versions)
     assert not any(version % 2 for version in versions)
     assert topic_list.partitions == 7
 
 
-def test_more_topics_than_the_roster_has_room_for_are_refused() -> None:
+def test_more_topics_than_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="too many"):
         TopicList().write(["x" * 249] * 5000)

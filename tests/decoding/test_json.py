@@ -1,4 +1,4 @@
-"""Whatever the bytes and their neighbours, an event's row or reject is what the event alone would give."""
+"""Each event gives the same row or reject in a record batch as alone, whatever its bytes and its neighbours are."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def word(values: list[Any]) -> list[int]:
 
 
 def anything(values: list[Any]) -> list[tuple[int, Any]]:
-    """Take all; the lists in lists as their depth, since Python compares them to a depth of 1000 only."""
-    peeled = []
+    """Accept all values; nested lists as their depth, because Python compares them only to a depth of 1000."""
+    results = []
     for value in values:
-        depth, core = 0, value
-        while type(core) is list and len(core) == 1:
-            depth, core = depth + 1, core[0]
-        peeled.append((depth, core))
-    return peeled
+        depth, inner = 0, value
+        while type(inner) is list and len(inner) == 1:
+            depth, inner = depth + 1, inner[0]
+        results.append((depth, inner))
+    return results
 
 
 DEVICE = Field("device_ip", ("device_ip",), texts)
@@ -127,8 +127,8 @@ payloads = st.one_of(
 )
 
 
-def alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | tuple[str, str]:
-    """The definition: one message's converted values, or the reason and field of its reject."""
+def decode_alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | tuple[str, str]:
+    """The definition of a result: one message's converted values, or the reason and field of its reject."""
     try:
         event = orjson.loads(payload)
     except ValueError:
@@ -157,15 +157,15 @@ def alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | tuple[st
     return (row,)
 
 
-def each_alone(messages: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
-    results = [alone(message, fields) for message in messages]
+def decode_each_alone(messages: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+    results = [decode_alone(message, fields) for message in messages]
     kept = [index for index, result in enumerate(results) if len(result) == 1]
     rejects = [Reject(index, *result) for index, result in enumerate(results) if len(result) == 2]
     columns = tuple([results[index][0][number] for index in kept] for number in range(len(fields)))
     return Decoded(columns, kept if rejects else None, len(kept), rejects)
 
 
-def plain(decoded: Decoded) -> Decoded:
+def with_lists(decoded: Decoded) -> Decoded:
     columns = tuple(list(column) for column in decoded.columns)
     kept = None if decoded.kept is None else list(decoded.kept)
     return Decoded(columns, kept, decoded.rows, list(decoded.rejects))
@@ -179,8 +179,8 @@ def plain(decoded: Decoded) -> Decoded:
 @example([b'{"a":"', b'"}', b'{"a":1},{"a":2}'], ONE_OPTIONAL)
 @example([b"0],[0", b"0"], ONE_OPTIONAL)
 @example([GOOD, b"", GOOD], FIELDS)
-def test_a_chunk_gives_what_each_of_its_messages_alone_gives(messages: list[bytes], fields: tuple[Field, ...]) -> None:
-    assert plain(decode(messages, fields)) == each_alone(messages, fields)
+def test_a_record_batch_gives_the_same_as_each_message_alone(messages: list[bytes], fields: tuple[Field, ...]) -> None:
+    assert with_lists(decode(messages, fields)) == decode_each_alone(messages, fields)
 
 
 @settings(max_examples=300)
@@ -196,22 +196,22 @@ def test_no_message_changes_its_neighbours_row(messages: list[bytes], fields: tu
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS, ids=lambda fragment: ascii(fragment)[2:30])
-def test_every_fragment_beside_every_other_keeps_to_itself(fragment: bytes) -> None:
+def test_no_fragment_changes_the_result_of_another(fragment: bytes) -> None:
     for other in FRAGMENTS:
         for messages in ([fragment, other], [fragment, other, GOOD, other, fragment]):
             for fields in (FIELDS, ONE_OPTIONAL):
-                assert plain(decode(messages, fields)) == each_alone(messages, fields)
+                assert with_lists(decode(messages, fields)) == decode_each_alone(messages, fields)
 
 
-def test_even_a_message_that_contains_a_fence_of_another_call_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_contains_the_fence_of_another_call_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = iter(["0123456789abcdef", "fedcba9876543210"])
     monkeypatch.setattr("worker.decoding.json.token_hex", lambda _: next(tokens))
     replayed = b'{"a":1},"0123456789abcdef",{"a":2}'
     decode([b'{"a":1}'], ONE_OPTIONAL)
-    assert plain(decode([b'{"a":1}', replayed], ONE_OPTIONAL)).rejects == [Reject(1, "not_json", "")]
+    assert with_lists(decode([b'{"a":1}', replayed], ONE_OPTIONAL)).rejects == [Reject(1, "not_json", "")]
 
 
-def test_the_token_is_drawn_anew_for_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_record_batch_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
 
     def spy(size: int) -> str:
@@ -225,37 +225,37 @@ def test_the_token_is_drawn_anew_for_every_chunk(monkeypatch: pytest.MonkeyPatch
     assert all(len(token) == 16 for token in drawn)
 
 
-def test_a_good_chunk_keeps_all_and_parses_no_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_record_batch_keeps_all_and_parses_no_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "_parse_each", None)
     decoded = decode([GOOD] * 1000, FIELDS)
     assert (decoded.kept, decoded.rows, decoded.rejects) == (None, 1000, ())
     assert decoded.columns == (array("q", [1726668850124] * 1000), ["10.0.0.1"] * 1000, array("b", [3] * 1000))
 
 
-def test_a_bad_value_costs_no_second_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_costs_no_second_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "_parse_each", None)
     decoded = decode([GOOD, GOOD.replace(b"3,", b"300,"), GOOD, b"[]"], FIELDS)
     assert decoded.rejects == [Reject(1, "out_of_range", "error_code"), Reject(3, "not_object", "")]
     assert decoded.kept == [0, 2]
 
 
-def test_no_payloads_are_no_rows_of_empty_columns() -> None:
+def test_no_payloads_give_empty_columns_and_no_rows() -> None:
     assert decode([], FIELDS) == Decoded((array("q"), [], array("b")), None, 0, ())
 
 
-def test_a_chunk_of_bad_events_only_has_empty_columns() -> None:
+def test_a_record_batch_of_only_invalid_events_has_empty_columns() -> None:
     decoded = decode([b"", b"7"], FIELDS)
     assert decoded.columns == (array("q"), [], array("b"))
     assert (decoded.kept, decoded.rows) == ([], 0)
     assert decoded.rejects == [Reject(0, "not_json", ""), Reject(1, "not_object", "")]
 
 
-def test_an_event_with_several_faults_is_rejected_once_for_the_first_field() -> None:
+def test_an_event_with_several_invalid_fields_is_rejected_once_for_the_first() -> None:
     assert decode([b'{"timestamp":"?","device_ip":7}'], FIELDS).rejects == [Reject(0, "bad_timestamp", "timestamp")]
 
 
-def test_an_event_at_the_limit_of_depth_is_good_as_it_is_alone() -> None:
-    deepest = max((f for f in FRAGMENTS if len(alone(f, ONE_OPTIONAL)) == 1), key=lambda f: f.count(b"["))
+def test_an_event_at_the_depth_limit_is_valid_as_it_is_alone() -> None:
+    deepest = max((f for f in FRAGMENTS if len(decode_alone(f, ONE_OPTIONAL)) == 1), key=lambda f: f.count(b"["))
     assert deepest.count(b"[") == 1023
     decoded = decode([b"{}", deepest, b"{}"], ONE_OPTIONAL)
     assert (decoded.rows, decoded.kept) == (3, None)
@@ -289,21 +289,21 @@ def test_an_optional_fields_parent_may_be_missing_or_null_but_nothing_else(geo: 
     assert decode([b"{}"], fields).rows == 1
 
 
-def test_a_convert_that_fails_for_a_column_of_good_values_is_loud() -> None:
-    def moody(values: list[Any]) -> list[Any]:
+def test_a_converter_that_fails_for_a_column_of_valid_values_raises() -> None:
+    def fail_for_several(values: list[Any]) -> list[Any]:
         if len(values) > 1:
             raise ValueError("broken converter")
         return values
 
     with pytest.raises(ValueError, match="broken converter"):
-        decode([b'{"a":1}', b'{"a":2}'], [Field("a", ("a",), moody)])
+        decode([b'{"a":1}', b'{"a":2}'], [Field("a", ("a",), fail_for_several)])
 
 
 @pytest.mark.parametrize(
     ("low", "high", "code"),
     [(-128, 127, "b"), (0, 255, "B"), (0, 10, "b"), (-1, 200, "h"), (0, 2**32 - 1, "I"), (-(2**63), 2**63 - 1, "q")],
 )
-def test_integers_take_their_range_and_give_the_narrowest_array(low: int, high: int, code: str) -> None:
+def test_integers_accept_their_range_and_return_the_narrowest_array(low: int, high: int, code: str) -> None:
     convert = integers(low, high)
     assert convert([low, high]) == array(code, [low, high])
     assert convert([]).typecode == code
@@ -315,19 +315,19 @@ def test_integers_take_their_range_and_give_the_narrowest_array(low: int, high: 
             convert([low, wrong])
 
 
-def test_integers_beyond_machine_words_are_refused_at_once() -> None:
+def test_integers_beyond_machine_words_are_rejected_at_once() -> None:
     with pytest.raises(ValueError, match="machine integer"):
         integers(-1, 2**63)
 
 
 @pytest.mark.parametrize("wrong", [None, 7, 7.0, True, ["a"], {"a": "b"}])
-def test_texts_are_texts_only(wrong: Any) -> None:
+def test_texts_accept_only_strings(wrong: Any) -> None:
     assert texts(["", "a", "é"]) == ["", "a", "é"]
     with pytest.raises(BadValue, match="wrong_type"):
         texts(["a", wrong])
 
 
-def test_a_bad_timestamp_has_its_own_reason() -> None:
+def test_an_invalid_timestamp_has_its_own_reason() -> None:
     assert millis(["2021-12-03T16:15:30", 1726668850124]) == array("q", [1638548130000, 1726668850124])
     with pytest.raises(BadValue, match="bad_timestamp"):
         millis([1726668850124, None])

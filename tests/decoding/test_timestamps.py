@@ -1,4 +1,4 @@
-"""Every form gives one number, the column agrees with the value, and nothing dubious is taken."""
+"""Every form of an instant gives the same number, columns agree with single values, and invalid input is rejected."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ values = st.one_of(
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["by second", "by minute"])
-def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every column looked up in this way, and begin with empty caches."""
-    monkeypatch.setattr(timestamps._Seconds, "pay", lambda *_: request.param)
+def _lookup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look every column up by second or by minute, and start with empty caches."""
+    monkeypatch.setattr(timestamps._Seconds, "is_useful_for", lambda *_: request.param)
     for cache in (timestamps._seconds, timestamps._minutes, timestamps._rests):
         cache.clear()
 
@@ -78,16 +78,16 @@ def test_all_cases_of_the_files_pass(name: str) -> None:
 
 
 @given(instants)
-def test_millis_and_text_are_each_others_inverse(millis: int) -> None:
+def test_millis_and_iso_strings_are_inverse(millis: int) -> None:
     assert to_millis(to_iso(millis)) == millis
     assert datetime.fromisoformat(to_iso(millis)) == EPOCH + timedelta(milliseconds=millis)
 
 
 @given(st.integers(FIRST * 10**6, LAST * 10**6), st.integers(0, 9), st.integers(-1439, 1439), st.sampled_from("Tt "))
-def test_an_iso_text_means_what_datetime_says(nanos: int, digits: int, offset: int, separator: str) -> None:
+def test_an_iso_string_means_the_same_as_in_datetime(nanos: int, digits: int, offset: int, separator: str) -> None:
     seconds, fraction = divmod(nanos, 10**9)
-    there = (EPOCH + timedelta(seconds=seconds)).astimezone(timezone(timedelta(minutes=offset)))
-    text = there.strftime(f"%Y-%m-%d{separator}%H:%M:%S")
+    local = (EPOCH + timedelta(seconds=seconds)).astimezone(timezone(timedelta(minutes=offset)))
+    text = local.strftime(f"%Y-%m-%d{separator}%H:%M:%S")
     written = f"{fraction:09d}"[:digits]
     zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
     expected = seconds * 1000 + int(written[:3].ljust(3, "0"))
@@ -120,7 +120,7 @@ def test_whole_numbers_from_the_threshold_on_are_milliseconds(number: int) -> No
     )
 )
 @example(1_001_000)  # 1.001 * 1000 is 1000.9999999999999
-def test_a_fraction_of_a_second_is_cut_off_towards_the_past_and_keeps_its_written_digits(micros: int) -> None:
+def test_a_fraction_of_a_second_is_rounded_towards_the_past_and_keeps_its_written_digits(micros: int) -> None:
     sign, (seconds, fraction) = "-" * (micros < 0), divmod(abs(micros), 10**6)
     text = f"{sign}{seconds}.{fraction:06d}"
     assert to_millis(text) == micros // 1000
@@ -186,7 +186,7 @@ def test_a_fraction_of_a_second_is_cut_off_towards_the_past_and_keeps_its_writte
     ],
     ids=lambda value: ascii(value)[:40] if not isinstance(value, int) or abs(value) < 10**20 else "huge",
 )
-def test_what_is_no_timestamp_is_a_value_error_alone_and_among_others(value: Any) -> None:
+def test_an_invalid_timestamp_is_a_value_error_alone_and_among_others(value: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         to_millis(value)
     for column in ([value], [1726667942, value], ["2021-12-03T16:15:30Z", value, 1726668850124]):
@@ -220,7 +220,7 @@ def test_a_column_is_its_values_in_order_or_a_value_error_when_any_is_bad(column
 )
 @example([1, True], 3)
 @example([False, 0], 3)
-def test_a_column_of_values_that_come_again_is_no_different(column: list[Any], times: int) -> None:
+def test_a_column_of_repeated_values_gives_the_same_result(column: list[Any], times: int) -> None:
     singles = [outcome(to_millis, value) for value in column]
     expected = ValueError if ValueError in singles else array("q", singles * times)
     assert outcome(column_to_millis, column * times) == expected
@@ -235,8 +235,8 @@ def test_an_empty_column_is_an_empty_array() -> None:
     assert column_to_millis([]) == array("q")
 
 
-def test_caches_stay_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timestamps, "_CACHED", 100)
+def test_caches_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timestamps, "_CACHE_SIZE", 100)
     for start in range(0, 2000, 50):
         column = [f"2021-12-03T16:15:30.{i:06d}Z" for i in range(start, start + 50)]
         column += [str(1_700_000_000 + i) for i in range(start, start + 50)]
@@ -249,26 +249,26 @@ def test_caches_stay_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(timestamps._minutes) <= 100
 
 
-def test_seconds_are_looked_up_unless_most_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_seconds_is_used_unless_most_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(timestamps, "_seconds", timestamps._Seconds())
     live = [f"2021-12-03T16:15:{i % 3:02}.{i:03}Z" for i in range(900)]
     backlog = [f"2021-12-{1 + i % 28:02}T{i % 24:02}:{i % 60:02}:{i % 59:02}Z" for i in range(900)]
-    for column, remembered in ((live, 3), (backlog, 903), (backlog, 903), (live, 903)):
+    for column, cached in ((live, 3), (backlog, 903), (backlog, 903), (live, 903)):
         assert column_to_millis(column) == array("q", map(to_millis, column))
-        assert len(timestamps._seconds) == remembered
-    for _ in range(timestamps._LEFT_OUT):
+        assert len(timestamps._seconds) == cached
+    for _ in range(timestamps._BYPASSED_COLUMNS):
         column_to_millis(["2020-01-01T00:00:00Z"])
     assert len(timestamps._seconds) == 904
 
 
-def test_a_bad_value_is_never_cached_as_good() -> None:
+def test_an_invalid_value_is_never_cached_as_valid() -> None:
     for _ in range(2):
         assert outcome(column_to_millis, ["1726668850.12345678Z"]) is ValueError
         assert column_to_millis(["1726668850.12345678"]) == array("q", [1726668850123])
 
 
-def test_the_local_time_zone_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_time_zone_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TZ", "America/St_Johns")
     time.tzset()
     try:
@@ -279,7 +279,9 @@ def test_the_local_time_zone_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
         time.tzset()
 
 
-def test_the_tester_names_each_failing_line_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_each_failing_line_and_the_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cases = tmp_path / "cases.txt"
     cases.write_bytes(
         b"\xef\xbb\xbf# a comment\r\n\r\n"
@@ -303,7 +305,7 @@ def test_the_tester_names_each_failing_line_and_counts(tmp_path: Path, capsys: p
     ]
 
 
-def test_the_tester_exits_0_when_all_passed_and_2_when_the_file_is_unreadable(
+def test_the_command_exits_with_0_if_all_passed_and_2_if_the_file_is_unreadable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(str(DATA / "timestamps.txt")) == 0

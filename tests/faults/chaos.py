@@ -1,8 +1,8 @@
-"""`python -m tests.faults.chaos [--seconds 600] [--seed N]`: faults of every kind, drawn at random, while events flow.
+"""`python -m tests.faults.chaos [--seconds 600] [--seed N]`: random faults of every kind, while events flow.
 
-Two supervisors share a group that writes into ClickHouse, a third counts devices in Redis. At the end everything is
-healed, and the oracle says what is missing and what is there twice: exit 0 only where both are nothing. The same seed
-draws the same faults in the same order; when they strike is the machine's.
+Two supervisors share a group that writes into ClickHouse, a third counts devices in Redis. At the end every fault is
+repaired, and the oracle counts missing and doubled events: exit 0 only if both are 0. The same seed draws the same
+faults in the same order; their exact moments differ.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ class Chaos:
         self.bad = 0
         self._sent = 0
 
-    def _job(self, backend: str, server: Server, place: str) -> Job:
+    def _job(self, backend: str, server: Server, target: str) -> Job:
         return Job(
-            kafka=self.kafka.address, topic="chaos", group=backend, backend=backend, url=server.address, place=place
+            kafka=self.kafka.address, topic="chaos", group=backend, backend=backend, url=server.address, target=target
         )
 
     def send(self) -> None:
-        """Write some events, now and then a bad one. The broker is there and stays meanwhile: nothing is sent twice."""
+        """Write some events, a few of them invalid. The broker is up meanwhile, so nothing is sent twice."""
         payloads: list[bytes | None] = []
         for _ in range(self.chance.randrange(500, 8000)):
             if self.chance.random() < _BAD:
@@ -95,7 +95,7 @@ class Chaos:
         self.rows.send(payloads)
 
     def faults(self) -> dict[str, Callable[[], None]]:
-        """Return what can be done to them; each heals what it hurt before it returns."""
+        """Return the faults by name; each repairs its damage before it returns."""
         return {
             "kill -9 of a child": lambda: kill(*self._some(1)),
             "kill -9 of two children": lambda: kill(*self._some(2)),
@@ -122,10 +122,10 @@ class Chaos:
     def _place(self) -> Place:
         return self.chance.choice(self.places)
 
-    def _some(self, most: int) -> list[int]:
-        """Draw children of one worker; fewer where it has not forked so many."""
+    def _some(self, count: int) -> list[int]:
+        """Draw `count` children of one worker; fewer if it has not forked so many."""
         pids = self._place().members()
-        return self.chance.sample(pids, min(most, len(pids)))
+        return self.chance.sample(pids, min(count, len(pids)))
 
     def _store(self) -> Server:
         return self.chance.choice((self.clickhouse, self.redis))
@@ -146,7 +146,7 @@ class Chaos:
         place = self._place()
         place.worker.signal(signal.SIGTERM)
         code = place.worker.wait(_PATIENCE_S)
-        # One that was killed by what else is going on says so; a drain that fails does, too, and may: nothing is lost.
+        # Another fault may have killed it, or its drain may fail: neither loses an event.
         assert code in (0, 1, -signal.SIGTERM), place.worker.tail()
         place.again()
 
@@ -190,14 +190,14 @@ class Chaos:
             visitor.wait(_PATIENCE_S)
 
     def keep(self) -> None:
-        """Start again what has ended by itself: a consumer that was killed too often without getting anywhere."""
+        """Restart stopped workers: the supervisor gives up after too many kills of a consumer without progress."""
         for place in self.places:
             if not place.worker.running():
-                print(f"ended by itself with {place.worker.wait()}:\n{place.worker.tail(10)}", file=sys.stderr)
+                print(f"stopped with {place.worker.wait()}:\n{place.worker.tail(10)}", file=sys.stderr)
                 place.again()
 
     def judge(self) -> tuple[Verdict, Verdict, int]:
-        """Wait until everything is committed; return what holds for rows and devices, and how many letters lack."""
+        """Wait until everything is committed; return the verdicts and how many dead letters differ."""
         for job in (self.rows, self.devices):
             job.all_done(_PATIENCE_S)
         for place in self.places:
@@ -205,19 +205,19 @@ class Chaos:
             place.worker.signal(signal.SIGTERM)
         for place in self.places:
             assert place.worker.wait(_PATIENCE_S) == 0, place.worker.tail()
-        wanted = {
+        expected = {
             (job.group.encode(), b"bad %d" % (i + 1)) for job in (self.rows, self.devices) for i in range(self.bad)
         }
-        found = {(dict(dead_letter.headers)["group"], dead_letter.payload) for dead_letter in self.rows.dead_letters()}
-        return self.rows.judge(self.good), self.devices.judge(self.good), len(wanted ^ found)
+        actual = {(dict(dead_letter.headers)["group"], dead_letter.payload) for dead_letter in self.rows.dead_letters()}
+        return self.rows.judge(self.good), self.devices.judge(self.good), len(expected ^ actual)
 
     def verify(self) -> int:
-        """Let the worker's own command say the same; return the worse of its exit codes."""
+        """Run the worker's own `verify` for both jobs; return the higher exit code."""
         codes = []
         for job in (self.rows, self.devices):
             where = "--table" if job.backend == "clickhouse" else "--redis-key"
             options = ("--topic", job.topic, "--bootstrap-servers", job.kafka, "--group-id", job.group)
-            store = ("--backend", job.backend, f"--{job.backend}-url", job.url, where, job.place)
+            store = ("--backend", job.backend, f"--{job.backend}-url", job.url, where, job.target)
             with run_worker("verify", *options, *store) as verify:
                 codes.append(verify.wait(_PATIENCE_S))
                 print(*verify.stdout, *verify.stderr, sep="\n")
@@ -234,24 +234,24 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     options = parser.parse_args()
-    logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it tells of each restart
+    logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it logs each restart
     print(f"seed {options.seed}, {options.seconds:g} s", flush=True)
     with ExitStack() as stack:
         chaos = Chaos(stack, options.seed)
-        began, struck = time.monotonic(), 0
+        began, faults = time.monotonic(), 0
         while time.monotonic() - began < options.seconds:
             chaos.send()
             name, fault = chaos.chance.choice(sorted(chaos.faults().items(), key=lambda item: item[0]))
             print(f"{time.monotonic() - began:6.1f} s  {len(chaos.good)} events  {name}", flush=True)
             fault()
-            struck += 1
+            faults += 1
             chaos.keep()
         rows, devices, dead_letters = chaos.judge()
         code = chaos.verify()
-    print(f"seed {options.seed}: {struck} faults, {len(chaos.good)} events and {chaos.bad} bad ones")
+    print(f"seed {options.seed}: {faults} faults, {len(chaos.good)} events and {chaos.bad} invalid ones")
     print(f"rows:    missing {rows.missing}, doubled {rows.doubled}, wrong {rows.wrong} {rows.examples}")
-    print(f"devices: missing {devices.missing}, too many {devices.doubled}")
-    print(f"letters: missing {dead_letters}")
+    print(f"devices: missing {devices.missing}, extra {devices.doubled}")
+    print(f"dead letters: missing or extra {dead_letters}")
     return 0 if rows == devices == EXACT and not dead_letters and not code else 1
 
 

@@ -1,4 +1,4 @@
-"""Servers that a fault may hurt: the session's own, started again or healed before the test ends."""
+"""Servers for faults: the session's own, restarted or repaired before the test ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from clickhouse_driver import Client
 
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import Service, clickhouse_client, host_and_port
 from tests.support.proxy import Proxy
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
@@ -15,7 +15,7 @@ from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 @pytest.fixture(scope="session")
 def hurt_kafka(kafka: Service) -> Iterator[Server]:
-    """A broker to pause and restart; the shared one, unless that is somebody else's."""
+    """A broker to pause and restart: the shared one, unless it was started outside of the tests."""
     if isinstance(kafka, Server):
         yield kafka
     else:
@@ -42,37 +42,15 @@ def hurt_redis(redis_server: Service) -> Iterator[Server]:
 
 
 @pytest.fixture
-def rows_job(
-    hurt_kafka: Server, hurt_clickhouse: Server, topic_name: str, group_id: str, table_name: str
-) -> Iterator[Job]:
+def rows_job(hurt_kafka: Server, hurt_clickhouse: Server, make_job: MakeJob) -> Job:
     """A job into ClickHouse."""
-    job = Job(
-        kafka=hurt_kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="clickhouse",
-        url=hurt_clickhouse.address,
-        place=table_name,
-    )
-    yield job
-    _show(job)
+    return make_job(hurt_kafka, hurt_clickhouse.address)
 
 
 @pytest.fixture
-def devices_job(
-    hurt_kafka: Server, hurt_redis: Server, topic_name: str, group_id: str, redis_key: str
-) -> Iterator[Job]:
+def devices_job(hurt_kafka: Server, hurt_redis: Server, make_job: MakeJob) -> Job:
     """A job into Redis."""
-    job = Job(
-        kafka=hurt_kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="redis",
-        url=hurt_redis.address,
-        place=redis_key,
-    )
-    yield job
-    _show(job)
+    return make_job(hurt_kafka, hurt_redis.address)
 
 
 @pytest.fixture
@@ -92,9 +70,3 @@ def clickhouse_proxy(hurt_clickhouse: Server) -> Iterator[Proxy]:
 def redis_proxy(hurt_redis: Server) -> Iterator[Proxy]:
     with Proxy(*host_and_port(hurt_redis.address)) as proxy:
         yield proxy
-
-
-def _show(job: Job) -> None:
-    """Print what its workers said, which pytest shows where a test failed."""
-    for worker in job.started:
-        print(f"--- worker {worker.pid}\n{worker.tail(60)}")

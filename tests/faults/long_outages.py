@@ -1,4 +1,4 @@
-"""The outages that take a minute: nobody is evicted, memory stays small, all goes on alone. Run by test_outages."""
+"""Outages of a minute or more: no member is evicted, memory stays small, and work continues. Run by test_outages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clickhouse_gone_for_90_s(job: Job, clickhouse: Server) -> Scenario:
     job.create(2)
     options = ("-X", "max.poll.interval.ms=10000", "-X", "session.timeout.ms=9000", "--processes", "2")
     with job.start(*options) as worker:
-        yield lambda: [one["partitions"] for one in status(worker)["processes"]] == [1, 1]
+        yield lambda: [process["partitions"] for process in status(worker)["processes"]] == [1, 1]
         job.send(events(10_000))
         yield lambda: job.accounted() == 10_000
         before = status(worker)["rebalances"], _members(job)
@@ -52,11 +52,11 @@ def clickhouse_gone_for_90_s(job: Job, clickhouse: Server) -> Scenario:
         yield pause(90)
         shown = status(worker)
         assert not shown["sink_up"]
-        assert all(one["paused"] for one in shown["processes"])
+        assert all(process["paused"] for process in shown["processes"])
         assert (shown["rebalances"], _members(job)) == before  # the group's generation is the same
         _is_small(worker)
         waiting = [line for line in worker.stderr if "will try again" in line and "consumer-0" in line]
-        assert len(waiting) < 12, waiting  # a line a minute for each thing that is waited for
+        assert len(waiting) < 12, waiting  # one line a minute for each cause
         clickhouse.start()
         yield lambda: job.accounted() == count
         assert status(worker)["restarts"] == 0
@@ -65,7 +65,7 @@ def clickhouse_gone_for_90_s(job: Job, clickhouse: Server) -> Scenario:
 
 
 def consumer_that_dies_whenever_it_starts(job: Job) -> Scenario:
-    """It is started again, later and later, and given up at last: no fork storm."""
+    """It is restarted with growing pauses, and the supervisor gives up at last: no fork storm."""
     job.create()
     job.send(events(1000))
     with job.start("--processes", "1") as worker:

@@ -1,9 +1,9 @@
-"""`python -m tests.faults.soak [--seconds 600]`: a paced load, faults by the clock, and Prometheus looking on.
+"""`python -m tests.faults.soak [--seconds 600]`: a paced load with scheduled faults, scraped by Prometheus.
 
-A producer writes at a steady rate. In each tenth of the time one consumer is killed (never the first one, whose memory
-is to be seen over the whole time); for the fourth tenth the store is away. At the end the events produced, the rows in
-the store and the counters of /metrics and of Prometheus are compared, and the alerts that fired with those that should
-have. Exit 0 only where nothing differs.
+A producer writes at a steady rate. In each tenth of the time one consumer is killed (never the first, whose memory is
+measured over the whole time). In the fourth tenth the store is unavailable. At the end it compares the events produced,
+the rows in the store and the counters of /metrics and of Prometheus, and the alerts that fired with the expected ones.
+Exit 0 only if nothing differs.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tests.support import oracle, prometheus
 from tests.support.job import Job, kill
 from tests.support.kit import clickhouse_client, run_worker, wait_until
 from tests.support.pages import Pages
-from tests.support.processes import Life, Watch
+from tests.support.processes import ProcessUsage, Watch
 from worker.local import Server, start_clickhouse, start_kafka, start_prometheus, start_redis
 
 _DEVICES = 10_000
 _TENTHS = 10
-_AWAY = 3  # the tenth in which the store is away
+_OUTAGE = 3  # the tenth in which the store is unavailable
 _PATIENCE_S = 600.0
-_MOST_BYTES = 150 * 2**20
-_MOST_GROWTH = 0.1
-_SHOULD_FIRE = {"WorkerSinkDown", "WorkerRestarting"}
-_SINK_DOWN_FOR_S = 120.0  # in alerts.yml; it is to fire in the middle of the outage
+_MAX_BYTES = 150 * 2**20
+_MAX_GROWTH = 0.1
+_EXPECTED_ALERTS = {"WorkerSinkDown", "WorkerRestarting"}
+_SINK_DOWN_FOR_S = 120.0  # in alerts.yml; the alert must fire in the middle of the outage
 
 
 class Soak:
-    """The servers, the worker under load, and what is seen of it."""
+    """The servers, the worker under load, and its measurements."""
 
     def __init__(self, stack: ExitStack, options: argparse.Namespace) -> None:
         self.seconds, self.rate, self.frozen = options.seconds, options.rate, options.frozen
@@ -49,7 +49,7 @@ class Soak:
             group="soak",
             backend=options.backend,
             url=self.store.address,
-            place="soak",
+            target="soak",
         )
         self.job.create(self.partitions)
         words = ("--batch-rows", "100000", "--linger-ms", "1000", "--processes", str(options.processes))
@@ -66,22 +66,22 @@ class Soak:
         self.killed = 0
 
     def run(self) -> int:
-        """Put it under load and hurt it; return how many events the producer says it wrote, when all are written."""
+        """Run load and faults; return how many events the producer reports as written, once all are stored."""
         count = int(self.rate * self.seconds)
         paced = ("--num-messages", str(count), "--pause-ms", str(1000 / self.rate), "--seed", "1")
         where = ("--bootstrap-servers", self.job.kafka, "--topic", self.job.topic, "--num-devices", str(_DEVICES))
         with run_worker("produce", *where, *paced) as producer:
             producing = time.monotonic()
             for moment, name, strike in sorted(self._schedule(), key=lambda fault: fault[0]):
-                self._look_until(lambda moment=moment: time.monotonic() - producing >= moment)  # type: ignore[misc]
-                _say(producing, name)
+                self._sample_until(lambda moment=moment: time.monotonic() - producing >= moment)  # type: ignore[misc]
+                _log(producing, name)
                 strike()
-            self._look_until(lambda: not producer.running())
+            self._sample_until(lambda: not producer.running())
             assert producer.wait() == 0, producer.tail()
             produced = int(producer.wait_for(r"produced (\d+), failed 0").group(1))
-            _say(producing, producer.stderr[-1])
-        self._look_until(lambda: self._lag() == 0)
-        _say(producing, "lag 0")
+            _log(producing, producer.stderr[-1])
+        self._sample_until(lambda: self._lag() == 0)
+        _log(producing, "lag 0")
         return produced
 
     def _schedule(self) -> Iterator[tuple[float, str, Callable[[], None]]]:
@@ -89,28 +89,30 @@ class Soak:
         for i in range(_TENTHS):
             yield (i + 0.5) * tenth, "kill -9 of a consumer", self._kill
         freeze, thaw = (self.store.pause, self.store.resume) if self.frozen else (self.store.kill, self.store.start)
-        yield _AWAY * tenth, "the store goes away", freeze
-        yield (_AWAY + 1) * tenth, "the store comes back", thaw
+        yield _OUTAGE * tenth, "the store is stopped", freeze
+        yield (_OUTAGE + 1) * tenth, "the store is started", thaw
 
     def _kill(self) -> None:
-        """Kill the next consumer in turn, once it runs; the first one is left alone."""
+        """Kill the next consumer in turn, once it runs; never the first."""
         slot = 1 + self.killed % (self.partitions - 1)
         wait_until(lambda: f"consumer {slot}" in self._running().values(), _PATIENCE_S)
         kill(*(pid for pid, name in self._running().items() if name == f"consumer {slot}"))
         self.killed += 1
 
     def _running(self) -> dict[int, str]:
-        """Return the names of the processes by pid; the status page is asked only about new ones."""
+        """Return the names of the processes by pid; it reads the status page only for new processes."""
         pids = [self.worker.pid, *self.worker.children()]
         if not self.names.keys() >= set(pids):
-            self.names |= {one["pid"]: f"consumer {one['slot']}" for one in self.pages.status()["processes"]}
+            self.names |= {
+                process["pid"]: f"consumer {process['slot']}" for process in self.pages.status()["processes"]
+            }
         return {pid: self.names[pid] for pid in pids if pid in self.names}
 
-    def _look_until(self, reached: Callable[[], bool]) -> None:
-        """Sample the processes every second meanwhile."""
+    def _sample_until(self, reached: Callable[[], bool]) -> None:
+        """Wait, and sample the processes every second."""
         due = 0.0
 
-        def looked() -> bool:
+        def sample() -> bool:
             nonlocal due
             assert self.worker.running(), self.worker.tail()
             if time.monotonic() >= due:
@@ -119,15 +121,15 @@ class Soak:
             time.sleep(0.05)
             return reached()
 
-        wait_until(looked, self.seconds + _PATIENCE_S)
+        wait_until(sample, self.seconds + _PATIENCE_S)
 
     def _lag(self) -> float | None:
-        """Return the messages that wait; None while not every partition's are known."""
+        """Return the lag in messages; None until it is known for every partition."""
         lags = self.pages.metrics("lag_messages")
         return sum(lags.values()) if len(lags) == self.partitions else None
 
     def figures(self, produced: int) -> dict[str, float | None]:
-        """Return how many events there are, by each that counts them; Prometheus is given time for a last look."""
+        """Return the number of events by each source, after the last scrape of Prometheus."""
         written = 'worker_messages_total{outcome="written"}'
         own = self.pages.metric("messages_total", "written")
         wait_until(lambda: prometheus.value(self.prometheus, written, time.time()) == own, _PATIENCE_S)
@@ -142,17 +144,17 @@ class Soak:
 
     def _stored(self) -> dict[str, float | None]:
         if self.job.backend == "redis":
-            return {}  # keeps devices, not events: see `differences`
+            return {}  # it stores devices, not events: see `differences`
         client = clickhouse_client(self.job.url)
         try:
-            rows = client.execute(f"SELECT count() FROM {self.job.place}")[0][0]
-            distinct = f"SELECT _partition, groupBitmap(toUInt64(_offset)) FROM {self.job.place} GROUP BY _partition"
+            rows = client.execute(f"SELECT count() FROM {self.job.target}")[0][0]
+            distinct = f"SELECT _partition, groupBitmap(toUInt64(_offset)) FROM {self.job.target} GROUP BY _partition"
             return {"rows": rows, "distinct rows": sum(count for _, count in client.execute(distinct))}
         finally:
             client.disconnect()
 
     def differences(self, figures: dict[str, float | None]) -> Iterator[str]:
-        """Yield what is not as it should be."""
+        """Yield every difference from the expected result."""
         if len(set(figures.values())) != 1:
             yield f"the counts differ: {figures}"
         if self.job.backend == "redis":
@@ -167,37 +169,37 @@ class Soak:
         ended = time.time()
         backwards = {name: n for name, n in prometheus.resets(self.prometheus, self.began, ended).items() if n}
         if backwards:
-            yield f"ran backwards: {backwards}"
+            yield f"counters decreased: {backwards}"
         fired = prometheus.fired(self.prometheus, self.began, ended)
         print(f"alerts that fired: {', '.join(sorted(fired)) or 'none'}")
-        if fired != _SHOULD_FIRE:
-            yield f"alerts: {sorted(fired)} fired, {sorted(_SHOULD_FIRE)} should have"
-        for life in self.watch.seen():
+        if fired != _EXPECTED_ALERTS:
+            yield f"alerts: {sorted(fired)} fired, {sorted(_EXPECTED_ALERTS)} expected"
+        for life in self.watch.sampled():
             yield from _excess(life, self.seconds)
 
     def scrapes(self) -> str:
-        """Say how long scrapes took, and how many failed."""
+        """Return how long scrapes took, and how many were answered."""
         span, now = f"{int(time.time() - self.began) + 1}s", time.time()
         series = {
             "mean": "avg_over_time(scrape_duration_seconds[{}])",
             "longest": "max_over_time(scrape_duration_seconds[{}])",
             "up": "avg_over_time(up[{}])",
         }
-        found = {
+        values = {
             name: prometheus.value(self.prometheus, query.format(span), now) or 0.0 for name, query in series.items()
         }
-        return "scrapes: mean {mean:.3f} s, longest {longest:.3f} s, {up:.1%} answered".format(**found)
+        return "scrapes: mean {mean:.3f} s, longest {longest:.3f} s, {up:.1%} answered".format(**values)
 
 
-def _say(since: float, text: str) -> None:
+def _log(since: float, text: str) -> None:
     print(f"{time.monotonic() - since:6.1f} s  {text}", flush=True)
 
 
-def _excess(life: Life, seconds: float) -> Iterator[str]:
-    if max(life.rss) > _MOST_BYTES:
+def _excess(life: ProcessUsage, seconds: float) -> Iterator[str]:
+    if max(life.rss) > _MAX_BYTES:
         yield f"{life.name} {life.pid} had {max(life.rss) >> 20} MiB"
-    if life.seconds > seconds / 2 and life.grown() > _MOST_GROWTH:
-        yield f"{life.name} {life.pid} grew by {life.grown():.0%} in the second half"
+    if life.seconds > seconds / 2 and life.growth() > _MAX_GROWTH:
+        yield f"{life.name} {life.pid} grew by {life.growth():.0%} in the second half"
 
 
 def main() -> int:
@@ -209,7 +211,7 @@ def main() -> int:
     parser.add_argument("--backend", choices=("clickhouse", "redis"), default="clickhouse")
     parser.add_argument("--frozen", action="store_true", help="the store is frozen (SIGSTOP), not ended and restarted")
     options = parser.parse_args()
-    logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it tells of each restart
+    logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it logs each restart
     if options.processes < 2:
         parser.error("--processes: 2 or more")
     with ExitStack() as stack:
@@ -221,16 +223,16 @@ def main() -> int:
         for name, count in figures.items():
             print(f"{name:<24} {count:>12,.0f}")
         print(f"\n{soak.scrapes()}")
-        found = list(soak.differences(figures))
+        differences = list(soak.differences(figures))
         soak.worker.signal()
         if code := soak.worker.wait(_PATIENCE_S):
-            found.append(f"the worker ended with {code}")
-        for difference in found:
+            differences.append(f"the worker ended with {code}")
+        for difference in differences:
             print(f"DIFFERENCE {difference}")
-        if found:
+        if differences:
             print(soak.worker.tail(40), file=sys.stderr)
-    print("as it should be" if not found else f"{len(found)} differences")
-    return 1 if found else 0
+    print(f"{len(differences)} differences" if differences else "no differences")
+    return 1 if differences else 0
 
 
 if __name__ == "__main__":

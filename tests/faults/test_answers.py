@@ -1,4 +1,4 @@
-"""Answers that are lost and connections that break at any byte: what was applied is not applied again."""
+"""Lost answers and connections that break at any byte: no insert is applied twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _strike(proxy: Proxy, kind: str, size: int) -> None:
 
 
 def test_lost_answers_and_cuts_do_not_double_a_row(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    """Strikes at many places of the protocol, among them each after which the insert was applied, one after another."""
+    """Break the connection at many points of the protocol, one after another, also after the insert was applied."""
     strikes = [("drop", _BLOCK // 2)] * 4
     strikes += [("to_server", size) for size in (1, 100, 290, 400, 1000, _BLOCK // 2, _BLOCK)]
     strikes += [("to_client", size) for size in (1, 150, 320, 1000, 1400, 2500, 3400)]
@@ -35,17 +35,17 @@ def test_lost_answers_and_cuts_do_not_double_a_row(rows_job: Job, clickhouse_pro
         for i, (kind, size) in enumerate(strikes):
             _strike(clickhouse_proxy, kind, size)
             rows_job.send(events(1000, first=1000 * i))
-            wait_until(lambda i=i: clickhouse_proxy.strikes > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
+            wait_until(lambda i=i: clickhouse_proxy.faults > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
             if i > 2:  # the first few strike the same insert again and again
                 rows_job.advance_to(1000 * (i + 1))
     assert rows_job.judge(range(1000 * len(strikes))) == EXACT
 
 
-def test_lost_answer_into_a_table_without_deduplication_doubles_that_batch_at_most(
+def test_lost_answer_of_a_table_without_deduplication_doubles_at_most_that_batch(
     rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy
 ) -> None:
     clickhouse_sql.execute(
-        f"CREATE TABLE {rows_job.place} (timestamp DateTime64(3), device_ip String, error_code Int8) "
+        f"CREATE TABLE {rows_job.target} (timestamp DateTime64(3), device_ip String, error_code Int8) "
         "ENGINE = MergeTree ORDER BY device_ip"
     )
     rows_job.create()
@@ -54,7 +54,7 @@ def test_lost_answer_into_a_table_without_deduplication_doubles_that_batch_at_mo
         worker.wait_for("took a partition")
         clickhouse_proxy.drop_reply(10_000, until=END_OF_STREAM)
         rows_job.send(events(5000))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "an answer is lost")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "an answer is lost")
         rows_job.all_done()
     verdict = rows_job.judge(range(5000), origin=False)
     assert (verdict.missing, verdict.wrong) == (0, 0)
@@ -72,13 +72,13 @@ def test_lost_answers_of_redis_count_nothing_twice(devices_job: Job, redis_proxy
             else:
                 _strike(redis_proxy, kind, size)
             devices_job.send(events(1000, first=1000 * i))
-            wait_until(lambda i=i: redis_proxy.strikes > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
+            wait_until(lambda i=i: redis_proxy.faults > i, PATIENCE_S, f"{kind} {size} strikes")  # type: ignore[misc]
             devices_job.advance_to(1000 * (i + 1))
     assert devices_job.judge(range(1000 * len(strikes))) == EXACT
 
 
 @pytest.mark.parametrize("backend", ["rows_job", "devices_job"])
-def test_slow_store_is_waited_for(
+def test_worker_waits_for_a_slow_store(
     backend: str, request: pytest.FixtureRequest, clickhouse_proxy: Proxy, redis_proxy: Proxy
 ) -> None:
     job: Job = request.getfixturevalue(backend)

@@ -1,4 +1,4 @@
-"""Events that can never be written: raw into the dead letters, one by one, and never in the way of good ones."""
+"""Invalid events: each becomes a dead letter with its raw bytes, and never blocks valid events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.faults
 
 
 def other(timestamp: bytes = b"1700000000000", device_ip: bytes = b'"10.0.0.1"', error_code: bytes = b"3") -> bytes:
-    """Return an event with these texts for values."""
+    """Return an event with these texts as values."""
     return b'{"timestamp": %b, "device_ip": %b, "error_code": %b}' % (timestamp, device_ip, error_code)
 
 
@@ -41,7 +41,7 @@ WHY = (
     ("bad_timestamp", "timestamp"),
     ("bad_timestamp", "timestamp"),
 )
-# What a table of the three fields cannot hold, and why.
+# Events that a table of the three fields cannot hold, with reason and field.
 BAD: list[tuple[bytes, str, str]] = [
     *((payload.replace(b"<ip>", b"10.0.0.1"), *why) for payload, why in zip(BAD_EVENTS, WHY, strict=True)),
     (b"", "not_json", ""),
@@ -78,7 +78,7 @@ BAD: list[tuple[bytes, str, str]] = [
 ]
 
 
-def test_every_kind_of_bad_event_is_a_letter_and_its_neighbours_are_rows(rows_job: Job) -> None:
+def test_every_kind_of_bad_event_is_a_dead_letter_and_its_neighbours_are_rows(rows_job: Job) -> None:
     rows_job.create(2)
     began_ms = int(time.time() * 1000)
     payloads = [payload for i, (bad, _, _) in enumerate(BAD) for payload in (event(i), bad)]
@@ -86,10 +86,10 @@ def test_every_kind_of_bad_event_is_a_letter_and_its_neighbours_are_rows(rows_jo
     worker = rows_job.finish()
     assert rows_job.judge(range(len(BAD) + 1)) == EXACT
     dead_letters = rows_job.dead_letters()
-    told = [
+    origins_and_reasons = [
         (dead_letter.offset, dead_letter.payload, dead_letter.reason, dead_letter.field) for dead_letter in dead_letters
     ]
-    assert told == [(2 * i + 1, *bad) for i, bad in enumerate(BAD)]
+    assert origins_and_reasons == [(2 * i + 1, *bad) for i, bad in enumerate(BAD)]
     for dead_letter in dead_letters:
         headers = dict(dead_letter.headers)
         assert (headers["topic"], headers["partition"]) == (rows_job.topic.encode(), b"1")
@@ -110,7 +110,7 @@ def test_error_codes_are_stored_as_they_are_or_not_at_all(rows_job: Job) -> None
     assert {dead_letter.field for dead_letter in dead_letters} == {"error_code"}
 
 
-def test_devices_are_all_that_redis_needs(devices_job: Job) -> None:
+def test_redis_needs_only_a_valid_device(devices_job: Job) -> None:
     good = [other(b'"yesterday"', b'"%b"' % device(i).encode(), b"300") for i in range(9)]
     bad = [b"not json", b"[]", b"{}", other(device_ip=b"167772161"), other(device_ip=b"null")]
     devices_job.create()
@@ -122,7 +122,7 @@ def test_devices_are_all_that_redis_needs(devices_job: Job) -> None:
     ]
 
 
-def test_nothing_but_bad_events(rows_job: Job) -> None:
+def test_only_bad_events(rows_job: Job) -> None:
     count = 60_000
     payloads: list[bytes | None] = [b"%d %b" % (i, b"x" * 500) for i in range(count)]
     rows_job.create()
@@ -156,7 +156,7 @@ def test_rows_that_a_constraint_refuses(rows_job: Job, count: int, bad: set[int]
 
 
 def test_events_of_5_mb(rows_job: Job) -> None:
-    """Good and bad ones; the topic for dead letters, made by the worker, takes what the origin takes."""
+    """Valid and invalid ones. The dead-letter topic, which the worker creates, accepts what the origin accepts."""
     count, source = 24, random.Random(5)
     rows_job.create(config={"max.message.bytes": str(10 << 20)})
     padding = base64.b85encode(source.randbytes(4 << 20))
@@ -177,7 +177,7 @@ def test_events_of_5_mb(rows_job: Job) -> None:
     assert peak < 700
 
 
-def test_a_topic_of_other_things_is_not_drained_into_the_letters(rows_job: Job) -> None:
+def test_a_topic_of_other_events_is_not_drained_into_the_dead_letters(rows_job: Job) -> None:
     count, good = 60_000, 2000
     rows_job.create()
     rows_job.send(events(good))
@@ -190,12 +190,12 @@ def test_a_topic_of_other_things_is_not_drained_into_the_letters(rows_job: Job) 
     sent = rows_job.dead_letters()
     assert len(sent) < 12_000
     assert rows_job.judge(range(good)) == EXACT
-    rows_job.finish()  # without a limit: from where it stopped, nothing twice
+    rows_job.finish()  # without a limit: it continues where it stopped, and doubles nothing
     assert rows_job.judge(range(good)) == EXACT
     assert [dead_letter.offset for dead_letter in rows_job.dead_letters()] == list(range(good, good + count))
 
 
-def test_a_limit_that_is_kept_stops_nothing(rows_job: Job) -> None:
+def test_a_ratio_below_the_limit_stops_nothing(rows_job: Job) -> None:
     count = 24_000
     rows_job.create()
     rows_job.send([b"bad" if i % 10 == 0 else event(i) for i in range(count)])
@@ -204,8 +204,8 @@ def test_a_limit_that_is_kept_stops_nothing(rows_job: Job) -> None:
     assert len(rows_job.dead_letters()) == count // 10
 
 
-def test_no_message_changes_what_becomes_of_its_neighbours(rows_job: Job) -> None:
-    """Halves that would make a whole, wholes that would pass for two, and texts that would swallow what comes next."""
+def test_no_message_changes_the_result_of_its_neighbours(rows_job: Job) -> None:
+    """Halves that together form an event, messages that look like two, and texts that would hide the next message."""
     groups: list[list[bytes]] = [
         [event(0)[:30], event(0)[30:]],
         [event(0)[:-1], b"}"],
@@ -226,7 +226,7 @@ def test_no_message_changes_what_becomes_of_its_neighbours(rows_job: Job) -> Non
         [b'"', b'"'],
         [b"\\", b"\\"],
     ]
-    # Of each group some pieces are whole events by themselves: those are rows.
+    # Some pieces of a group are complete events: these are rows.
     numbers = iter(range(10**6))
     payloads: list[bytes] = []
     rows: list[int] = []
@@ -248,31 +248,31 @@ def test_no_message_changes_what_becomes_of_its_neighbours(rows_job: Job) -> Non
 
 
 def _by_offset(dead_letters: list[DeadLetter]) -> dict[int, bytes | None]:
-    found = {dead_letter.offset: dead_letter.payload for dead_letter in dead_letters}
-    assert len(found) == len(dead_letters), "a letter is there twice"
-    return found
+    by_offset = {dead_letter.offset: dead_letter.payload for dead_letter in dead_letters}
+    assert len(by_offset) == len(dead_letters), "an event has two dead letters"
+    return by_offset
 
 
-def _select(job: Job, what: str) -> list[tuple[Any, ...]]:
+def _select(job: Job, expressions: str) -> list[tuple[Any, ...]]:
     client = clickhouse_client(job.url)
     try:
-        found: list[tuple[Any, ...]] = client.execute(f"SELECT {what} FROM {job.place}")
-        return found
+        rows: list[tuple[Any, ...]] = client.execute(f"SELECT {expressions} FROM {job.target}")
+        return rows
     finally:
         client.disconnect()
 
 
 def _make_table(job: Job, check: str) -> None:
-    """Make the table that the worker would make, with a constraint."""
+    """Create the table as the worker does, with a constraint."""
     client = clickhouse_client(job.url)
     try:
-        client.execute(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=job.place))
-        client.execute(f"ALTER TABLE {job.place} ADD CONSTRAINT sound CHECK {check}")
+        client.execute(files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=job.target))
+        client.execute(f"ALTER TABLE {job.target} ADD CONSTRAINT sound CHECK {check}")
     finally:
         client.disconnect()
 
 
 def _peak_mb(pid: int) -> int:
-    """Return the most memory that a process has had resident, in MB."""
+    """Return the peak resident memory of a process, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Processes that are killed, frozen or told to stop at any moment: the rest goes on, and the next start finishes."""
+"""Processes that are killed, frozen or stopped at any moment: the others continue, and the next start finishes."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_kill_after_the_insert_and_before_its_answer(rows_job: Job, clickhouse_p
     with rows_job.start("--linger-ms", "2000", *rows_job.via(clickhouse_proxy.port)) as worker:
         worker.wait_for("took a partition")
         clickhouse_proxy.drop_reply(after_bytes=20_000, until=END_OF_STREAM)  # of some 33 000
-        clickhouse_proxy.refuse()  # and it cannot ask
+        clickhouse_proxy.refuse()  # so it cannot query the table
         rows_job.send(events(count))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "the answer is lost")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "the answer is lost")
         assert rows_job.rows() == 1000
         assert rows_job.committed()[0][0] == 0
         assert rows_job.intent()
         kill(*consumers(worker))
         clickhouse_proxy.heal()
-        rows_job.all_done()  # by itself: the supervisor starts another
+        rows_job.all_done()  # the supervisor restarts the consumer
     assert rows_job.judge(range(count)) == EXACT
 
 
-def test_the_block_of_a_take_over_is_cut_by_neither_time_nor_size(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    """It takes many fetches, and a batch of the next owner is full, and old, long before that."""
+def test_the_block_of_a_takeover_is_cut_by_neither_time_nor_size(rows_job: Job, clickhouse_proxy: Proxy) -> None:
+    """It needs many fetches. By time and size the next owner would seal its batch long before."""
     count = 20_000
     rows_job.create()
     rows_job.send(events(count))
@@ -63,12 +63,12 @@ def test_kill_after_the_answer_and_before_the_commit(
     with rows_job.start(*rows_job.via(clickhouse_proxy.port)) as worker:
         worker.wait_for("took a partition")
         (pid,) = consumers(worker)
-        clickhouse_proxy.delay(0.5)  # time to see the insert before its answer is heard
+        clickhouse_proxy.delay(0.5)  # time to see the insert before its answer arrives
         rows_job.send(events(count))
         wait_until(rows_job.rows, PATIENCE_S, "a batch is in the table")
         try:
-            hurt_kafka.pause()  # no commit is answered
-            wait_until(lambda: status(worker)["accounts"]["written"], PATIENCE_S, "its answer has been heard")
+            hurt_kafka.pause()  # commits get no answer
+            wait_until(lambda: status(worker)["accounts"]["written"], PATIENCE_S, "its answer has arrived")
             kill(pid)
         finally:
             hurt_kafka.resume()
@@ -84,9 +84,9 @@ def test_kill_half_way_through_an_insert(rows_job: Job, clickhouse_proxy: Proxy)
         worker.wait_for("took a partition")
         (pid,) = consumers(worker)
         clickhouse_proxy.cut_to_server(20_000)  # of some 33 000
-        clickhouse_proxy.refuse()  # and no second try
+        clickhouse_proxy.refuse()  # so there is no retry
         rows_job.send(events(count))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "half an insert is on the server")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "half an insert is on the server")
         kill(pid)
         assert rows_job.rows() == 0
         assert rows_job.intent()
@@ -96,7 +96,7 @@ def test_kill_half_way_through_an_insert(rows_job: Job, clickhouse_proxy: Proxy)
 
 
 @pytest.mark.parametrize("backend", ["rows_job", "devices_job"])
-def test_consumers_killed_again_and_again(backend: str, request: pytest.FixtureRequest) -> None:
+def test_consumers_killed_repeatedly(backend: str, request: pytest.FixtureRequest) -> None:
     job: Job = request.getfixturevalue(backend)
     part, kills, chance = 8000, 5, random.Random(4)
     job.create(4)
@@ -109,7 +109,7 @@ def test_consumers_killed_again_and_again(backend: str, request: pytest.FixtureR
     assert job.judge(range(kills * part)) == EXACT
 
 
-def test_consumers_of_two_topics_killed_again_and_again(rows_job: Job) -> None:
+def test_consumers_of_two_topics_killed_repeatedly(rows_job: Job) -> None:
     part, kills, chance = 4000, 4, random.Random(8)
     jobs = (rows_job, replace(rows_job, topic=f"{rows_job.topic}_2"))
     for job in jobs:
@@ -165,14 +165,14 @@ def test_sigterm_at_random_moments_20_times(rows_job: Job) -> None:
     rows_job.create(4)
     rows_job.send(events(count))
     for _ in range(10):
-        # Two at a time, in one group: each stop is a rebalance for the other.
+        # Two workers of one group: each stop is a rebalance for the other.
         options = ("--processes", "2", "--batch-rows", "200", "--linger-ms", "20")
         with rows_job.start(*options) as one, rows_job.start(*options) as other:
             begun = rows_job.accounted()
-            if chance.random() < 0.8:  # else while it starts
+            if chance.random() < 0.8:  # else stop it while it starts
                 rows_job.advance_to(begun + 1)
             for worker in (one, other):
-                time.sleep(chance.uniform(0, 0.3))  # the moment is what is random
+                time.sleep(chance.uniform(0, 0.3))  # the moment is random
                 worker.signal(signal.SIGTERM)
             for worker in (one, other):
                 assert worker.wait() == 0 or not worker.stderr  # or it had not begun
@@ -181,7 +181,7 @@ def test_sigterm_at_random_moments_20_times(rows_job: Job) -> None:
 
 
 def test_frozen_for_longer_than_its_session_it_is_fenced(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    """Its insert is under way when it freezes, and goes on when another has written the same range long since."""
+    """Its insert is in progress when it freezes, and continues after another worker has written the same range."""
     count = 10_000
     rows_job.create()
     with rows_job.start(*rows_job.via(clickhouse_proxy.port)) as frozen:
@@ -192,7 +192,7 @@ def test_frozen_for_longer_than_its_session_it_is_fenced(rows_job: Job, clickhou
         with stopped(frozen.pid, *frozen.children()), rows_job.start() as other:
             rows_job.all_done()
             assert other.running()
-            clickhouse_proxy.heal()  # what it had sent arrives, and is answered, while it is still frozen
+            clickhouse_proxy.heal()  # its insert arrives and is answered while it is still frozen
         frozen.wait_for("partitions lost|not take a commit")
         rows_job.send(events(count, first=count))
         rows_job.all_done()

@@ -1,4 +1,4 @@
-"""Stores and brokers that are away, full, read-only or changed: waited out, then everything goes on by itself."""
+"""Stores and brokers that are unavailable, full, read-only or changed: the worker waits, then continues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_minutes_without_a_server(own_kafka: Server, own_clickhouse: Server, row
     broker = replace(devices_job, kafka=own_kafka.address)
     store = replace(rows_job, url=own_clickhouse.address)
     dying = replace(
-        rows_job, topic=f"{rows_job.topic}_dying", group=f"{rows_job.group}_dying", place=f"{rows_job.place}_dying"
+        rows_job, topic=f"{rows_job.topic}_dying", group=f"{rows_job.group}_dying", target=f"{rows_job.target}_dying"
     )
     together(
         broker_gone_for_60_s(broker, own_kafka),
@@ -46,18 +46,22 @@ def test_minutes_without_a_server(own_kafka: Server, own_clickhouse: Server, row
 
 @contextmanager
 def _under_way(job: Job, *more: str) -> Iterator[Worker]:
-    """Run a worker that has written _FIRST; _SECOND is the test's, and everything is there at the end."""
+    """Run a worker that has written _FIRST. The test sends _SECOND; at the end everything is written."""
     job.create(2)
     with job.start(*more) as worker:
         job.send(_FIRST)
         job.all_done()
-        # One that starts later meets a store that refuses it, and that is a wrong start, not an outage.
-        wait_until(lambda: all(one["partitions"] for one in status(worker)["processes"]), 60, "all consumers take part")
+        # A consumer that starts later fails at its start if the store refuses it: that is not an outage.
+        wait_until(
+            lambda: all(process["partitions"] for process in status(worker)["processes"]),
+            60,
+            "all consumers have partitions",
+        )
         yield worker
         job.all_done()
         shown = status(worker)
         assert shown["restarts"] == 0, worker.tail()
-        wait_until(lambda: status(worker)["sink_up"], 60, "the store is seen again")
+        wait_until(lambda: status(worker)["sink_up"], 60, "the store is up again")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
 
@@ -134,29 +138,29 @@ def _renamed(client: Client, table: str) -> Callable[[], object]:
         pytest.param(_too_many_parts, "code 252: .*Too many parts", id="too many parts"),
         pytest.param(_setting("table_readonly", 1), "code 774: .*readonly", id="read-only"),
         pytest.param(_setting("min_free_disk_bytes_to_perform_insert", 10**18), "code 243: .*free", id="disk full"),
-        pytest.param(_renamed, "code 60: .*(does not exist|Unknown table)", id="table gone"),
+        pytest.param(_renamed, "code 60: .*(does not exist|Unknown table)", id="table missing"),
     ],
 )
 def test_clickhouse_refuses_for_a_while(
     rows_job: Job, clickhouse_sql: Client, begin: Callable[[Client, str], Callable[[], object]], says: str
 ) -> None:
     with _under_way(rows_job) as worker:
-        end = begin(clickhouse_sql, rows_job.place)
+        end = begin(clickhouse_sql, rows_job.target)
         rows_job.send(_SECOND)
         worker.wait_for(f"will try again: ClickHouse.*{says}")
-        wait_until(lambda: not status(worker)["sink_up"], 60, "the refusal shows")
+        wait_until(lambda: not status(worker)["sink_up"], 60, "the refusal is visible")
         end()
     assert rows_job.judge(_ALL) == EXACT
 
 
-def test_table_is_dropped_and_made_again(rows_job: Job, clickhouse_sql: Client) -> None:
-    """What was in it is gone with it; nothing that comes later is."""
+def test_table_is_dropped_and_created_again(rows_job: Job, clickhouse_sql: Client) -> None:
+    """The rows of the dropped table are lost, later events are not."""
     with _under_way(rows_job) as worker:
-        clickhouse_sql.execute(f"DROP TABLE {rows_job.place}")
+        clickhouse_sql.execute(f"DROP TABLE {rows_job.target}")
         rows_job.send(_SECOND)
         worker.wait_for("will try again: ClickHouse.*code 60")
         clickhouse_sql.execute(
-            files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=rows_job.place)
+            files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=rows_job.target)
         )
     assert rows_job.judge(range(3000, 6000)) == EXACT
 
@@ -164,11 +168,11 @@ def test_table_is_dropped_and_made_again(rows_job: Job, clickhouse_sql: Client) 
 @pytest.mark.parametrize("column", ["error_code Int32", "device_ip LowCardinality(String)", "timestamp DateTime64(6)"])
 def test_column_type_is_altered(rows_job: Job, clickhouse_sql: Client, column: str) -> None:
     with _under_way(rows_job) as worker:
-        clickhouse_sql.execute(f"ALTER TABLE {rows_job.place} MODIFY COLUMN {column}")
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} MODIFY COLUMN {column}")
         rows_job.send(_SECOND)
         worker.wait_for("was altered")
     if column.startswith("timestamp"):
-        clickhouse_sql.execute(f"ALTER TABLE {rows_job.place} MODIFY COLUMN timestamp DateTime64(3)")
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} MODIFY COLUMN timestamp DateTime64(3)")
     assert rows_job.judge(_ALL) == EXACT
 
 
@@ -201,7 +205,7 @@ def test_redis_refuses_for_a_while(
 ) -> None:
     client = redis.Redis.from_url(devices_job.url)
     with _under_way(devices_job) as worker:
-        end = begin(client, devices_job.place)
+        end = begin(client, devices_job.target)
         try:
             devices_job.send(_SECOND)
             worker.wait_for(f"will try again: Redis.*({says})")

@@ -1,6 +1,6 @@
-"""Members, partitions, topics and logs that change while events flow: every event is still a row once.
+"""Members, partitions, topics and logs that change while events flow: every event is still stored once.
 
-What was removed before it was read cannot be: then the partition stops and says so.
+Events that were removed before they were read are lost: then the partition stops with an error.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def test_partitions_added_while_producing_are_read_from_their_beginning(rows_job
     portion = 2000
     rows_job.create(1)
     admin = _admin(rows_job)
-    with rows_job.start() as worker:  # one process for each partition is the default
+    with rows_job.start() as worker:  # the default is one process for each partition
         for wanted in (1, 2, 4):
             if wanted > 1:
-                # A client that knows of them sooner than the worker writes to them at once.
+                # A client may see them before the worker does, and write to them at once.
                 admin.create_partitions([NewPartitions(rows_job.topic, wanted)])[rows_job.topic].result(PATIENCE_S)
                 _has_partitions(rows_job, wanted)
             for partition in range(wanted):
@@ -74,43 +74,43 @@ _AGAIN = pytest.mark.parametrize(
 
 
 @_AGAIN
-def test_topic_deleted_and_made_again_is_started_over_with(rows_job: Job, before: int, after: int) -> None:
+def test_topic_deleted_and_created_again_is_read_from_its_beginning(rows_job: Job, before: int, after: int) -> None:
     rows_job.create(2)
     with rows_job.start() as worker:
         worker.wait_for("took a partition")
         _send_evenly(rows_job, before, first=0)
         rows_job.all_done()
-        _make_again(rows_job, partitions=2)
+        _create_again(rows_job, partitions=2)
         _send_evenly(rows_job, after, first=before)
         wait_until(lambda: rows_job.rows() >= before + after, PATIENCE_S, "the new topic's events are rows")
         rows_job.all_done()
         assert worker.running()
         assert not any("is stopped" in line for line in worker.stderr), worker.tail()  # nothing was lost
-    # The places of the two topics' events are the same.
+    # The events of both topics have the same offsets.
     assert rows_job.judge(range(before + after), origin=False) == EXACT
 
 
 @_AGAIN
-def test_topic_deleted_and_made_again_while_no_worker_runs(rows_job: Job, before: int, after: int) -> None:
-    """The commits of the old topic's end do not tell `--until-end` that there is nothing to read.
+def test_topic_deleted_and_created_again_while_no_worker_runs(rows_job: Job, before: int, after: int) -> None:
+    """`--until-end` ignores the commits of the old topic.
 
-    Kafka removes them with the topic, but not those that a worker makes just after it.
+    Kafka removes them with the topic, but not those that a worker makes just after that.
     """
     rows_job.create(2)
     _send_evenly(rows_job, before, first=0)
     rows_job.finish()
     late = rows_job.committed()
-    _make_again(rows_job, partitions=2)
+    _create_again(rows_job, partitions=2)
     _commit_again(rows_job, late)
     _send_evenly(rows_job, after, first=before)
     rows_job.finish()
     assert rows_job.judge(range(before + after), origin=False) == EXACT
 
 
-def test_unread_partition_that_nobody_seems_to_own_is_shared_out_anew(rows_job: Job) -> None:
-    """A group that has given a partition to nobody looks the same from here as one whose owner does nothing.
+def test_unread_partition_without_an_owner_is_reassigned(rows_job: Job) -> None:
+    """The worker cannot tell a partition without an owner from one whose owner does nothing.
 
-    The worker is there first: who joins a group first is its leader, and only when that joins again is all shared out.
+    The worker joins first, so it is the group's leader: all partitions are reassigned only when the leader rejoins.
     """
     rows_job.create(2)
     shares: list[int] = []
@@ -125,25 +125,25 @@ def test_unread_partition_that_nobody_seems_to_own_is_shared_out_anew(rows_job: 
 
         wait_until(lambda: shared(1), PATIENCE_S, "each of two members has a partition")
         _send_evenly(rows_job, 3000, first=0)
-        wait_until(lambda: shared(2), PATIENCE_S, "the group has shared its partitions out again")
+        wait_until(lambda: shared(2), PATIENCE_S, "the group has reassigned its partitions")
         other.close()
         rows_job.all_done()
         assert any("asking the group to share" in line for line in worker.stderr), worker.tail()
     assert rows_job.judge(range(3000)) == EXACT
 
 
-def test_lost_answer_in_a_topic_that_was_made_again(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    """The rows of the old topic, at the same offsets, are not taken for those of the insert that is in doubt."""
+def test_lost_answer_in_a_topic_that_was_created_again(rows_job: Job, clickhouse_proxy: Proxy) -> None:
+    """The rows of the old topic, with the same offsets, are not mistaken for those of the insert in doubt."""
     count = 900  # one batch
     rows_job.create()
     rows_job.send(events(count))
     rows_job.finish()
-    _make_again(rows_job, partitions=1)
+    _create_again(rows_job, partitions=1)
     with rows_job.start("--linger-ms", "2000", *rows_job.via(clickhouse_proxy.port)) as worker:
         worker.wait_for("took a partition")
         clickhouse_proxy.cut_to_server(10_000)  # of some 30 000: nothing of it is written
         rows_job.send(events(count, first=count))
-        wait_until(lambda: clickhouse_proxy.strikes, PATIENCE_S, "an insert is cut short")
+        wait_until(lambda: clickhouse_proxy.faults, PATIENCE_S, "an insert is cut short")
         rows_job.all_done()
     assert rows_job.judge(range(2 * count), origin=False) == EXACT
 
@@ -151,16 +151,16 @@ def test_lost_answer_in_a_topic_that_was_made_again(rows_job: Job, clickhouse_pr
 def test_offset_out_of_range_at_start_stops_its_partition_and_no_other(rows_job: Job) -> None:
     _lose_events(rows_job)
     with rows_job.start("--processes", "1") as worker:
-        found = worker.wait_for(rf"{rows_job.topic}\[(\d)\] is stopped: .*Events were removed before they were read")
-        assert found[1] == "0"
-        wait_until(lambda: rows_job.committed().get(1, (0, ""))[0] == 2000, PATIENCE_S, "the other partition goes on")
+        match = worker.wait_for(rf"{rows_job.topic}\[(\d)\] is stopped: .*Events were removed before they were read")
+        assert match[1] == "0"
+        wait_until(lambda: rows_job.committed().get(1, (0, ""))[0] == 2000, PATIENCE_S, "the other partition continues")
         assert worker.running()
         assert status(worker)["restarts"] == 0
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
     assert rows_job.committed()[0][0] == 1000
     assert rows_job.judge([*range(2000), *range(3000, 4000)]) == EXACT
-    _as_the_message_says(rows_job, TopicPartition(rows_job.topic, 0, 1500))
+    _reset_offset(rows_job, TopicPartition(rows_job.topic, 0, 1500))
     rows_job.finish()
     assert rows_job.judge([*range(2000), *range(2500, 4000)]) == EXACT
 
@@ -172,7 +172,7 @@ def test_offset_out_of_range_ends_a_run_until_the_end_with_1(rows_job: Job) -> N
     assert any("[0] is stopped" in line and "--reset-offsets" in line for line in worker.stderr), worker.tail()
     verdict = rows_job.judge([*range(2000), *range(3000, 4000)])
     assert (verdict.doubled, verdict.wrong) == (0, 0)
-    assert verdict.missing <= 1000  # of the other partition, which was told to stop
+    assert verdict.missing <= 1000  # of the other partition, whose consumer was stopped
 
 
 def test_events_removed_while_the_store_is_away(rows_job: Job, clickhouse_proxy: Proxy) -> None:
@@ -188,7 +188,9 @@ def test_events_removed_while_the_store_is_away(rows_job: Job, clickhouse_proxy:
         _remove(rows_job, partition=0, before=count - 100)
         clickhouse_proxy.heal()
         worker.wait_for(r"\[0\] is stopped")
-        wait_until(lambda: rows_job.committed().get(1, (0, ""))[0] == count, PATIENCE_S, "the other partition goes on")
+        wait_until(
+            lambda: rows_job.committed().get(1, (0, ""))[0] == count, PATIENCE_S, "the other partition continues"
+        )
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
     read = rows_job.committed()[0][0]
@@ -206,7 +208,7 @@ def test_aborted_transactions_are_no_rows_and_their_markers_no_lag(rows_job: Job
     expected = [*range(1500), *range(3000, 4500)]
     assert rows_job.judge(expected) == EXACT
     with rows_job.start() as worker:
-        wait_until(lambda: status(worker)["lag"] == 0, PATIENCE_S, "the lag is known to be 0")
+        wait_until(lambda: status(worker)["lag"] == 0, PATIENCE_S, "the lag is 0")
         for number, end in ((5, _commit), (6, _abort)):
             _transaction(rows_job, events(1500, first=number * 1500), end)
         rows_job.all_done()
@@ -216,21 +218,19 @@ def test_aborted_transactions_are_no_rows_and_their_markers_no_lag(rows_job: Job
     assert rows_job.judge([*expected, *range(7500, 9000)]) == EXACT
 
 
-def test_insert_cut_short_in_a_log_of_aborted_transactions_is_made_whole(
-    rows_job: Job, clickhouse_proxy: Proxy
-) -> None:
-    """A range with gaps, read again, is the same range."""
+def test_insert_cut_short_in_a_log_of_aborted_transactions_is_completed(rows_job: Job, clickhouse_proxy: Proxy) -> None:
+    """A range with gaps is the same range when it is read again."""
     rows_job.create()
     for number in range(10):
         _transaction(rows_job, events(150, first=number * 150), _abort if number % 2 else _commit)
     with rows_job.start("--until-end", *rows_job.via(clickhouse_proxy.port)) as worker:
         clickhouse_proxy.cut_to_server(20_000)
         assert worker.wait() == 0, worker.tail()
-    assert clickhouse_proxy.strikes == 1
+    assert clickhouse_proxy.faults == 1
     assert rows_job.judge([n * 150 + i for n in range(0, 10, 2) for i in range(150)]) == EXACT
 
 
-def test_open_transaction_holds_nobody_up(rows_job: Job) -> None:
+def test_open_transaction_does_not_block_until_end(rows_job: Job) -> None:
     rows_job.create()
     rows_job.send(events(500))
     producer = _transactional(rows_job)
@@ -252,7 +252,7 @@ def test_tombstones_are_skipped_and_counted(rows_job: Job) -> None:
     with rows_job.start() as worker:
         worker.wait_for("took a partition")
         rows_job.send(payloads)
-        rows_job.send([None] * 50)  # a batch of nothing else
+        rows_job.send([None] * 50)  # a batch of tombstones only
         rows_job.all_done()
         wait_until(lambda: status(worker)["lag"] == 0, PATIENCE_S, "the lag is 0")
         accounts = status(worker)["accounts"]
@@ -285,17 +285,19 @@ def _send_evenly(job: Job, count: int, first: int) -> None:
         job.send(events(half, first=first + partition * half), partition)
 
 
-def _make_again(job: Job, partitions: int) -> None:
-    admin = _admin(job)  # an answer comes only to a client that is still there
+def _create_again(job: Job, partitions: int) -> None:
+    admin = _admin(job)  # the client must live until the answer arrives
     admin.delete_topics([job.topic])[job.topic].result(PATIENCE_S)
-    wait_until(lambda: job.topic not in admin.list_topics(timeout=PATIENCE_S).topics, PATIENCE_S, "the topic is gone")
+    wait_until(
+        lambda: job.topic not in admin.list_topics(timeout=PATIENCE_S).topics, PATIENCE_S, "the topic is deleted"
+    )
     job.create(partitions)
 
 
 def _commit_again(job: Job, commits: Mapping[int, tuple[int, str]]) -> None:
     consumer = Consumer({"bootstrap.servers": job.kafka, "group.id": job.group})
-    places = [TopicPartition(job.topic, partition, *commit) for partition, commit in commits.items()]
-    consumer.commit(offsets=places, asynchronous=False)
+    offsets = [TopicPartition(job.topic, partition, *commit) for partition, commit in commits.items()]
+    consumer.commit(offsets=offsets, asynchronous=False)
     consumer.close()
 
 
@@ -311,14 +313,14 @@ def _lose_events(job: Job) -> None:
 
 
 def _remove(job: Job, partition: int, before: int) -> None:
-    """Do what retention does: have the log begin later."""
-    admin, place = _admin(job), TopicPartition(job.topic, partition, before)
-    admin.delete_records([place])[place].result(PATIENCE_S)
+    """Remove the beginning of the log, as retention does."""
+    admin, offset = _admin(job), TopicPartition(job.topic, partition, before)
+    admin.delete_records([offset])[offset].result(PATIENCE_S)
 
 
-def _as_the_message_says(job: Job, place: TopicPartition) -> None:
-    """Reset the group to where the log begins."""
-    admin, request = _admin(job), ConsumerGroupTopicPartitions(job.group, [place])
+def _reset_offset(job: Job, offset: TopicPartition) -> None:
+    """Reset the group to the beginning of the log, as the error message says."""
+    admin, request = _admin(job), ConsumerGroupTopicPartitions(job.group, [offset])
     admin.alter_consumer_group_offsets([request])[job.group].result(PATIENCE_S)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, Worker, run_worker
 from tests.support.oracle import EXACT, events
 from worker.config.settings import UsageError
@@ -33,7 +33,7 @@ LOUD = {
 
 @pytest.fixture
 def guarded_redis(own_redis: Server) -> Server:
-    """A Redis with a password, that its arguments do not have."""
+    """A Redis with a password that is not in its arguments."""
     client = redis.Redis(port=own_redis.port)
     client.config_set("requirepass", CANARY)
     client.close()
@@ -47,21 +47,13 @@ def guarded_clickhouse() -> Iterator[Server]:
 
 
 @pytest.fixture
-def redis_job(kafka: Service, guarded_redis: Server, topic_name: str, group_id: str, redis_key: str) -> Job:
-    return Job(
-        kafka=kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="redis",
-        url=guarded_redis.address,
-        place=redis_key,
-    )
+def redis_job(kafka: Service, guarded_redis: Server, make_job: MakeJob) -> Job:
+    return make_job(kafka, guarded_redis.address)
 
 
 @pytest.fixture
-def clickhouse_job(kafka: Service, guarded_clickhouse: Server, topic_name: str, group_id: str, table_name: str) -> Job:
-    url = guarded_clickhouse.address.replace("default@", "guarded@")
-    return Job(kafka=kafka.address, topic=topic_name, group=group_id, backend="clickhouse", url=url, place=table_name)
+def clickhouse_job(kafka: Service, guarded_clickhouse: Server, make_job: MakeJob) -> Job:
+    return make_job(kafka, guarded_clickhouse.address.replace("default@", "guarded@"))
 
 
 @pytest.mark.parametrize(("how", "form"), [("variable", "text"), ("file", "json"), ("url", "json")])
@@ -102,14 +94,14 @@ def test_password_that_the_store_refuses(
 
 
 @pytest.mark.parametrize("form", LOUD)
-def test_password_of_kafka_that_has_no_use_for_it(rows_job: Job, form: str) -> None:
+def test_password_of_kafka_that_needs_none(rows_job: Job, form: str) -> None:
     _ingest(rows_job, {"WORKER_KAFKA_PASSWORD": CANARY}, form)
     assert rows_job.judge(range(2000)) == EXACT
 
 
 @pytest.mark.parametrize("form", LOUD)
 def test_password_of_kafka_that_cannot_log_in(rows_job: Job, form: str) -> None:
-    """A broker without SASL breaks the connection off."""
+    """A broker without SASL closes the connection."""
     env = {"WORKER_KAFKA_PASSWORD": CANARY}
     sasl = ("security.protocol=SASL_PLAINTEXT", "sasl.mechanism=PLAIN", "sasl.username=someone")
     options = [word for item in sasl for word in ("-X", item)]
@@ -143,8 +135,8 @@ def test_password_of_kafka_that_cannot_log_in(rows_job: Job, form: str) -> None:
     ],
 )
 @pytest.mark.parametrize("how", ["variable", "argument", "file"])
-def test_url_that_is_none(url: str, how: str, tmp_path: Path) -> None:
-    """A password with signs that a URL writes in another way, or a URL with a slip: told without it."""
+def test_invalid_url(url: str, how: str, tmp_path: Path) -> None:
+    """A password with characters that a URL must encode, or a URL with a typing error: the error does not show it."""
     text = url.format(CANARY)
     config = tmp_path / "worker.toml"
     config.write_text(f'redis_url = "{text}"\n')
@@ -155,7 +147,7 @@ def test_url_that_is_none(url: str, how: str, tmp_path: Path) -> None:
     except UsageError as error:
         told = str(error)
     else:
-        told = str(settings.shown())  # what the first line of the log is made of
+        told = str(settings.redacted())  # what the first line of the log is made of
     assert "redis" in told
     _nowhere([told])
 
@@ -188,7 +180,7 @@ def _arguments(job: Job, env: Mapping[str, str], *more: str) -> list[str]:
 
 
 def _ingest(job: Job, env: Mapping[str, str], form: str) -> None:
-    """Have 2000 events and a bad one written, and look everywhere for the canary."""
+    """Write 2000 events and an invalid one, and search everywhere for the canary."""
     job.create()
     job.send([*events(1000), b"not json", *events(1000, first=1000)])
     arguments = _arguments(job, env, *LOUD[form])
@@ -214,7 +206,7 @@ def _ingest(job: Job, env: Mapping[str, str], form: str) -> None:
 
 
 def _pages(worker: Worker) -> list[str]:
-    """Return what every page of the monitor answers."""
+    """Return the text of every page of the monitor."""
     port = int(worker.wait_for(r"readyz are at http://127\.0\.0\.1:(\d+)/")[1])
     answers = []
     for path in ("/", "/metrics", "/status.json", "/livez", "/readyz", "/nothing"):

@@ -1,4 +1,4 @@
-"""Children that cannot start or live: no fork storm, a clear end."""
+"""Children that cannot start: no fork storm, one clear error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.oracle import EXACT, events
 pytestmark = pytest.mark.faults
 
 
-def test_port_for_metrics_that_is_taken(rows_job: Job) -> None:
+def test_metrics_port_in_use(rows_job: Job) -> None:
     rows_job.create()
     rows_job.send(events(1000))
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -38,7 +38,7 @@ def send_aged(settings: Settings, ages: dict[float, int], now: float) -> None:
     assert producer.flush(60) == 0
 
 
-def refreshed(settings: Settings, count: int, retention: Retention = Retention()) -> list[PartitionLag]:  # noqa: B008
+def refresh(settings: Settings, count: int, retention: Retention = Retention()) -> list[PartitionLag]:  # noqa: B008
     lag = GroupLag(settings)
     try:
         return lag.refresh({settings.topic: count}, {settings.topic: retention})
@@ -46,20 +46,20 @@ def refreshed(settings: Settings, count: int, retention: Retention = Retention()
         lag.close()
 
 
-def answered(settings: Settings, count: int) -> list[PartitionLag]:
-    """Return nothing while Kafka is not ready to answer."""
+def refresh_if_ready(settings: Settings, count: int) -> list[PartitionLag]:
+    """Return an empty list while Kafka is not ready."""
     try:
-        return refreshed(settings, count)
+        return refresh(settings, count)
     except Retryable:
         return []
 
 
-def test_lag_counts_from_the_commit_and_from_the_start_where_there_is_none(settings: Settings) -> None:
+def test_lag_counts_from_the_commit_or_else_from_the_start(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 3)
     for partition in (0, 1):
         send(settings.bootstrap_servers, settings.topic, [b"{}"] * 10, partition)
     commit(settings, {0: 4})
-    lags = refreshed(settings, 3)
+    lags = refresh(settings, 3)
     assert [(lag.committed, lag.start, lag.end, lag.messages) for lag in lags] == [
         (4, 0, 10, 6),
         (None, 0, 10, 10),
@@ -68,40 +68,40 @@ def test_lag_counts_from_the_commit_and_from_the_start_where_there_is_none(setti
     assert lags[2].seconds == 0
 
 
-def test_commits_for_a_deleted_topic_of_the_name_are_none(settings: Settings) -> None:
+def test_commits_for_a_deleted_topic_of_the_same_name_are_ignored(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 2)
     for partition in (0, 1):
         send(settings.bootstrap_servers, settings.topic, [b"{}"] * 10, partition)
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     commit(settings, {0: 4}, plain(topic_ids(admin, [settings.topic])[settings.topic]))
     commit(settings, {1: 10}, plain("of-the-topic-before"))
-    assert [(lag.committed, lag.messages) for lag in refreshed(settings, 2)] == [(4, 6), (None, 10)]
+    assert [(lag.committed, lag.messages) for lag in refresh(settings, 2)] == [(4, 6), (None, 10)]
 
 
-def test_the_age_of_a_backlog_is_known_at_once(settings: Settings) -> None:
+def test_the_first_refresh_finds_the_age_of_a_backlog(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1)
     now = time.time()
     send_aged(settings, {90_000: 50, 3600: 50, 600: 50, 30: 50}, now)
     for offset, age in ((0, 90_000), (75, 3600), (125, 600), (175, 30)):
         commit(settings, {0: offset})
-        assert refreshed(settings, 1)[0].seconds == pytest.approx(age + time.time() - now, rel=0.15, abs=4)
+        assert refresh(settings, 1)[0].seconds == pytest.approx(age + time.time() - now, rel=0.15, abs=4)
 
 
-def test_looking_at_a_group_neither_makes_nor_joins_it(settings: Settings) -> None:
+def test_reading_the_lag_neither_creates_nor_joins_the_group(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1)
-    refreshed(settings, 1)
+    refresh(settings, 1)
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert settings.group_id not in [group.group_id for group in admin.list_consumer_groups().result().valid]
 
 
-def test_a_topic_that_is_missing_has_no_partitions_and_is_not_made(settings: Settings) -> None:
+def test_a_missing_topic_has_no_partitions_and_is_not_created(settings: Settings) -> None:
     lag = GroupLag(settings)
     assert lag.partitions() == {}
     assert lag.partitions() == {}
     lag.close()
 
 
-def test_added_partitions_are_seen(settings: Settings) -> None:
+def test_added_partitions_are_detected(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1)
     lag = GroupLag(settings)
     assert lag.partitions() == {settings.topic: 1}
@@ -110,10 +110,10 @@ def test_added_partitions_are_seen(settings: Settings) -> None:
     admin.create_partitions([NewPartitions(settings.topic, 3)])[settings.topic].result(60)
     wait_until(lambda: lag.partitions() == {settings.topic: 3})
     lag.close()
-    wait_until(lambda: len(answered(settings, 3)) == 3)
+    wait_until(lambda: len(refresh_if_ready(settings, 3)) == 3)
 
 
-def test_what_an_open_transaction_holds_back_is_no_lag(settings: Settings) -> None:
+def test_events_of_an_open_transaction_are_not_lag(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1)
     send(settings.bootstrap_servers, settings.topic, [b"{}"] * 5)
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "transactional.id": settings.group_id})
@@ -121,9 +121,9 @@ def test_what_an_open_transaction_holds_back_is_no_lag(settings: Settings) -> No
     producer.begin_transaction()
     producer.produce(settings.topic, b"{}", partition=0)
     assert producer.flush(60) == 0
-    assert refreshed(settings, 1)[0].end == 5
+    assert refresh(settings, 1)[0].end == 5
     producer.commit_transaction()
-    wait_until(lambda: refreshed(settings, 1)[0].end == 7)  # the event and the transaction's marker
+    wait_until(lambda: refresh(settings, 1)[0].end == 7)  # the event and the transaction's marker
 
 
 def test_retention_is_read_from_the_topic(settings: Settings) -> None:
@@ -137,11 +137,11 @@ def test_retention_is_read_from_the_topic(settings: Settings) -> None:
     assert lag.retention([settings.topic]) == {settings.topic: Retention(seconds=3600, bytes=1_000_000)}
     lag.close()
     send_aged(settings, {600: 10}, time.time())
-    (found,) = refreshed(settings, 1, Retention(seconds=3600))
-    assert found.headroom == pytest.approx(3000, rel=0.1)
+    (lag_of_topic,) = refresh(settings, 1, Retention(seconds=3600))
+    assert lag_of_topic.headroom == pytest.approx(3000, rel=0.1)
 
 
-def test_nothing_is_removed_by_age_from_a_compacted_topic(settings: Settings) -> None:
+def test_a_compacted_topic_has_no_retention_by_age(settings: Settings) -> None:
     create_topic(settings.bootstrap_servers, settings.topic, 1, {"cleanup.policy": "compact"})
     lag = GroupLag(settings)
     assert lag.retention([settings.topic]) == {settings.topic: Retention()}
@@ -149,10 +149,10 @@ def test_nothing_is_removed_by_age_from_a_compacted_topic(settings: Settings) ->
 
 
 @pytest.mark.faults
-def test_a_broker_that_never_had_a_group_is_asked_safely(topic_name: str) -> None:
-    """An AdminClient's same question ends the process here: librdkafka #5040."""
+def test_a_broker_that_never_had_a_group_can_be_queried(topic_name: str) -> None:
+    """An AdminClient's same request crashes the process here: librdkafka #5040."""
     with start_kafka() as broker:
         assert isinstance(broker, Server)
         create_topic(broker.address, topic_name, 1)
         settings = Settings(topic=topic_name, bootstrap_servers=broker.address)
-        assert wait_until(lambda: answered(settings, 1))[0].committed is None
+        assert wait_until(lambda: refresh_if_ready(settings, 1))[0].committed is None

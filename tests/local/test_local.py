@@ -1,4 +1,4 @@
-"""The servers of `worker.local`: real, restartable with port and data, hurt on request, and gone with their owner."""
+"""The servers of `worker.local` keep port and data over restarts, allow injected faults, and end with their owner."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from worker.local.directory import Directory
 ROOT = Path(__file__).parents[2]
 
 
-def start_any_prometheus() -> Server:
+def start_default_prometheus() -> Server:
     return start_prometheus("global: {scrape_interval: 1s}\n")
 
 
@@ -55,31 +55,31 @@ STARTS: list[Callable[[], Server]] = [
     start_kafka,
     start_redis,
     start_clickhouse,
-    start_any_prometheus,
+    start_default_prometheus,
     start_embedded_kafka,
     start_embedded_redis,
 ]
 
 
 def read(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
-    """Read messages of a topic from its beginning, in a group (so that the group coordinator is tried too)."""
+    """Read messages of a topic from its beginning, in a group (so that the group coordinator is tested too)."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
     values: list[bytes | None] = []
 
-    def complete() -> bool:
+    def is_complete() -> bool:
         for message in consumer.consume(count, 0.1):
             assert message.error() is None, message.error()
             values.append(message.value())
         return len(values) >= count
 
-    wait_until(complete, PATIENCE_S, f"{count} messages")
+    wait_until(is_complete, PATIENCE_S, f"{count} messages")
     consumer.close()
     return values
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_server_answers_in_the_block_and_is_gone_after_it(start: Callable[[], Server]) -> None:
+def test_a_server_runs_in_the_block_and_leaves_nothing_after_it(start: Callable[[], Server]) -> None:
     with start() as server:
         pid = server.pid
         assert alive(pid)
@@ -90,7 +90,7 @@ def test_a_server_answers_in_the_block_and_is_gone_after_it(start: Callable[[], 
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_server_is_another_process_on_the_same_port_after_stop_and_after_kill(start: Callable[[], Server]) -> None:
+def test_a_server_is_a_new_process_on_the_same_port_after_stop_and_after_kill(start: Callable[[], Server]) -> None:
     with start() as server:
         address, before = server.address, server.pid
         server.stop()
@@ -116,14 +116,14 @@ def test_kafka_keeps_topics_and_messages_over_restart_and_kill(own_kafka: Server
     assert read(own_kafka.address, topic_name, 3) == [b"1", None, b"3"]
 
 
-def test_kafka_takes_properties_and_makes_no_topic_by_use(topic_name: str) -> None:
+def test_kafka_applies_properties_and_does_not_auto_create_topics(topic_name: str) -> None:
     with start_kafka({"message.max.bytes": 1000}) as server:
         create_topic(server.address, topic_name)
         with pytest.raises(AssertionError, match=r"MSG_SIZE_TOO_LARGE"):
             send(server.address, topic_name, [os.urandom(2000)])
         admin = AdminClient({"bootstrap.servers": server.address})
-        asked = admin.list_topics("no-such-topic", timeout=PATIENCE_S).topics["no-such-topic"]
-        assert asked.error is not None
+        metadata = admin.list_topics("no-such-topic", timeout=PATIENCE_S).topics["no-such-topic"]
+        assert metadata.error is not None
         assert set(admin.list_topics(timeout=PATIENCE_S).topics) == {topic_name}
 
 
@@ -155,15 +155,15 @@ def test_redis_keeps_data_over_restart_and_kill(own_redis: Server, redis_key: st
     client.close()
 
 
-def test_redis_takes_directives() -> None:
+def test_redis_applies_directives() -> None:
     with start_redis(maxmemory="2mb", requirepass="p4ss") as server:
         client = Redis.from_url(server.address)
         assert client.config_get("maxmemory") == {"maxmemory": str(2 << 20)}
         client.close()
-        stranger = Redis.from_url(server.address.replace(":p4ss@", ""))
+        unauthenticated = Redis.from_url(server.address.replace(":p4ss@", ""))
         with pytest.raises(AuthenticationError):
-            stranger.ping()
-        stranger.close()
+            unauthenticated.ping()
+        unauthenticated.close()
 
 
 def test_a_paused_server_answers_only_after_resume(own_redis: Server) -> None:
@@ -176,7 +176,7 @@ def test_a_paused_server_answers_only_after_resume(own_redis: Server) -> None:
     patient = Redis.from_url(own_redis.address, socket_timeout=PATIENCE_S)
     assert patient.ping()
     own_redis.pause()
-    own_redis.stop()  # ends it all the same
+    own_redis.stop()  # also stops a paused process
     assert own_redis.pid == 0
     client.close()
     patient.close()
@@ -212,7 +212,7 @@ def test_clickhouse_keeps_tables_rows_and_tokens_over_restart_and_kill(own_click
     client.disconnect()
 
 
-def test_clickhouse_takes_settings_configuration_and_users() -> None:
+def test_clickhouse_applies_settings_configuration_and_users() -> None:
     reader: Tree = {"password": "x", "grants": {"query": "GRANT SELECT ON *.*"}}
     config = {"merge_tree": {"parts_to_throw_insert": 7}}
     with start_clickhouse(settings={"max_threads": 3}, config=config, users={"reader": reader}) as server:
@@ -242,7 +242,7 @@ def test_clickhouse_survives_a_wrong_password_and_a_client_that_dies_while_it_in
         proxy.cut_to_server(200_000)
         with pytest.raises((ConnectionError, EOFError)):
             client.execute(f"INSERT INTO {table} VALUES", [(0, i * i * i) for i in range(100_000)])
-        assert proxy.strikes == 1
+        assert proxy.faults == 1
         client.disconnect()
     client = clickhouse_client(own_clickhouse.address)
     assert client.execute(f"SELECT count() FROM {table}") == [(0,)]
@@ -250,28 +250,28 @@ def test_clickhouse_survives_a_wrong_password_and_a_client_that_dies_while_it_in
     assert own_clickhouse.pid == before
 
 
-def test_an_insert_whose_answer_the_proxy_drops_is_in_the_table(own_clickhouse: Server, table: str) -> None:
+def test_an_insert_whose_response_the_proxy_drops_is_in_the_table(own_clickhouse: Server, table: str) -> None:
     with Proxy(*host_and_port(own_clickhouse.address)) as proxy:
         client = clickhouse_client(own_clickhouse.address.replace(str(own_clickhouse.port), str(proxy.port)))
         client.execute("SELECT 1")
         proxy.drop_reply(after_bytes=100_000, until=END_OF_STREAM)
         with pytest.raises((ConnectionError, EOFError)):
             client.execute(f"INSERT INTO {table} VALUES", [(0, i) for i in range(50_000)], settings={"async_insert": 0})
-        assert proxy.strikes == 1
+        assert proxy.faults == 1
         client.disconnect()
     client = clickhouse_client(own_clickhouse.address)
     assert client.execute(f"SELECT count() FROM {table}") == [(50_000,)]
     client.disconnect()
 
 
-def test_clickhouse_idles(own_clickhouse: Server) -> None:
+def test_clickhouse_uses_little_cpu_while_idle(own_clickhouse: Server) -> None:
     def cpu_s() -> float:
         user, system = Path(f"/proc/{own_clickhouse.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     start, before = time.monotonic(), cpu_s()
     wait_until(lambda: time.monotonic() - start > 5)
-    assert (cpu_s() - before) / (time.monotonic() - start) < 0.2  # 0.01 in a quiet moment
+    assert (cpu_s() - before) / (time.monotonic() - start) < 0.2  # 0.01 on an idle machine
 
 
 def test_a_server_ends_with_an_owner_that_was_killed() -> None:
@@ -286,22 +286,22 @@ def test_a_server_ends_with_an_owner_that_was_killed() -> None:
         wait_until(lambda: not alive(pid), PATIENCE_S, "the server ends with its owner")
 
 
-def test_a_directory_is_swept_when_its_owner_is_gone_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_removed_after_its_owner_ended_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.local.directory._SWEEP_AFTER_S", -1.0)
-    code = "from worker.local.directory import Directory\nprint(Directory('left').path)"
+    code = "from worker.local.directory import Directory\nprint(Directory('abandoned').path)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    left = Path(done.stdout.strip())
-    assert left.is_dir()
+    abandoned = Path(done.stdout.strip())
+    assert abandoned.is_dir()
     mine = Directory("mine")
     other = Directory("other")
-    assert not left.exists()
+    assert not abandoned.exists()
     assert mine.path.is_dir()
     other.remove()
     mine.remove()
     assert not mine.path.exists()
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
+def test_a_server_that_cannot_start_raises_its_error_and_leaves_nothing() -> None:
     server = start_redis(maxmemory="nonsense")
     with pytest.raises(Fatal, match="nonsense"), server:
         pass
@@ -312,7 +312,7 @@ def test_a_missing_program_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setenv("PATH", "")
     for start, words in (
         (start_redis, "redis-server is not on the PATH. Install it: apt-get install redis-server"),
-        (start_any_prometheus, "apt-get install prometheus"),
+        (start_default_prometheus, "apt-get install prometheus"),
     ):
         with pytest.raises(Fatal, match=words):
             start()
@@ -339,7 +339,7 @@ def test_a_download_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert calls == [[]]
 
 
-def test_the_command_prints_what_the_worker_needs_and_ends_all_on_sigterm() -> None:
+def test_the_command_prints_the_workers_variables_and_stops_all_servers_on_sigterm() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "worker.local", "--only", "redis,clickhouse"],
         cwd=ROOT,
@@ -368,7 +368,7 @@ def test_the_command_prints_what_the_worker_needs_and_ends_all_on_sigterm() -> N
     assert not any(map(alive, pids))
 
 
-def test_the_command_names_a_service_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_an_unknown_service(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "redis,mysql"])
     assert "mysql" in capsys.readouterr().err

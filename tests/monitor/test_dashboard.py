@@ -1,4 +1,4 @@
-"""The dashboard and alerts as files: schema, the rules of grafana/dashboard-linter, and Prometheus' own tools."""
+"""The dashboard and alert files: schema, the rules of grafana/dashboard-linter, and the tools of Prometheus."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "worker.json").read_text())
 NOT_SHOWN = {
-    "worker_restarts_total",  # as an annotation; the panel shows it by slot
+    "worker_restarts_total",  # an annotation; the panel shows it by slot
 }
 UNITS = {"short", "s", "bytes", "Bps", "eps", "ops", "percentunit"}
-# What Grafana reads and the schema does not name.
+# Grafana reads these; its schema does not contain them.
 BEYOND_SCHEMA = {"definition", "titleFormat", "textFormat", "step", "spanNulls", "insertNulls"}
 
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -38,34 +38,34 @@ def expressions() -> Iterator[str]:
 
 
 def names_in(expression: str) -> set[str]:
-    """Return the metrics that an expression reads, histograms under their family's name."""
+    """Return the metrics that an expression reads, histograms by the name of their family."""
     names = set(re.findall(r"\bworker_\w+", expression))
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
 
-def lost(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """Yield what a round trip through the SDK's types does not keep."""
+def find_differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Yield the values that a round trip through the SDK's types loses or changes."""
     if isinstance(before, dict):
         for key, value in before.items():
             if key in after:
-                yield from lost(value, after[key], f"{path}.{key}")
+                yield from find_differences(value, after[key], f"{path}.{key}")
             elif key not in BEYOND_SCHEMA:
                 yield f"{path}.{key}"
     elif isinstance(before, list):
         assert len(before) == len(after), path
         for i, value in enumerate(before):
-            yield from lost(value, after[i], f"{path}[{i}]")
+            yield from find_differences(value, after[i], f"{path}[{i}]")
     elif before != after:
         yield f"{path}: {before!r} became {after!r}"
 
 
-def test_the_dashboard_is_what_grafanas_own_types_read() -> None:
+def test_the_dashboard_is_valid_for_the_types_of_grafana() -> None:
     register_default_plugins()
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
-    assert list(lost(DASHBOARD, read)) == []
+    assert list(find_differences(DASHBOARD, read)) == []
 
 
-def test_the_dashboard_is_fixed_and_has_its_variables() -> None:
+def test_the_dashboard_is_read_only_and_has_its_variables() -> None:
     assert DASHBOARD["uid"] == "kafka-ingest-worker"
     assert DASHBOARD["editable"] is False
     variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
@@ -78,25 +78,25 @@ def test_the_dashboard_is_fixed_and_has_its_variables() -> None:
 
 
 def test_panels_neither_overlap_nor_leave_the_grid() -> None:
-    taken: dict[tuple[int, int], str] = {}
+    occupied: dict[tuple[int, int], str] = {}
     for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
-        for x in range(place["x"], place["x"] + place["w"]):
-            for y in range(place["y"], place["y"] + place["h"]):
-                assert (x, y) not in taken, f"{panel['title']} lies over {taken[x, y]}"
+        grid = panel["gridPos"]
+        for x in range(grid["x"], grid["x"] + grid["w"]):
+            for y in range(grid["y"], grid["y"] + grid["h"]):
+                assert (x, y) not in occupied, f"{panel['title']} overlaps {occupied[x, y]}"
                 assert x < 24
-                taken[x, y] = panel["title"]
+                occupied[x, y] = panel["title"]
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
-    assert all((x, y) in taken for y in range(max(y for _, y in taken) + 1) for x in range(24)), "a hole"
+    assert all((x, y) in occupied for y in range(max(y for _, y in occupied) + 1) for x in range(24)), "an empty cell"
 
 
-def test_the_first_row_answers_the_first_questions() -> None:
+def test_the_first_row_has_the_most_important_panels() -> None:
     first = [panel["title"] for panel in PANELS if panel["gridPos"]["y"] == 0]
     assert first == ["Written", "Lag", "Oldest unread event", "Rejected", "Consumers missing", "Unaccounted"]
 
 
 @by_title
-def test_a_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> None:
+def test_a_panel_has_a_title_a_description_and_a_unit(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
@@ -140,8 +140,8 @@ def test_each_alert_fires_when_it_should_and_not_when_not() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     tests = (GRAFANA / "alerts_test.yml").read_text()
     for alert in alert_names():
-        assert re.search(rf"alertname: {alert}\n +exp_alerts:\n", tests), f"{alert} is never seen firing"
-        assert f"alertname: {alert}}}" in tests, f"{alert} is never seen silent"
+        assert re.search(rf"alertname: {alert}\n +exp_alerts:\n", tests), f"no test has {alert} firing"
+        assert f"alertname: {alert}}}" in tests, f"no test has {alert} silent"
 
 
 def test_each_alert_has_a_runbook() -> None:

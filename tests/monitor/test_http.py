@@ -14,11 +14,11 @@ from worker.core.errors import ExitCode, Fatal
 from worker.monitor import http as served
 from worker.monitor.http import Request, Response, Server
 
-BIG = b"x" * 20_000_000  # more than any socket buffer takes
+BIG = b"x" * 20_000_000  # more than any socket buffer holds
 
 
 class Running:
-    """A server in a loop of its own thread; `port` is where."""
+    """A server whose event loop runs in its own thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.requests: list[Request] = []
@@ -39,12 +39,12 @@ class Running:
         return connection
 
     def ask(self, raw: bytes) -> tuple[int, bytes]:
-        """Send bytes, return the status and the body."""
+        """Send bytes; return the status and the body."""
         with self.connect() as connection:
             connection.sendall(raw)
-            answer = http.client.HTTPResponse(connection)
-            answer.begin()
-            return answer.status, answer.read()
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, response.read()
 
     def get(self, path: str = "/") -> tuple[int, bytes]:
         return self.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -98,20 +98,22 @@ def test_a_page_gets_the_query_and_the_accepted_format(running: Running) -> None
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 400),
     ],
 )
-def test_whatever_is_sent_gets_an_answer(running: Running, raw: bytes, status: int) -> None:
+def test_every_request_gets_a_response(running: Running, raw: bytes, status: int) -> None:
     if raw.startswith(b"HEAD"):
         with running.connect() as connection:
             connection.sendall(raw)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert b"Content-Length: 5\r\n" in answer
-        assert answer.endswith(b"\r\n\r\n")
+            response = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"Content-Length: 5\r\n" in response
+        assert response.endswith(b"\r\n\r\n")
     else:
         assert running.ask(raw)[0] == status
     assert running.get() == (200, b"hello")
 
 
-def test_a_client_that_trickles_its_header_is_dropped(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_sends_its_headers_slowly_is_disconnected(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(served, "_HEADER_S", 0.3)
     with running.connect() as slow:
         slow.sendall(b"GET / HTTP/1.1\r\n")
@@ -119,15 +121,15 @@ def test_a_client_that_trickles_its_header_is_dropped(running: Running, monkeypa
         assert ended(slow)
 
 
-def test_a_client_that_does_not_read_is_dropped(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served, "_ANSWER_S", 0.3)
+def test_a_client_that_does_not_read_is_disconnected(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "_RESPONSE_S", 0.3)
     with running.connect() as slow:
         slow.sendall(b"GET /big HTTP/1.1\r\n\r\n")
-        wait_until(lambda: not running.server._open, message="the connection is given up")
+        wait_until(lambda: not running.server._open, message="the connection is closed")
         assert running.get() == (200, b"hello")
 
 
-def test_idle_connections_never_keep_others_out(running: Running) -> None:
+def test_idle_connections_never_block_others(running: Running) -> None:
     idle = [running.connect() for _ in range(200)]
     assert running.get() == (200, b"hello")
     wait_until(lambda: len(running.server._open) <= 64)
@@ -136,12 +138,12 @@ def test_idle_connections_never_keep_others_out(running: Running) -> None:
     wait_until(lambda: not running.server._open)
 
 
-def test_a_large_answer_arrives_whole(running: Running) -> None:
+def test_a_large_response_arrives_completely(running: Running) -> None:
     assert running.get("/big") == (200, BIG)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
-def test_an_address_that_cannot_be_had_is_said_plainly(running: Running, host: str) -> None:
+def test_an_address_that_cannot_be_used_is_a_configuration_error(running: Running, host: str) -> None:
     with pytest.raises(Fatal, match=rf"^address {host}:{running.port} .*--metrics-port") as caught:
         asyncio.run(Server({}).start(host, running.port))
     assert caught.value.code == ExitCode.CONFIG

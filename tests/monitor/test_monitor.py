@@ -1,4 +1,4 @@
-"""The monitor as part of a whole worker, on real servers."""
+"""The monitor as part of a complete worker, with real servers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_reports_metrics_and_readiness_follow_the_work(kafka: Service, worker: W
     assert not [line for line in worker.stdout if not re.fullmatch(r"Total devices: \d+", line)]
 
 
-def test_counters_go_on_after_a_consumer_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
+def test_counters_continue_after_a_consumer_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
     pages = Pages(worker)
     wait_until(lambda: pages.metric("messages_total", "written") == 1000, PATIENCE_S)
     victim = pages.status()["processes"][0]["pid"]
@@ -72,45 +72,45 @@ def test_counters_go_on_after_a_consumer_is_killed(kafka: Service, worker: Worke
     wait_until(lambda: pages.metric("restarts_total") == 1, PATIENCE_S)
     send(kafka.address, topic_name, EVENTS)
     wait_until(lambda: pages.metric("messages_total", "written") == 2000, PATIENCE_S)
-    # None at all are there in the moment of a rebalance.
+    # During a rebalance there are none.
     assert set(wait_until(lambda: pages.metrics("unaccounted_messages"), PATIENCE_S).values()) == {0}
     wait_until(lambda: sum(pages.metrics("lag_messages").values()) == 0, PATIENCE_S)
     assert pages.metric("slot_restarts_total", "0") == 1
 
 
-def test_no_counter_runs_backwards_whoever_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
+def test_no_counter_decreases_whichever_process_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:
     pages = Pages(worker)
-    seen: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    before: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     scrapes = 0
 
-    def scraped() -> bool:
-        """Look at every counter; False while the monitor is away."""
-        nonlocal seen, scrapes
+    def scrape() -> bool:
+        """Check that no counter decreased; False while the monitor does not answer."""
+        nonlocal before, scrapes
         try:
             now = pages.counters()
         except (OSError, http.client.HTTPException):
             return False
-        assert {sample: value for sample, value in seen.items() if now.get(sample, -1) < value} == {}
-        seen, scrapes = now, scrapes + 1
+        assert {sample: value for sample, value in before.items() if now.get(sample, -1) < value} == {}
+        before, scrapes = now, scrapes + 1
         return True
 
-    def of(name: str, **labels: str) -> float:
-        return seen.get((f"worker_{name}", frozenset(labels.items())), 0)
+    def counter(name: str, **labels: str) -> float:
+        return before.get((f"worker_{name}", frozenset(labels.items())), 0)
 
-    def written(events: int) -> None:
-        wait_until(lambda: scraped() and of("messages_total", outcome="written") >= events, PATIENCE_S)
+    def wait_for_written(events: int) -> None:
+        wait_until(lambda: scrape() and counter("messages_total", outcome="written") >= events, PATIENCE_S)
 
-    written(len(EVENTS))
+    wait_for_written(len(EVENTS))
     for number, (consumers, monitor) in enumerate(((True, False), (False, True), (True, True), (False, True)), 2):
         wait_until(lambda: len(pages.status()["processes"]) == 2, PATIENCE_S)
-        pids = {one["pid"] for one in pages.status()["processes"]}
-        send(kafka.address, topic_name, EVENTS)  # some are on their way when the signal comes
+        pids = {process["pid"] for process in pages.status()["processes"]}
+        send(kafka.address, topic_name, EVENTS)  # some are in flight when the signal comes
         for pid in worker.children():
             if consumers if pid in pids else monitor:
                 os.kill(pid, signal.SIGKILL)
-        written(number * len(EVENTS))
-    wait_until(lambda: scraped() and of("restarts_total") == 4, PATIENCE_S)
-    assert min(of("slot_cpu_seconds_total", slot=slot) for slot in "01") > 0
+        wait_for_written(number * len(EVENTS))
+    wait_until(lambda: scrape() and counter("restarts_total") == 4, PATIENCE_S)
+    assert min(counter("slot_cpu_seconds_total", slot=slot) for slot in "01") > 0
     assert scrapes > 10
 
 
@@ -123,25 +123,25 @@ def test_partitions_that_are_added_get_a_consumer_and_a_lag(kafka: Service, work
     wait_until(lambda: pages.metric("processes") == pages.metric("processes_wanted") == 3, PATIENCE_S)
 
 
-def test_it_ends_by_itself_when_what_was_there_is_written(
+def test_until_end_stops_when_all_events_are_written(
     kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]
 ) -> None:
     create_topic(kafka.address, topic_name, 3)
-    send(kafka.address, topic_name, EVENTS, partition=1)  # the others are empty
-    where = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
-    with run_worker(*arguments, *where, "--until-end") as worker:
+    send(kafka.address, topic_name, EVENTS, partition=1)  # the other partitions are empty
+    servers = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
+    with run_worker(*arguments, *servers, "--until-end") as worker:
         assert worker.wait() == 0
         assert worker.stdout[-1] == "Total devices: 100"
-    with run_worker(*arguments, *where, "--until-end") as again:
+    with run_worker(*arguments, *servers, "--until-end") as again:
         assert again.wait() == 0
         assert again.stdout[-1] == "Total devices: 100"
 
 
-def test_a_topic_that_is_missing_is_a_configuration_error(
+def test_a_missing_topic_is_a_configuration_error(
     kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]
 ) -> None:
-    where = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
-    with run_worker(*arguments, *where) as worker:
+    servers = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
+    with run_worker(*arguments, *servers) as worker:
         assert worker.wait() == 78
         (line,) = [line for line in worker.stderr if topic_name in line and "ERROR" in line]
         assert f"python -m worker produce --topic {topic_name} --partitions 4" in line
@@ -149,21 +149,21 @@ def test_a_topic_that_is_missing_is_a_configuration_error(
         assert "Traceback" not in worker.tail()
 
 
-def test_a_port_that_is_taken_is_a_configuration_error(
+def test_a_port_in_use_is_a_configuration_error(
     kafka: Service, redis_server: Service, topic_name: str, arguments: list[str]
 ) -> None:
-    where = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        with run_worker(*arguments, *where, "--metrics-port", port) as worker:
+    servers = ["--bootstrap-servers", kafka.address, "--redis-url", redis_server.address]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        with run_worker(*arguments, *servers, "--metrics-port", port) as worker:
             assert worker.wait() == 78
-            assert f"address 127.0.0.1:{port} is taken" in worker.tail()
+            assert f"address 127.0.0.1:{port} is in use" in worker.tail()
             assert "Traceback" not in worker.tail()
 
 
-def test_an_unreachable_broker_is_waited_for_and_said_once(redis_server: Service, arguments: list[str]) -> None:
-    where = ["--bootstrap-servers", "127.0.0.1:1", "--redis-url", redis_server.address]
-    with run_worker(*arguments, *where) as worker:
+def test_an_unreachable_broker_is_waited_for_and_logged_once(redis_server: Service, arguments: list[str]) -> None:
+    servers = ["--bootstrap-servers", "127.0.0.1:1", "--redis-url", redis_server.address]
+    with run_worker(*arguments, *servers) as worker:
         worker.wait_for(r"Kafka at 127\.0\.0\.1:1 does not answer: .*Connection refused; still trying")
         pages = Pages(worker)
         assert pages.metric("kafka_up") == 0
@@ -177,13 +177,13 @@ def test_an_unreachable_broker_is_waited_for_and_said_once(redis_server: Service
 
 
 @pytest.mark.faults
-def test_lag_is_gone_while_kafka_is_and_comes_back(
+def test_lag_is_removed_while_kafka_is_unavailable_and_comes_back(
     own_kafka: Server, redis_server: Service, topic_name: str, arguments: list[str]
 ) -> None:
     create_topic(own_kafka.address, topic_name, 2)
     send(own_kafka.address, topic_name, EVENTS)
-    where = ["--bootstrap-servers", own_kafka.address, "--redis-url", redis_server.address]
-    with run_worker(*arguments, *where) as worker:
+    servers = ["--bootstrap-servers", own_kafka.address, "--redis-url", redis_server.address]
+    with run_worker(*arguments, *servers) as worker:
         pages = Pages(worker)
         wait_until(lambda: pages.get("/readyz")[0] == 200, PATIENCE_S)
         own_kafka.kill()
@@ -199,13 +199,13 @@ def test_lag_is_gone_while_kafka_is_and_comes_back(
 
 
 @pytest.mark.faults
-def test_a_store_that_is_away_is_not_ready_and_no_reason_to_end(
+def test_a_worker_with_an_unavailable_store_is_not_ready_and_keeps_running(
     kafka: Service, own_redis: Server, topic_name: str, arguments: list[str]
 ) -> None:
     create_topic(kafka.address, topic_name, 1)
     own_redis.kill()
-    where = ["--bootstrap-servers", kafka.address, "--redis-url", own_redis.address]
-    with run_worker(*arguments, *where) as worker:
+    servers = ["--bootstrap-servers", kafka.address, "--redis-url", own_redis.address]
+    with run_worker(*arguments, *servers) as worker:
         worker.wait_for("still trying")
         pages = Pages(worker)
         assert pages.get("/readyz")[0] == 503

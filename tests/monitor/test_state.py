@@ -4,8 +4,10 @@ import time
 
 import pytest
 
+from tests.support.clocks import Clock
+from tests.support.slots import start_slot
 from worker.config.settings import Settings
-from worker.core.counters import Slot, Stats
+from worker.core.counters import Stats
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.state import MonitorState
 
@@ -13,17 +15,9 @@ BEHIND = PartitionLag("events", 0, start=0, end=10, committed=4, seconds=2.5, he
 CAUGHT_UP = BEHIND._replace(committed=10)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(time.monotonic())
 
 
 @pytest.fixture
@@ -32,99 +26,89 @@ def stats() -> Stats:
 
 
 @pytest.fixture
-def seen(clock: Clock) -> MonitorState:
+def state(clock: Clock) -> MonitorState:
     return MonitorState(Settings(topic="events"), now=clock, error="")
 
 
-def start(stats: Stats) -> Slot:
-    slot = stats.slot(0)
-    slot.set("started_ns", 1)
-    slot.set("pid", 4711)
-    slot.set("assigned", 1)
-    slot.set("sink_up", 1)
-    slot.beat()
-    return slot
+def test_not_ready_before_kafka_answers(state: MonitorState, stats: Stats) -> None:
+    state.error = "waiting for Kafka"
+    assert state.unready_reason(stats) == "waiting for Kafka"
 
 
-def test_not_ready_before_kafka_answers(seen: MonitorState, stats: Stats) -> None:
-    seen.error = "waiting for Kafka"
-    assert seen.unready(stats) == "waiting for Kafka"
-
-
-def test_it_is_starting_until_the_lag_was_known_or_kafka_is_away(seen: MonitorState, stats: Stats) -> None:
-    assert seen.unready(stats) == "starting"
-    start(stats)
-    seen.topics = {"events": 1}
+def test_it_is_starting_until_the_lag_is_known_or_kafka_is_unavailable(state: MonitorState, stats: Stats) -> None:
+    assert state.unready_reason(stats) == "starting"
+    start_slot(stats, assigned=1)
+    state.topics = {"events": 1}
     for kafka_up in (None, True):
-        seen.kafka_up = kafka_up
-        assert seen.unready(stats) == "starting: the lag is not known yet"
-    seen.kafka_up = False
-    assert "Kafka does not answer" in seen.unready(stats)
+        state.kafka_up = kafka_up
+        assert state.unready_reason(stats) == "starting: the lag is unknown"
+    state.kafka_up = False
+    assert "Kafka does not answer" in state.unready_reason(stats)
 
 
-def test_ready_when_nothing_is_unread(seen: MonitorState, stats: Stats) -> None:
-    start(stats)
-    seen.see_lags([CAUGHT_UP], {"events": 1})
-    assert seen.unready(stats) == ""
+def test_ready_when_nothing_is_unread(state: MonitorState, stats: Stats) -> None:
+    start_slot(stats, assigned=1)
+    state.record_lags([CAUGHT_UP], {"events": 1})
+    assert state.unready_reason(stats) == ""
 
 
-def test_alive_is_not_ready_before_the_first_progress(seen: MonitorState, stats: Stats) -> None:
-    start(stats)
-    seen.see_lags([BEHIND], {"events": 1})
-    assert seen.unready(stats) == "6 events unread, and nothing written yet"
-    seen.see_progress(stats, 5)
-    assert seen.unready(stats) == ""
+def test_not_ready_before_the_first_progress(state: MonitorState, stats: Stats) -> None:
+    start_slot(stats, assigned=1)
+    state.record_lags([BEHIND], {"events": 1})
+    assert state.unready_reason(stats) == "6 events unread, and nothing written yet"
+    state.record_progress(stats, 5)
+    assert state.unready_reason(stats) == ""
 
 
-def test_not_ready_when_nothing_moves_any_more(seen: MonitorState, stats: Stats, clock: Clock) -> None:
-    slot = start(stats)
-    seen.see_progress(stats, 5)
+def test_not_ready_when_there_is_no_progress(state: MonitorState, stats: Stats, clock: Clock) -> None:
+    slot = start_slot(stats, assigned=1)
+    state.record_progress(stats, 5)
     clock.now += 61
     slot.set("heartbeat_ns", int(clock.now * 1e9))
-    seen.see_lags([BEHIND], {"events": 1})
-    seen.see_progress(stats, 5)
-    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
+    state.record_lags([BEHIND], {"events": 1})
+    state.record_progress(stats, 5)
+    assert state.unready_reason(stats) == "6 events unread, and nothing written for 61 s"
     slot.set("sink_up", 0)
-    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s"
+    assert state.unready_reason(stats) == "6 events unread, and nothing written for 61 s"
     slot.set_error("Connection refused")
-    assert seen.unready(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
+    assert state.unready_reason(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
 
 
-def test_not_ready_without_a_heartbeat(seen: MonitorState, stats: Stats, clock: Clock) -> None:
-    slot = start(stats)
-    seen.see_lags([CAUGHT_UP], {"events": 1})
+def test_not_ready_without_a_heartbeat(state: MonitorState, stats: Stats, clock: Clock) -> None:
+    slot = start_slot(stats, assigned=1)
+    state.record_lags([CAUGHT_UP], {"events": 1})
     clock.now += 31
-    assert "no consumer" in seen.unready(stats)
+    assert "no consumer" in state.unready_reason(stats)
     slot.set("pid", 0)
-    assert "no consumer" in seen.unready(stats)
+    assert "no consumer" in state.unready_reason(stats)
 
 
-def test_not_ready_when_the_lag_is_not_known(seen: MonitorState, stats: Stats, clock: Clock) -> None:
-    slot = start(stats)
-    seen.see_lags([CAUGHT_UP], {"events": 1})
+def test_not_ready_when_the_lag_is_unknown(state: MonitorState, stats: Stats, clock: Clock) -> None:
+    slot = start_slot(stats, assigned=1)
+    state.record_lags([CAUGHT_UP], {"events": 1})
     clock.now += 20
     slot.set("heartbeat_ns", int(clock.now * 1e9))
-    assert seen.unready(stats) == "the lag is not known yet"
-    seen.kafka_up = False
-    assert "Kafka does not answer" in seen.unready(stats)
-    seen.see_lags([], {})
-    assert seen.unready(stats) == "the topic is gone"
+    assert state.unready_reason(stats) == "the lag is unknown"
+    state.kafka_up = False
+    assert "Kafka does not answer" in state.unready_reason(stats)
+    state.record_lags([], {})
+    assert state.unready_reason(stats) == "the topic was deleted"
 
 
-def test_a_standby_is_ready_while_the_group_moves(seen: MonitorState, stats: Stats) -> None:
-    slot = start(stats)
+def test_a_standby_is_ready_while_the_group_makes_progress(state: MonitorState, stats: Stats) -> None:
+    slot = start_slot(stats, assigned=1)
     slot.set("assigned", 0)
-    seen.see_lags([BEHIND], {"events": 1})
-    seen.see_progress(stats, 0)
-    assert seen.unready(stats)
-    seen.see_lags([BEHIND._replace(committed=5)], {"events": 1})
-    seen.see_progress(stats, 0)
-    assert seen.unready(stats) == ""
+    state.record_lags([BEHIND], {"events": 1})
+    state.record_progress(stats, 0)
+    assert state.unready_reason(stats)
+    state.record_lags([BEHIND._replace(committed=5)], {"events": 1})
+    state.record_progress(stats, 0)
+    assert state.unready_reason(stats) == ""
 
 
-def test_anothers_progress_is_not_ours(seen: MonitorState, stats: Stats) -> None:
-    start(stats)
+def test_progress_of_another_host_does_not_count_as_own(state: MonitorState, stats: Stats) -> None:
+    start_slot(stats, assigned=1)
     for committed in (4, 5):
-        seen.see_lags([BEHIND._replace(committed=committed)], {"events": 1})
-        seen.see_progress(stats, 0)
-    assert seen.unready(stats)
+        state.record_lags([BEHIND._replace(committed=committed)], {"events": 1})
+        state.record_progress(stats, 0)
+    assert state.unready_reason(stats)

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support.slots import start_slot
 from worker.config.settings import Settings
 from worker.core.accounts import Accounts
 from worker.core.counters import Slot, Stats
@@ -15,107 +16,105 @@ from worker.monitor.state import MonitorState
 from worker.monitor.status import HISTORY, Status
 
 
-class Shown:
+class StatusPage:
     """A status page over counters that a test sets."""
 
     def __init__(self) -> None:
         self.stats = Stats()
-        self.seen = MonitorState(Settings(topic="events"), error="")
+        self.state = MonitorState(Settings(topic="events"), error="")
         self.accounts = Accounts(self.stats)
-        self.status = Status(self.stats, self.seen, self.accounts)
+        self.status = Status(self.stats, self.state, self.accounts)
 
     def consumer(self, index: int) -> Slot:
-        slot = self.stats.slot(index)
-        slot.set("started_ns", time.monotonic_ns())
-        slot.set("pid", 1000 + index)
-        slot.beat()
-        return slot
+        return start_slot(self.stats, index, sink_up=0)
 
     def sample(self) -> None:
         self.status.sample(self.accounts.read())
 
     def json(self, **query: str) -> dict[str, Any]:
-        answer: dict[str, Any] = orjson.loads(self.status.json(Request(query, "")).body)
-        return answer
+        status: dict[str, Any] = orjson.loads(self.status.json(Request(query, "")).body)
+        return status
 
 
 @pytest.fixture
-def shown() -> Shown:
-    return Shown()
+def status_page() -> StatusPage:
+    return StatusPage()
 
 
-def test_a_partition_names_its_owner(shown: Shown) -> None:
-    ledger = shown.consumer(3).ledger("events", "id", 1)
+def test_a_partition_names_its_owner(status_page: StatusPage) -> None:
+    ledger = status_page.consumer(3).ledger("events", "id", 1)
     ledger.set("assigned", 1)
-    shown.seen.see_lags([PartitionLag("events", p, 0, 10, 4, 2.0, None) for p in (0, 1)], {"events": 2})
-    assert [(item["partition"], item["owner"]) for item in shown.json()["partitions"]] == [(0, None), (1, 3)]
+    status_page.state.record_lags([PartitionLag("events", p, 0, 10, 4, 2.0, None) for p in (0, 1)], {"events": 2})
+    assert [(item["partition"], item["owner"]) for item in status_page.json()["partitions"]] == [(0, None), (1, 3)]
 
 
-def test_each_topic_is_shown_with_its_partitions_and_devices(shown: Shown) -> None:
+def test_each_topic_is_shown_with_its_partitions_and_devices(status_page: StatusPage) -> None:
     lags = [PartitionLag(topic, 0, 0, 10, 4, 2.0, None) for topic in ("alarms", "events")]
-    shown.seen.see_lags(lags, {"events": 1, "alarms": 1})
-    shown.seen.see_devices({"events": 5, "alarms": 7}, 9)
-    page = shown.json()
+    status_page.state.record_lags(lags, {"events": 1, "alarms": 1})
+    status_page.state.record_devices({"events": 5, "alarms": 7}, 9)
+    page = status_page.json()
     assert page["devices"] == 9
-    assert {one["topic"]: one["devices"] for one in page["topics"]} == {"events": 5, "alarms": 7}
-    assert [(one["topic"], one["partition"]) for one in page["partitions"]] == [("alarms", 0), ("events", 0)]
-    shown.seen.see_lags(lags[1:], {"events": 1})
-    assert [one["topic"] for one in shown.json()["partitions"]] == ["events"]
+    assert {topic["topic"]: topic["devices"] for topic in page["topics"]} == {"events": 5, "alarms": 7}
+    assert [(item["topic"], item["partition"]) for item in page["partitions"]] == [("alarms", 0), ("events", 0)]
+    status_page.state.record_lags(lags[1:], {"events": 1})
+    assert [item["topic"] for item in status_page.json()["partitions"]] == ["events"]
 
 
-def test_an_error_that_many_have_is_listed_once(shown: Shown) -> None:
-    for turn in range(3):
+def test_an_error_of_several_processes_is_listed_once(status_page: StatusPage) -> None:
+    for sample in range(3):
         for index in (1, 0):
-            shown.consumer(index).set_error("Redis is down" if turn < 2 else "Redis is full")
-            shown.sample()
-    errors = [(error["who"], error["text"], error["times"]) for error in shown.json()["errors"]]
-    everybody = ["consumer 0", "consumer 1"]
-    assert errors == [(everybody, "Redis is full", 2), (everybody, "Redis is down", 4)]
+            status_page.consumer(index).set_error("Redis is down" if sample < 2 else "Redis is full")
+            status_page.sample()
+    errors = [(error["who"], error["text"], error["times"]) for error in status_page.json()["errors"]]
+    both = ["consumer 0", "consumer 1"]
+    assert errors == [(both, "Redis is full", 2), (both, "Redis is down", 4)]
 
 
-def test_the_same_error_seen_again_is_no_new_one(shown: Shown) -> None:
-    shown.consumer(0).set_error("once")
+def test_an_unchanged_error_is_counted_once(status_page: StatusPage) -> None:
+    status_page.consumer(0).set_error("once")
     for _ in range(5):
-        shown.sample()
-    assert [error["times"] for error in shown.json()["errors"]] == [1]
+        status_page.sample()
+    assert [error["times"] for error in status_page.json()["errors"]] == [1]
 
 
-def test_the_history_goes_on_from_where_a_page_has_it(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.monitor.status._EVERY_S", 0.0)
+def test_the_history_continues_after_the_last_point_of_a_page(
+    status_page: StatusPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.monitor.status._SAMPLE_S", 0.0)
     for _ in range(1000):
-        shown.sample()
-    history = shown.json()["history"]
+        status_page.sample()
+    history = status_page.json()["history"]
     assert len(history) == 450
     assert all(len(point) == len(HISTORY) for point in history)
-    assert shown.json(since=str(history[-1][0]))["history"] == []
-    assert shown.status.json(Request({"since": "soon"}, "")).status == 400
+    assert status_page.json(since=str(history[-1][0]))["history"] == []
+    assert status_page.status.json(Request({"since": "soon"}, "")).status == 400
 
 
-def test_unknown_lag_is_a_gap_and_no_zero(shown: Shown) -> None:
-    shown.sample()
-    (point,) = shown.json()["history"]
+def test_unknown_lag_is_null_and_not_zero(status_page: StatusPage) -> None:
+    status_page.sample()
+    (point,) = status_page.json()["history"]
     assert dict(zip(HISTORY, point, strict=True))["lag"] is None
-    assert shown.json()["lag"] is None
+    assert status_page.json()["lag"] is None
 
 
-def test_cpu_is_a_share_of_one_core_of_the_same_process(shown: Shown) -> None:
-    slot = shown.consumer(0)
+def test_cpu_is_a_share_of_one_core_of_one_process(status_page: StatusPage) -> None:
+    slot = status_page.consumer(0)
     slot.set("cpu_ns", 5_000_000_000)
-    shown.sample()
-    assert shown.json()["processes"][0]["cpu"] is None
+    status_page.sample()
+    assert status_page.json()["processes"][0]["cpu"] is None
     began = time.monotonic()
     while time.monotonic() - began < 0.2:
         pass
     slot.set("cpu_ns", 5_100_000_000)
-    shown.sample()
-    cpu = shown.json()["processes"][0]["cpu"]
+    status_page.sample()
+    cpu = status_page.json()["processes"][0]["cpu"]
     assert 0 < cpu <= 0.5
     slot.set("pid", 4711)
-    shown.sample()
-    assert shown.json()["processes"][0]["cpu"] is None
+    status_page.sample()
+    assert status_page.json()["processes"][0]["cpu"] is None
 
 
-def test_the_page_is_one_html_file(shown: Shown) -> None:
-    response = shown.status.page(Request({}, ""))
+def test_the_page_is_one_html_file(status_page: StatusPage) -> None:
+    response = status_page.status.page(Request({}, ""))
     assert response.content_type.startswith("text/html")
     assert response.body.startswith(b"<!doctype html>")

@@ -1,4 +1,4 @@
-"""The status page in a real browser, under load. `WORKER_PICTURES=docs` keeps its pictures for README.md."""
+"""The status page in a real browser, under load. `WORKER_PICTURES=docs` writes the pictures of README.md."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def pages(kafka: Service, redis_server: Service) -> Iterator[Pages]:
     with run_worker(*words) as worker:
         load = Load(kafka.address, TOPIC)
         try:
-            found = Pages(worker)
-            wait_until(lambda: (found.metric("messages_total", "written") or 0) > 1000, PATIENCE_S)
-            wait_until(lambda: found.status()["uptime_s"] > LOAD_S / 2, PATIENCE_S + LOAD_S)
-            os.kill(found.status()["processes"][0]["pid"], signal.SIGKILL)
-            wait_until(lambda: found.metric("restarts_total") == 1, PATIENCE_S)
-            wait_until(lambda: found.status()["uptime_s"] > LOAD_S, PATIENCE_S + LOAD_S)
-            wait_until(lambda: all(item["partitions"] for item in found.status()["processes"]), PATIENCE_S)
-            yield found
+            pages = Pages(worker)
+            wait_until(lambda: (pages.metric("messages_total", "written") or 0) > 1000, PATIENCE_S)
+            wait_until(lambda: pages.status()["uptime_s"] > LOAD_S / 2, PATIENCE_S + LOAD_S)
+            os.kill(pages.status()["processes"][0]["pid"], signal.SIGKILL)
+            wait_until(lambda: pages.metric("restarts_total") == 1, PATIENCE_S)
+            wait_until(lambda: pages.status()["uptime_s"] > LOAD_S, PATIENCE_S + LOAD_S)
+            wait_until(lambda: all(item["partitions"] for item in pages.status()["processes"]), PATIENCE_S)
+            yield pages
         finally:
             load.stop()
 
 
 def written(elements: str) -> int:
-    """Return the ledger's figure, as the page shows it."""
+    """Return the number of written events that the page shows."""
     found = re.search(r">written</span><b>([\d\u202f]+)</b>", elements)
     assert found, elements[-3000:]
     return int(found.group(1).replace("\u202f", ""))
 
 
-def test_a_browser_shows_figures_that_move_and_has_no_complaint(pages: Pages) -> None:
-    first, said = browse(pages.url + "/")
-    assert said == []
+def test_a_browser_shows_figures_that_change_and_logs_no_errors(pages: Pages) -> None:
+    first, console = browse(pages.url + "/")
+    assert console == []
     assert f'<h1 id="topic">{TOPIC}</h1>' in first
     assert written(first) > 0
     assert "nothing unaccounted" in first
@@ -59,8 +59,8 @@ def test_a_browser_shows_figures_that_move_and_has_no_complaint(pages: Pages) ->
     assert len(re.findall(r"<td>reading</td>", first)) == 4
     assert not re.search(r"NaN|undefined|Infinity", first)
     wait_until(lambda: pages.status()["accounts"]["written"] > written(first), PATIENCE_S)
-    second, said = browse(pages.url + "/")
-    assert said == []
+    second, console = browse(pages.url + "/")
+    assert console == []
     assert written(second) > written(first)
 
 
@@ -68,16 +68,16 @@ def test_a_browser_shows_figures_that_move_and_has_no_complaint(pages: Pages) ->
     ("name", "size", "dark"),
     [("light", (1280, 880), False), ("dark", (1280, 880), True), ("phone", (500, 1660), False)],
 )
-def test_it_can_be_looked_at(pages: Pages, tmp_path: Path, name: str, size: tuple[int, int], dark: bool) -> None:
+def test_it_can_be_rendered(pages: Pages, tmp_path: Path, name: str, size: tuple[int, int], dark: bool) -> None:
     directory = Path(PICTURES or tmp_path).resolve()
     picture = directory / f"status-{name}.png"
-    _, said = browse(pages.url + "/", size=size, dark=dark, picture=picture)
-    assert said == []
+    _, console = browse(pages.url + "/", size=size, dark=dark, picture=picture)
+    assert console == []
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == size
 
 
-def test_the_page_asks_nobody_but_the_worker(pages: Pages) -> None:
-    """One file, and its policy lets it fetch from its own origin alone."""
+def test_the_page_sends_requests_only_to_the_worker(pages: Pages) -> None:
+    """The page is one file. Its content security policy allows requests only to its own origin."""
     code, page = pages.get("/")
     assert code == 200
     assert not re.search(rb'(src|href)="(?!data:)', page)

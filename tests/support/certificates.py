@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it signs for 127.0.0.1, made with openssl."""
+"""Certificates for tests, created with openssl: a certificate authority and a server certificate for 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ class Certificates(NamedTuple):
     server: Path
     server_key: Path
     chain: Path
-    stranger: Path  # another authority, which has signed nothing of this
+    unrelated: Path  # another certificate authority, which signed none of these
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """Write the files into the directory, which is the tests' own."""
-    made = Certificates(
-        *(directory / name for name in ("authority.pem", "server.pem", "server.key", "chain.pem", "stranger.pem"))
+    """Write the files into a directory of the test."""
+    certificates = Certificates(
+        *(directory / name for name in ("authority.pem", "server.pem", "server.key", "chain.pem", "unrelated.pem"))
     )
-    for name, file in (("authority", made.authority), ("stranger", made.stranger)):
+    for name, file in (("authority", certificates.authority), ("unrelated", certificates.unrelated)):
         key = directory / f"{name}.key"
         _openssl("req", "-x509", *_NEW_KEY, "-keyout", key, "-out", file, "-subj", f"/CN={name} of a test")
-    authority = ("-CA", made.authority, "-CAkey", directory / "authority.key")
+    authority = ("-CA", certificates.authority, "-CAkey", directory / "authority.key")
     subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost")
-    _openssl("req", "-x509", *_NEW_KEY, *authority, *subject, "-keyout", made.server_key, "-out", made.server)
-    made.chain.write_text(made.server_key.read_text() + made.server.read_text())
-    return made
+    files = ("-keyout", certificates.server_key, "-out", certificates.server)
+    _openssl("req", "-x509", *_NEW_KEY, *authority, *subject, *files)
+    certificates.chain.write_text(certificates.server_key.read_text() + certificates.server.read_text())
+    return certificates
 
 
-def _openssl(*words: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Types of columns, each with a strategy for the JSON values that it holds, extremes included."""
+"""Column types, each with a hypothesis strategy for the JSON values that it holds, extremes included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job to hurt: one topic, one group, one place in a store, the worker's arguments for them, and its processes."""
+"""A test's job: a topic, a group, a table or key in a store, the worker's arguments for them, and its processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http.client
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 
 from tests.support import oracle
-from tests.support.kit import PATIENCE_S, Worker, alive, create_topic, run_worker, send, wait_until
+from tests.support.kit import PATIENCE_S, Service, Worker, alive, create_topic, run_worker, send, wait_until
 from worker.core.delivery import parse_intent
 
-# A member that is gone is missed after 4 s, which a starved host still keeps. Small batches, so that there are many.
+# A dead member is removed after 4 s; a member on an overloaded host is not. Small batches, so that there are many.
 _OPTIONS = (
     *("--metrics-port", "0"),
     *("--report-interval", "3600"),
@@ -28,36 +28,36 @@ _OPTIONS = (
     *("-X", "heartbeat.interval.ms=800"),
     *("-X", "topic.metadata.refresh.interval.ms=1000"),
 )
-_PAGE = re.compile(r"readyz are at http://127\.0\.0\.1:(\d+)/")
+_STATUS_PORT = re.compile(r"readyz are at http://127\.0\.0\.1:(\d+)/")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`kafka` is the bootstrap server, `place` the table or the key in the store at `url`."""
+    """`kafka` is the bootstrap server, `target` the table or key in the store at `url`."""
 
     kafka: str
     topic: str
     group: str
     backend: str
     url: str
-    place: str
+    target: str
     started: list[Worker] = field(default_factory=list, repr=False)
 
     def via(self, port: int) -> tuple[str, str]:
-        """Return the arguments that send the worker to the store through a proxy; the oracle goes there directly."""
+        """Return the arguments that connect the worker to the store through a proxy; the oracle connects directly."""
         head, _, tail = self.url.rpartition(":")
         return f"--{self.backend}-url", f"{head}:{port}/{tail.partition('/')[2]}"
 
     def arguments(self, *more: str) -> list[str]:
-        """Return the worker's arguments; later ones win."""
-        where = "--table" if self.backend == "clickhouse" else "--redis-key"
+        """Return the worker's arguments; later ones override earlier ones."""
+        flag = "--table" if self.backend == "clickhouse" else "--redis-key"
         return [
             *("--topic", self.topic),
             *("--bootstrap-servers", self.kafka),
             *("--group-id", self.group),
             *("--backend", self.backend),
             *(f"--{self.backend}-url", self.url),
-            *(where, self.place),
+            *(flag, self.target),
             *_OPTIONS,
             *more,
         ]
@@ -75,19 +75,19 @@ class Job:
         send(self.kafka, self.topic, payloads, partition)
 
     def finish(self, *more: str) -> Worker:
-        """Run until everything is written, and return the ended worker; its exit code was 0."""
+        """Run a worker until everything is written, check that its exit code is 0, and return it."""
         with self.start("--until-end", *more) as worker:
             assert worker.wait() == 0, worker.tail()
         return worker
 
     def rows(self) -> int:
-        return oracle.rows(self.url, self.place)
+        return oracle.rows(self.url, self.target)
 
-    def judge(self, expected: Iterable[int], **how: bool) -> oracle.Verdict:
-        """Compare what the store has with the numbers of the events that it should have."""
+    def judge(self, expected: Iterable[int], **options: bool) -> oracle.Verdict:
+        """Compare the store's content with the numbers of the events that it should have."""
         if self.backend == "redis":
-            return oracle.judge_devices(self.url, self.place, expected)
-        return oracle.judge_rows(self.url, self.place, expected, **how)
+            return oracle.judge_devices(self.url, self.target, expected)
+        return oracle.judge_rows(self.url, self.target, expected, **options)
 
     def committed(self) -> dict[int, tuple[int, str]]:
         return oracle.committed(self.kafka, self.group, self.topic)
@@ -100,11 +100,11 @@ class Job:
         return oracle.dead_letters(self.kafka, f"{self.topic}.dlq")
 
     def advance_to(self, offsets: int, timeout: float = PATIENCE_S) -> None:
-        """Return when the group's committed offsets add up to so many."""
+        """Return when the sum of the group's committed offsets is at least `offsets`."""
         wait_until(lambda: self.accounted() >= offsets, timeout, f"{offsets} offsets are committed")
 
     def all_done(self, timeout: float = PATIENCE_S) -> None:
-        """Return when the group has committed all that is in the topic."""
+        """Return when the group has committed everything in the topic."""
         wait_until(
             lambda: {p: o for p, (o, _) in self.committed().items()} == oracle.ends(self.kafka, self.topic),
             timeout,
@@ -112,52 +112,56 @@ class Job:
         )
 
     def intent(self) -> bool:
-        """Say whether a write was announced and not confirmed yet."""
+        """Whether the group has announced a write and not confirmed it yet."""
         return any(parse_intent(metadata) for _, metadata in self.committed().values())
 
 
-def status(worker: Worker) -> dict[str, Any]:
-    """Return what the worker's status page shows; a monitor that has just been started again serves another port."""
+MakeJob = Callable[[Service, str], Job]
+"""Kafka and a store's URL → the test's job: see the fixture `make_job`."""
 
-    def asked() -> dict[str, Any] | None:
-        ports = [match[1] for line in list(worker.stderr) if (match := _PAGE.search(line))]
+
+def status(worker: Worker) -> dict[str, Any]:
+    """Return the content of the worker's status page; a restarted monitor uses another port."""
+
+    def fetch() -> dict[str, Any] | None:
+        ports = [match[1] for line in list(worker.stderr) if (match := _STATUS_PORT.search(line))]
         connection = http.client.HTTPConnection("127.0.0.1", int(ports[-1]) if ports else 1, timeout=PATIENCE_S)
         try:
             connection.request("GET", "/status.json")
-            found: dict[str, Any] = orjson.loads(connection.getresponse().read())
-            return found
+            content: dict[str, Any] = orjson.loads(connection.getresponse().read())
+            return content
         except OSError:
             assert worker.running(), worker.tail()
             return None
         finally:
             connection.close()
 
-    found = wait_until(asked, PATIENCE_S, "the status page is served")
-    assert found
-    return found
+    content = wait_until(fetch, PATIENCE_S, "the status page is served")
+    assert content
+    return content
 
 
 def consumers(worker: Worker, *, busy: bool = False) -> list[int]:
-    """Return the pids of the consumers, once there are any; `busy` ones own partitions."""
+    """Return the pids of the consumers, once there are any; with `busy`, of those that own partitions."""
 
-    def found() -> list[int]:
+    def pids() -> list[int]:
         processes = status(worker)["processes"]
-        return [one["pid"] for one in processes if one["pid"] and (one["partitions"] or not busy)]
+        return [process["pid"] for process in processes if process["pid"] and (process["partitions"] or not busy)]
 
-    return wait_until(found, PATIENCE_S, "consumers run")
+    return wait_until(pids, PATIENCE_S, "consumers run")
 
 
 def kill(*pids: int) -> None:
-    """SIGKILL processes, and return when they run no more."""
+    """Kill processes (SIGKILL), and return when they have ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, pids)), PATIENCE_S, f"{pids} are gone")
+    wait_until(lambda: not any(map(alive, pids)), PATIENCE_S, f"{pids} have ended")
 
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Keep processes frozen (SIGSTOP) inside the block."""
+    """Keep processes stopped (SIGSTOP) inside the block."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What tests share: waiting for a condition, topics and messages, and the worker as a process that can be hurt."""
+"""Shared by tests: waiting for a condition, topics and messages, and the worker as a process that a test can kill."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 import worker.local.launch
 
-PATIENCE_S = 120.0  # for what takes a second or two in a quiet moment
-_QUIET = {"log_level": 2}  # librdkafka would tell stderr of each connection that a stopped broker closed
+PATIENCE_S = 120.0  # for what takes one or two seconds on an idle machine
+_QUIET = {"log_level": 2}  # else librdkafka logs to stderr each connection that a stopped broker closed
 PARTITION_UA = -1  # librdkafka's "unassigned": its partitioner chooses
 _T = TypeVar("_T")
 
 
 class Service(Protocol):
-    """A running server; `address` is what the worker's options take."""
+    """A running server; `address` is the value for the worker's option."""
 
     @property
     def address(self) -> str: ...
 
 
 def wait_until(predicate: Callable[[], _T], timeout: float = 60.0, message: str = "") -> _T:
-    """Return the predicate's first true value; AssertionError with the message when it stays false too long."""
+    """Return the predicate's first true value; AssertionError with the message after the timeout."""
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {message or predicate}"
@@ -43,22 +43,22 @@ def wait_until(predicate: Callable[[], _T], timeout: float = 60.0, message: str 
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:
-    """Create a topic and return when the broker shows all its partitions with a leader."""
+    """Create a topic and return when all its partitions have a leader."""
     admin = AdminClient({"bootstrap.servers": bootstrap, **_QUIET})
     admin.create_topics([NewTopic(topic, partitions, 1, config=dict(config or {}))])[topic].result(PATIENCE_S)
 
-    def led() -> bool:
-        found = admin.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions
-        return len(found) == partitions and all(partition.leader >= 0 for partition in found.values())
+    def has_leaders() -> bool:
+        listed = admin.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions
+        return len(listed) == partitions and all(partition.leader >= 0 for partition in listed.values())
 
-    wait_until(led, PATIENCE_S, f"topic {topic} has {partitions} partitions with leaders")
+    wait_until(has_leaders, PATIENCE_S, f"topic {topic} has {partitions} partitions with leaders")
 
 
 def send(bootstrap: str, topic: str, payloads: Sequence[bytes | None], partition: int | None = None) -> None:
-    """Write the payloads in order (None is a tombstone) and return when the broker has them all."""
+    """Write the payloads in order (None is a tombstone) and return when the broker has acknowledged them all."""
     errors: list[str] = []
 
-    def done(error: KafkaError | None, _: object) -> None:
+    def on_delivery(error: KafkaError | None, _: object) -> None:
         if error:
             errors.append(str(error))
 
@@ -67,15 +67,15 @@ def send(bootstrap: str, topic: str, payloads: Sequence[bytes | None], partition
             "bootstrap.servers": bootstrap,
             "linger.ms": 5,
             "message.max.bytes": 100_000_000,
-            "enable.idempotence": True,  # what is counted afterwards must be there once
+            "enable.idempotence": True,  # the tests count each message once
             **_QUIET,
         }
     )
-    where = PARTITION_UA if partition is None else partition
+    target = PARTITION_UA if partition is None else partition
     for payload in payloads:
         while True:
             try:
-                producer.produce(topic, payload, partition=where, on_delivery=done)
+                producer.produce(topic, payload, partition=target, on_delivery=on_delivery)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -84,12 +84,12 @@ def send(bootstrap: str, topic: str, payloads: Sequence[bytes | None], partition
 
 
 def clickhouse_client(url: str) -> Client:
-    """Return a client for a `clickhouse://` URL; `client.disconnect()` ends it."""
+    """Return a client for a `clickhouse://` URL; `client.disconnect()` closes it."""
     return Client.from_url(url)
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Take "host:port" or a URL apart, for a proxy in front of it."""
+    """Return host and port of "host:port" or a URL, for a proxy in front of it."""
     parts = urlsplit(address if "//" in address else f"//{address}")
     assert parts.hostname, address
     assert parts.port, address
@@ -97,9 +97,9 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 class Worker:
-    """`python -m worker …` as a process: what it printed, its children, and the signals that hurt it.
+    """`python -m worker …` as a process: its output, its children, and signals.
 
-    It ends with the test's process; leaving the `with` block kills whatever is left of it.
+    It ends with the test's process. The end of the `with` block kills all its processes that still run.
     """
 
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> None:
@@ -134,11 +134,11 @@ class Worker:
         return self._process.poll() is None
 
     def wait(self, timeout: float = PATIENCE_S) -> int:
-        """Return the exit code when it has ended and all it printed is read; AssertionError when it goes on."""
+        """Return the exit code when it has ended and all its output is read; AssertionError after the timeout."""
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the worker still runs after {timeout:.0f} s:\n{self.tail()}") from None
+            raise AssertionError(f"the worker is still running after {timeout:.0f} s:\n{self.tail()}") from None
         for reader in self._readers:
             reader.join(10)
         return code
@@ -146,13 +146,13 @@ class Worker:
     def wait_for(self, pattern: str, timeout: float = PATIENCE_S) -> re.Match[str]:
         """Return the first match of a regular expression in a line of stdout or stderr."""
 
-        def found() -> re.Match[str] | None:
+        def search() -> re.Match[str] | None:
             matches = (re.search(pattern, line) for line in [*self.stdout, *self.stderr])
             match = next(filter(None, matches), None)
             assert match or self.running() or self._readers[1].is_alive(), f"no {pattern!r}:\n{self.tail()}"
             return match
 
-        match = wait_until(found, timeout, f"a line with {pattern!r}")
+        match = wait_until(search, timeout, f"a line with {pattern!r}")
         assert match
         return match
 
@@ -164,7 +164,7 @@ class Worker:
         return children(self.pid)
 
     def kill_tree(self) -> None:
-        """SIGKILL it and all that descends from it."""
+        """Kill it and all its descendants (SIGKILL)."""
         pids = [self.pid, *descendants(self.pid)]
         if self.running():
             os.killpg(self.pid, signal.SIGKILL)
@@ -176,7 +176,7 @@ class Worker:
         self._process.wait(PATIENCE_S)
 
     def tail(self, lines: int = 40) -> str:
-        """Return the end of what it printed, for a failure's message."""
+        """Return the end of its output, for the message of a failure."""
         return "\n".join([*self.stdout[-lines:], *self.stderr[-lines:]])
 
     def __enter__(self) -> Self:
@@ -192,28 +192,28 @@ class Worker:
 
 
 def run_worker(*arguments: str, env: Mapping[str, str] | None = None) -> Worker:
-    """Start `python -m worker` with these arguments, for `with`."""
+    """Start `python -m worker` with these arguments; for `with`."""
     return Worker(arguments, env)
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's direct children; none when it is gone (Linux)."""
-    found: list[int] = []
+    """Return the pids of a process's direct children; none if it has ended (Linux)."""
+    pids: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
+            pids += map(int, (task / "children").read_text().split())
     except FileNotFoundError:
         pass
-    return found
+    return pids
 
 
 def descendants(pid: int) -> list[int]:
-    found = children(pid)
-    return found + [deeper for child in found for deeper in descendants(child)]
+    pids = children(pid)
+    return pids + [descendant for child in pids for descendant in descendants(child)]
 
 
 def alive(pid: int) -> bool:
-    """Say whether a process runs (a zombie does not)."""
+    """Whether a process is running (a zombie is not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):

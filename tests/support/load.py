@@ -1,4 +1,4 @@
-"""Events for a worker to be looked at while it works."""
+"""A varying load of events, for tests that watch a running worker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ GOOD = b'{"timestamp": 1700000000, "device_ip": "10.%d.%d.%d", "error_code": 1}'
 
 
 class Load:
-    """Writes events in swelling and ebbing numbers, a few of them bad, until stopped. Kafka has `sent` of them."""
+    """Writes events at a varying rate, a few of them invalid, until stopped. Kafka has acknowledged `sent` of them."""
 
     def __init__(self, address: str, topic: str) -> None:
         self.sent = 0
-        self._where = (address, topic)
+        self._target = (address, topic)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -31,5 +31,5 @@ class Load:
             events: list[bytes | None] = [GOOD % (turn % 200, i % 251, i % 83) for i in range(size)]
             if turn % 3 == 0:
                 events[0] = (b"not an event", b"[1]", b'{"device_ip": 7}', b"{}")[turn // 3 % 4]
-            send(*self._where, events)
+            send(*self._target, events)
             self.sent += size

@@ -1,7 +1,7 @@
-"""Says exactly what is missing and what is there twice: events carry their number, and stores are asked for it back.
+"""Finds exactly which events are missing or stored twice: every event contains its number, and so does its row.
 
-Event `i` is one millisecond after event `i - 1`, from a device of its own, so a row tells which event it is and whether
-it is that event whole. What may never become a row is told apart by the caller.
+Event `i` is one millisecond after event `i - 1`, from a device of its own, so a row shows which event it is and whether
+it is complete. The caller excludes events that must not become rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class Verdict(NamedTuple):
-    """How many events were lost, how many rows are one too many, and how many rows are not what was sent."""
+    """How many events are missing, how many rows are surplus, and how many rows differ from what was sent."""
 
     missing: int
     doubled: int
@@ -34,7 +34,7 @@ EXACT = Verdict(0, 0, 0)
 
 
 class DeadLetter(NamedTuple):
-    """A letter in the dead-letter topic, by its headers."""
+    """A dead letter, by its headers."""
 
     partition: int
     offset: int
@@ -57,7 +57,7 @@ def events(count: int, first: int = 0) -> list[bytes]:
 
 
 def rows(clickhouse: str, table: str) -> int:
-    """Return how many rows the table has; 0 while it is not there."""
+    """Return how many rows the table has; 0 if it does not exist."""
     client = Client.from_url(clickhouse)
     try:
         exists = client.execute(f"EXISTS TABLE {table}")[0][0]
@@ -67,92 +67,90 @@ def rows(clickhouse: str, table: str) -> int:
 
 
 def judge_rows(clickhouse: str, table: str, expected: Iterable[int], *, origin: bool = True) -> Verdict:
-    """Compare a table with the numbers of the events that should be in it, each once and whole.
+    """Compare a table with the numbers of the events that should be in it, each once and complete.
 
-    With `origin`, rows of the same place in Kafka are doubled too, whatever they hold.
+    With `origin`, rows of the same offset in Kafka also count as doubled, whatever they contain.
     """
-    place = "uniqExact(_topic, _partition, _offset)" if origin else "count()"
+    distinct = "uniqExact(_topic, _partition, _offset)" if origin else "count()"
     client = Client.from_url(clickhouse)
     try:
-        ((count, places, wrong),) = client.execute(
-            f"SELECT count(), {place}, countIf(device_ip != IPv4NumToString(toUInt32({_NETWORK} + id)) "
+        ((count, offsets, wrong),) = client.execute(
+            f"SELECT count(), {distinct}, countIf(device_ip != IPv4NumToString(toUInt32({_NETWORK} + id)) "
             f"OR error_code != id % 11 OR id < 0) FROM (SELECT *, {_number()} AS id FROM {table})"
         )
-        found = client.execute(f"SELECT {_number()} AS id, count() FROM {table} GROUP BY id")
+        counts = dict(client.execute(f"SELECT {_number()} AS id, count() FROM {table} GROUP BY id"))
     finally:
         client.disconnect()
-    counts = dict(found)
     wanted = set(expected)
     missing = wanted - counts.keys()
     extra = {i: n - (i in wanted) for i, n in counts.items() if n > 1 or i not in wanted}
     return Verdict(
         len(missing),
-        max(sum(extra.values()), count - places),
+        max(sum(extra.values()), count - offsets),
         wrong,
         _examples(missing, extra) if missing or extra else "",
     )
 
 
 def judge_devices(url: str, key: str, expected: Iterable[int]) -> Verdict:
-    """Compare a HyperLogLog with a clean one of the same devices: equal counts, and that of both together is no other.
+    """Compare a HyperLogLog with a new one of the same devices: both and their union must have the same count.
 
-    PFADD in any order and any number of times leaves the same registers, so equality is exact, not within an error.
+    PFADD in any order and any number of times gives the same registers, so equality is exact, not approximate.
     """
     client = redis.Redis.from_url(url)
     clean = f"{key}:clean"
     try:
         numbers = list(expected)
-        for at in range(0, len(numbers), 10_000):
-            client.pfadd(clean, *map(device, numbers[at : at + 10_000]))
-        counted, wanted, together = client.pfcount(key), client.pfcount(clean), client.pfcount(key, clean)
+        for start in range(0, len(numbers), 10_000):
+            client.pfadd(clean, *map(device, numbers[start : start + 10_000]))
+        counted, wanted, union = client.pfcount(key), client.pfcount(clean), client.pfcount(key, clean)
         client.delete(clean)
     finally:
         client.close()
-    return Verdict(together - counted, together - wanted, 0)
+    return Verdict(union - counted, union - wanted, 0)
 
 
 def dead_letters(kafka: str, topic: str) -> list[DeadLetter]:
-    """Read a whole dead-letter topic; nothing where there is none."""
-    reached = ends(kafka, topic)
+    """Read a whole dead-letter topic; nothing if it does not exist."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "oracle", "log_level": 2, "enable.auto.commit": False})
-    found: list[DeadLetter] = []
+    result: list[DeadLetter] = []
     try:
-        for partition, end in reached.items():
+        for partition, end in ends(kafka, topic).items():
             if not end:
                 continue
             consumer.assign([TopicPartition(topic, partition, 0)])
 
-            def more(end: int = end) -> bool:
+            def read_to(end: int = end) -> bool:
                 messages = [message for message in consumer.consume(1000, 0.1) if not message.error()]
-                found.extend(map(_dead_letter, messages))
+                result.extend(map(_dead_letter, messages))
                 return bool(messages) and (messages[-1].offset() or 0) + 1 >= end
 
-            wait_until(more, PATIENCE_S, f"all of {topic}[{partition}] is read")
+            wait_until(read_to, PATIENCE_S, f"all of {topic}[{partition}] is read")
     finally:
         consumer.close()
-    return found
+    return result
 
 
 def ends(kafka: str, topic: str) -> dict[int, int]:
-    """Return the end offset of each partition of a topic; empty where there is no such topic."""
+    """Return the end offset of each partition of a topic; empty if the topic does not exist."""
 
-    def ask(client: Consumer, places: list[TopicPartition]) -> dict[int, int]:
-        return {place.partition: client.get_watermark_offsets(place, timeout=10)[1] for place in places}
+    def query(client: Consumer, partitions: list[TopicPartition]) -> dict[int, int]:
+        return {item.partition: client.get_watermark_offsets(item, timeout=10)[1] for item in partitions}
 
-    return _patiently(kafka, "oracle", topic, ask)
+    return _query_partitions(kafka, "oracle", topic, query)
 
 
 def committed(kafka: str, group: str, topic: str) -> dict[int, tuple[int, str]]:
     """Return the group's offset and metadata of each partition that it has committed."""
 
-    def ask(client: Consumer, places: list[TopicPartition]) -> dict[int, tuple[int, str]]:
-        found = client.committed(places, timeout=10)
-        for item in found:
+    def query(client: Consumer, partitions: list[TopicPartition]) -> dict[int, tuple[int, str]]:
+        offsets = client.committed(partitions, timeout=10)
+        for item in offsets:
             if item.error:
                 raise KafkaException(item.error)
-        return {item.partition: (item.offset, item.metadata or "") for item in found if item.offset >= 0}
+        return {item.partition: (item.offset, item.metadata or "") for item in offsets if item.offset >= 0}
 
-    return _patiently(kafka, group, topic, ask)
+    return _query_partitions(kafka, group, topic, query)
 
 
 def accounted_offsets(kafka: str, group: str, topic: str) -> int:
@@ -161,7 +159,7 @@ def accounted_offsets(kafka: str, group: str, topic: str) -> int:
 
 
 def offsets_of_rows(clickhouse: str, table: str) -> dict[int, int]:
-    """Return, by partition, the offset after the last row."""
+    """Return the offset after the last row of each partition."""
     client = Client.from_url(clickhouse)
     try:
         return dict(client.execute(f"SELECT _partition, max(_offset) + 1 FROM {table} GROUP BY _partition"))
@@ -169,27 +167,27 @@ def offsets_of_rows(clickhouse: str, table: str) -> dict[int, int]:
         client.disconnect()
 
 
-def _patiently(
-    kafka: str, group: str, topic: str, ask: Callable[[Consumer, list[TopicPartition]], dict[int, _T]]
+def _query_partitions(
+    kafka: str, group: str, topic: str, query: Callable[[Consumer, list[TopicPartition]], dict[int, _T]]
 ) -> dict[int, _T]:
-    """Ask about a topic's partitions until there is an answer; a broker that has just started is not ready to give it.
+    """Query a topic's partitions until the broker responds: a broker that has just started does not yet.
 
-    Not with AdminClient: its answers then never came, or ended the process.
+    Not with AdminClient: then its responses never arrived, or it crashed the process.
     """
     client = Consumer(
         {"bootstrap.servers": kafka, "group.id": group, "log_level": 2, "isolation.level": "read_uncommitted"}
     )
 
-    def answer() -> list[dict[int, _T]]:
+    def attempt() -> list[dict[int, _T]]:
         try:
-            found = client.list_topics(timeout=10).topics.get(topic)
-            places = [TopicPartition(topic, partition) for partition in (found.partitions if found else ())]
-            return [ask(client, places) if places else {}]
+            metadata = client.list_topics(timeout=10).topics.get(topic)
+            partitions = [TopicPartition(topic, partition) for partition in (metadata.partitions if metadata else ())]
+            return [query(client, partitions) if partitions else {}]
         except KafkaException:
             return []
 
     try:
-        return wait_until(answer, PATIENCE_S, f"the broker tells of {topic} and {group}")[0]
+        return wait_until(attempt, PATIENCE_S, f"the broker responds about {topic} and {group}")[0]
     finally:
         client.close()
 
@@ -200,9 +198,9 @@ def _number() -> str:
 
 def _dead_letter(message: Any) -> DeadLetter:
     headers: Sequence[tuple[str, bytes]] = message.headers() or []
-    of = {name: value.decode() for name, value in headers}
+    text = {name: value.decode() for name, value in headers}
     return DeadLetter(
-        int(of["partition"]), int(of["offset"]), of["reason"], of["field"], message.value(), tuple(headers)
+        int(text["partition"]), int(text["offset"]), text["reason"], text["field"], message.value(), tuple(headers)
     )
 
 

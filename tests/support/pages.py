@@ -1,4 +1,4 @@
-"""What a running worker serves over HTTP, for tests to read; and a browser to look at it with."""
+"""The HTTP pages of a running worker, and a browser that loads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.kit import PATIENCE_S, Worker
 from worker.local import fetch
 
-# As root a browser has no sandbox; the rest keeps it from asking the network for anything.
+# As root a browser needs --no-sandbox; the other options keep it from using the network.
 _CHROMIUM = [
     "--headless",
     "--no-sandbox",
@@ -33,7 +33,7 @@ _ADDRESS = r"readyz are at (http://127\.0\.0\.1:\d+)/"
 
 
 class Pages:
-    """The pages of a worker that was started with `--metrics-port 0`; a monitor started again has another port."""
+    """The pages of a worker that was started with `--metrics-port 0`; a restarted monitor uses another port."""
 
     def __init__(self, worker: Worker) -> None:
         worker.wait_for(_ADDRESS)
@@ -41,7 +41,7 @@ class Pages:
 
     @property
     def url(self) -> str:
-        return [found[1] for line in list(self._worker.stderr) if (found := re.search(_ADDRESS, line))][-1]
+        return [match[1] for line in list(self._worker.stderr) if (match := re.search(_ADDRESS, line))][-1]
 
     @property
     def port(self) -> int:
@@ -51,17 +51,17 @@ class Pages:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
     def status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = orjson.loads(self.get("/status.json")[1])
-        return answer
+        status: dict[str, Any] = orjson.loads(self.get("/status.json")[1])
+        return status
 
     def metrics(self, name: str) -> dict[tuple[str, ...], float]:
-        """Return the samples of one metric by the values of their labels (in the order of the labels' names)."""
+        """Return the samples of a metric by the values of their labels (in the order of the labels' names)."""
         return {
             tuple(value for _, value in sorted(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(self.get("/metrics")[1].decode())
@@ -70,7 +70,7 @@ class Pages:
         }
 
     def counters(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Return all samples that must never run backwards, by name and labels."""
+        """Return all samples that must never decrease, by name and labels."""
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(self.get("/metrics")[1].decode())
@@ -85,9 +85,9 @@ class Pages:
 def browse(
     url: str, *, size: tuple[int, int] = (1280, 1000), dark: bool = False, picture: Path | None = None
 ) -> tuple[str, list[str]]:
-    """Load a page, run its script for some seconds; return its elements as text and what it said on the console.
+    """Load a page and run its script for some seconds; return its DOM as text and its console output.
 
-    With `picture` a screenshot is written there instead, and the text is empty.
+    With `picture` a screenshot is written to that file instead, and the text is empty.
     """
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         done = subprocess.run(

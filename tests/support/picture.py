@@ -1,6 +1,6 @@
-"""Draws the dashboard's panels from a Prometheus' answers: the layout and content that Grafana would show, roughly.
+"""Draws the dashboard's panels from the responses of Prometheus, with roughly the layout and content of Grafana.
 
-Grafana itself cannot be had everywhere; what is looked at is whether each panel says something worth its place.
+Grafana itself cannot be installed everywhere. The picture shows whether each panel is useful.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ text { fill: #8e9099; font: 10.5px Arial; }
 
 
 class Line(NamedTuple):
-    """One series of an answer: its legend, labels and points (s since the epoch, value)."""
+    """A series of a response: its legend, labels and points (s since the epoch, value)."""
 
     legend: str
     labels: dict[str, str]
@@ -54,13 +54,13 @@ class Line(NamedTuple):
 
 
 def page(dashboard: dict[str, Any], answers: dict[int, list[Line]]) -> tuple[str, tuple[int, int]]:
-    """Return the dashboard as one HTML page with the size it needs; `answers` are the lines of each panel's id."""
+    """Return the dashboard as an HTML page, and the page's size; `answers` has the lines of each panel's id."""
     sections, bottom = [], 0
     for panel in dashboard["panels"]:
-        place = panel["gridPos"]
-        width, height = place["w"] * _COLUMN - 6, place["h"] * _ROW - 6
-        bottom = max(bottom, (place["y"] + place["h"]) * _ROW)
-        box = f"left: {place['x'] * _COLUMN}px; top: {place['y'] * _ROW}px; width: {width}px; height: {height}px"
+        grid = panel["gridPos"]
+        width, height = grid["w"] * _COLUMN - 6, grid["h"] * _ROW - 6
+        bottom = max(bottom, (grid["y"] + grid["h"]) * _ROW)
+        box = f"left: {grid['x'] * _COLUMN}px; top: {grid['y'] * _ROW}px; width: {width}px; height: {height}px"
         title = html.escape(panel["title"])
         if panel["type"] == "row":
             sections.append(f'<section class="row" style="{box}">⌄ {title}</section>')
@@ -74,7 +74,7 @@ def page(dashboard: dict[str, Any], answers: dict[int, list[Line]]) -> tuple[str
 
 
 def shown(value: float, unit: str) -> str:
-    """Return a value as Grafana would write it, more or less."""
+    """Return a value approximately as Grafana formats it."""
     if math.isnan(value):
         return "–"
     if unit == "percentunit":

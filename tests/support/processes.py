@@ -1,4 +1,4 @@
-"""What a worker's processes use while they run, sampled from /proc (Linux)."""
+"""Memory and CPU of a worker's processes while they run, sampled from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _MIB = 2**20
 
 
 @dataclass
-class Life:
-    """One process, from its first sample to its last: resident memory in bytes, CPU in seconds."""
+class ProcessUsage:
+    """A process, from its first sample to its last: resident memory in bytes, CPU in seconds."""
 
     name: str
     pid: int
@@ -44,8 +44,8 @@ class Life:
     def cores(self) -> float:
         return self.cpu / self.seconds if self.seconds else 0.0
 
-    def grown(self) -> float:
-        """Return the most memory of the second half of its life as a share of that of the first, less one."""
+    def growth(self) -> float:
+        """Return the peak memory of the second half of its life divided by that of the first half, minus 1."""
         half = len(self.rss) // 2
         return max(self.rss[half:]) / max(self.rss[:half]) - 1 if half else 0.0
 
@@ -58,19 +58,19 @@ HEAD = f"{'process':<12} {'pid':>7} {'s':>6} {'first':>6} {'last':>6} {'most':>6
 
 
 class Watch:
-    """All lives of a worker's processes."""
+    """The usage of all processes that a worker has had."""
 
     def __init__(self) -> None:
-        self.lives: dict[int, Life] = {}
+        self.processes: dict[int, ProcessUsage] = {}
 
     def sample(self, running: dict[int, str]) -> None:
-        """Look at the processes that run now, pid → name; those of before are over."""
+        """Sample the processes that are running now, pid → name."""
         for pid, name in running.items():
-            self.lives.setdefault(pid, Life(name, pid))
-            self.lives[pid].sample()
+            self.processes.setdefault(pid, ProcessUsage(name, pid))
+            self.processes[pid].sample()
 
     def table(self) -> str:
-        return "\n".join([HEAD, *(life.row() for life in self.seen())])
+        return "\n".join([HEAD, *(process.row() for process in self.sampled())])
 
-    def seen(self) -> list[Life]:
-        return [life for life in self.lives.values() if life.rss]
+    def sampled(self) -> list[ProcessUsage]:
+        return [process for process in self.processes.values() if process.rss]

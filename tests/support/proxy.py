@@ -1,4 +1,4 @@
-"""A TCP proxy whose faults are switched at run time: what a network does to a client, at a known byte."""
+"""A TCP proxy with network faults that a test switches at run time, each at a known byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
-END_OF_STREAM = b"\x05"  # how ClickHouse's native protocol ends the answer to a query
+END_OF_STREAM = b"\x05"  # ends the response to a query in ClickHouse's native protocol
 _CHUNK = 65536
 _T = TypeVar("_T")
 
@@ -20,8 +20,8 @@ _T = TypeVar("_T")
 class Proxy:
     """Forwards 127.0.0.1:`port` to a server; `with Proxy(host, port) as proxy`.
 
-    `delay`, `blackhole` and `refuse` last until `heal`. `cut_to_server`, `cut_to_client` and `drop_reply` strike once,
-    on the first connection that qualifies, and `strikes` counts them; then everything passes again.
+    `delay`, `blackhole` and `refuse` last until `heal`. `cut_to_server`, `cut_to_client` and `drop_reply` occur once,
+    on the first connection that qualifies; `faults` counts them. Then the proxy forwards everything again.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -32,11 +32,11 @@ class Proxy:
         self._links: set[_Link] = set()
         self.port = 0
         self.connections = 0  # accepted so far
-        self.strikes = 0
+        self.faults = 0
         self.delay_s = 0.0
         self.open = asyncio.Event()  # cleared: forward nothing
         self.open.set()
-        self.strike: _Strike | None = None
+        self.pending_fault: _Fault | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -44,17 +44,17 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call(self._end())
+        self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def heal(self) -> None:
-        """Forward again; what a black hole held back arrives now."""
+        """Forward again, beginning with the data that a black hole held back."""
         self._call(self._heal())
 
     def delay(self, seconds: float) -> None:
-        """Hold every piece of data, in both directions, for so long."""
+        """Delay all data, in both directions, by this time."""
         self.delay_s = seconds
 
     def blackhole(self) -> None:
@@ -62,7 +62,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self.open.clear)
 
     def refuse(self) -> None:
-        """Refuse new connections; those that are open go on (see `reset`)."""
+        """Refuse new connections; open connections continue (see `reset`)."""
         self._call(self._refuse())
 
     def reset(self) -> None:
@@ -71,20 +71,20 @@ class Proxy:
 
     def cut_to_server(self, size: int) -> None:
         """Forward `size` more bytes of a connection to the server, then reset it."""
-        self.strike = _Strike(to_server=True, size=size)
+        self.pending_fault = _Fault(to_server=True, size=size)
 
     def cut_to_client(self, size: int) -> None:
         """Forward `size` more bytes of a connection to the client, then reset it."""
-        self.strike = _Strike(to_server=False, size=size)
+        self.pending_fault = _Fault(to_server=False, size=size)
 
     def drop_reply(self, after_bytes: int = 0, until: bytes = b"") -> None:
-        """Lose an answer: the server did what it was asked, and the client never hears of it.
+        """Lose a reply: the server executes the request, and the client gets no reply.
 
-        Once a client has sent `after_bytes` more on its connection, the first piece from the server that ends with
-        `until` is thrown away and the connection is reset. For an insert into ClickHouse, whose server also answers
-        every block, that is `drop_reply(after_bytes=<less than the block's>, until=END_OF_STREAM)`.
+        When a client has sent `after_bytes` more on its connection, the proxy discards the next data from the server
+        that ends with `until`, and resets the connection. ClickHouse also replies to every block of an insert, so use
+        `drop_reply(after_bytes=<less than the block's>, until=END_OF_STREAM)` for an insert.
         """
-        self.strike = _Strike(to_server=False, size=0, after_bytes=after_bytes, until=until)
+        self.pending_fault = _Fault(to_server=False, size=0, after_bytes=after_bytes, until=until)
 
     def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
@@ -95,21 +95,21 @@ class Proxy:
 
     async def _heal(self) -> None:
         self.delay_s = 0.0
-        self.strike = None
+        self.pending_fault = None
         self.open.set()
         if self._listener is None:
             await self._listen()
 
     async def _refuse(self) -> None:
         if self._listener:
-            self._listener.close()  # its wait_closed would wait for the open connections too
+            self._listener.close()  # wait_closed would also wait for the open connections
             self._listener = None
 
     async def _reset(self) -> None:
         for link in list(self._links):
             link.reset()
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         await self._refuse()
         await self._reset()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -132,12 +132,12 @@ class Proxy:
             self._links.discard(link)
 
 
-class _Strike:
-    """A fault that waits for its moment."""
+class _Fault:
+    """A fault that has not occurred yet."""
 
     def __init__(self, *, to_server: bool, size: int, after_bytes: int = -1, until: bytes = b"") -> None:
         self.to_server = to_server
-        self.size = size  # to let through before it
+        self.size = size  # bytes to forward before it
         self.after_bytes = after_bytes  # -1: a cut, not a lost reply
         self.until = until
 
@@ -146,14 +146,14 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Link:
-    """One connection's two ends."""
+    """A connection: the client's and the server's streams."""
 
     def __init__(self, proxy: Proxy, client: _Streams, server: _Streams) -> None:
         self._proxy = proxy
         self._client = client
         self._server = server
-        self._strike: _Strike | None = None
-        self._passed = {True: 0, False: 0}  # by direction, since the strike was set
+        self._fault: _Fault | None = None
+        self._passed = {True: 0, False: 0}  # bytes by direction, since the pending fault was set
 
     async def run(self) -> None:
         try:
@@ -178,38 +178,38 @@ class _Link:
                 await asyncio.sleep(self._proxy.delay_s)
             await self._proxy.open.wait()
             passed = self._count(len(data), to_server=to_server)
-            strike = self._strike
-            if strike is None or not self._due(strike, data, passed, to_server=to_server):
+            fault = self._fault
+            if fault is None or not self._is_due(fault, data, passed, to_server=to_server):
                 writer.write(data)
                 await writer.drain()
                 continue
-            writer.write(data[: strike.size - (passed - len(data))] if strike.size else b"")
-            await _delivered(writer)
-            self._proxy.strike = None
-            self._proxy.strikes += 1
+            writer.write(data[: fault.size - (passed - len(data))] if fault.size else b"")
+            await _wait_delivered(writer)
+            self._proxy.pending_fault = None
+            self._proxy.faults += 1
             self.reset()
             return
         if writer.can_write_eof() and not writer.is_closing():
             writer.write_eof()
 
     def _count(self, size: int, *, to_server: bool) -> int:
-        """Return the bytes of this direction since the present strike was set, these included."""
-        if self._strike is not self._proxy.strike:
-            self._strike = self._proxy.strike
+        """Return the bytes of this direction since the pending fault was set, including these."""
+        if self._fault is not self._proxy.pending_fault:
+            self._fault = self._proxy.pending_fault
             self._passed = {True: 0, False: 0}
         self._passed[to_server] += size
         return self._passed[to_server]
 
-    def _due(self, strike: _Strike, data: bytes, passed: int, *, to_server: bool) -> bool:
-        if strike.to_server != to_server:
+    def _is_due(self, fault: _Fault, data: bytes, passed: int, *, to_server: bool) -> bool:
+        if fault.to_server != to_server:
             return False
-        if strike.after_bytes >= 0:
-            return self._passed[True] >= strike.after_bytes and data.endswith(strike.until)
-        return passed >= strike.size
+        if fault.after_bytes >= 0:
+            return self._passed[True] >= fault.after_bytes and data.endswith(fault.until)
+        return passed >= fault.size
 
 
-async def _delivered(writer: asyncio.StreamWriter) -> None:
-    """Wait until the peer's kernel has all that was written: a reset throws away what has not left."""
+async def _wait_delivered(writer: asyncio.StreamWriter) -> None:
+    """Wait until the peer's kernel has all written data: a reset discards unsent data."""
     await writer.drain()
     connection = writer.get_extra_info("socket")
     while not writer.is_closing():

@@ -1,4 +1,4 @@
-"""Redis as it is run for real: a cluster, a primary under Sentinel, behind TLS; all processes of this machine."""
+"""Redis topologies of production, as processes of this machine: a cluster, a primary with Sentinel, and TLS."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SERVICE = "mymaster"
 
 @contextmanager
 def cluster(nodes: int = 3) -> Iterator[list[Server]]:
-    """Start primaries that share all slots evenly."""
+    """Start primaries with equal shares of the slots."""
     with ExitStack() as stack:
-        buses = [free_port() for _ in range(nodes)]  # else it is the port + 10 000, which may be taken
+        buses = [free_port() for _ in range(nodes)]  # the default is the port + 10 000, which may be in use
         servers = [
             stack.enter_context(start_redis(cluster_enabled="yes", cluster_node_timeout=2000, cluster_port=bus))
             for bus in buses
@@ -40,17 +40,17 @@ def cluster(nodes: int = 3) -> Iterator[list[Server]]:
                     and client.execute_command("CLUSTER INFO")["cluster_known_nodes"] == str(nodes)
                 ),
                 PATIENCE_S,
-                "the cluster is whole",
+                "the cluster serves all slots",
             )
         yield servers
 
 
 @contextmanager
-def watched() -> Iterator[tuple[Server, Server, Server]]:
-    """Start a primary, its replica, and a Sentinel that makes the replica primary when the primary is gone."""
+def with_sentinel() -> Iterator[tuple[Server, Server, Server]]:
+    """Start a primary, its replica, and a Sentinel that promotes the replica if the primary fails."""
     with start_redis() as primary, start_redis(replicaof=f"127.0.0.1 {primary.port}") as replica:
         with redis.Redis(port=replica.port) as client:
-            wait_until(lambda: client.info("replication")["master_link_status"] == "up", PATIENCE_S, "it replicates")
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up", PATIENCE_S, "connected")
         with _sentinel(primary.port) as sentinel, redis.Redis(port=sentinel.port) as client:
             wait_until(lambda: len(client.sentinel_slaves(SERVICE)) == 1, PATIENCE_S, "Sentinel knows the replica")
             yield primary, replica, sentinel
@@ -75,7 +75,7 @@ def _sentinel(primary: int) -> Server:
 
 @contextmanager
 def behind_tls(certificates: Certificates) -> Iterator[Server]:
-    """Start a Redis whose address speaks TLS; its port does not, and is for the test."""
+    """Start a Redis whose `address` uses TLS; its `port` does not use TLS and is for the test."""
     port = free_port()
     with start_redis(
         tls_port=port,

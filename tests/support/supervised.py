@@ -1,4 +1,4 @@
-"""Run as a script by test_supervisor: a Supervisor over children that misbehave as the first argument says."""
+"""Run as a script by test_supervisor: a Supervisor whose children fail in the way that the first argument names."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def consume(index: int) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     print(f"consumer {index} {os.getpid()}", flush=True)
     if KIND == "config":
-        raise Fatal("the table is no table")
+        raise Fatal("the table is a view")
     if KIND == "halt":
         for cell in ("consumed", "in_flight"):
             slot.ledger("t", "id", index).add(cell, 3)
         if not index:
             signal.pause()
-        while not list(stats.slot(0).ledgers()):  # the other one began
+        while not list(stats.slot(0).ledgers()):  # the other consumer has started
             time.sleep(0.01)
         raise Fatal("too many bad events", code=ExitCode.HALT)
     if KIND == "crash":
         raise RuntimeError("defect")
-    if KIND == "dirty":
+    if KIND == "unclean":
         signal.pause()
         return ExitCode.FAILED
     while not stopped:
-        if KIND != "hung" or index:  # the first one's loop goes round no more
+        if KIND != "hung" or index:  # the loop of the first consumer stands still
             slot.beat()
         ledger = slot.ledger("t", "id", index)
         ledger.add("consumed", 1)
-        ledger.add("written", 1)  # it gets somewhere
+        ledger.add("written", 1)  # progress
         time.sleep(0.01)
-        if KIND == "deaf":
+        if KIND == "ignores-sigterm":
             stopped.clear()
     return ExitCode.OK
 

@@ -1,4 +1,4 @@
-"""A TLS end in front of a server that speaks none: what a load balancer or stunnel is to it."""
+"""A TLS endpoint in front of a server without TLS, as a load balancer or stunnel is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.certificates import Certificates
 
 
 class TlsEnd:
-    """Takes TLS connections at 127.0.0.1:`port` and forwards what is in them to a port in the clear; for `with`."""
+    """Accepts TLS connections at 127.0.0.1:`port` and forwards their data unencrypted to another port; for `with`."""
 
     def __init__(self, target: int, certificates: Certificates) -> None:
         self._target = target
@@ -33,7 +33,7 @@ class TlsEnd:
         self._thread.join()
 
     def _serve(self) -> None:
-        self._loop.set_exception_handler(lambda *_: None)  # a client that refuses the certificate is no fault of ours
+        self._loop.set_exception_handler(lambda *_: None)  # a client may refuse the certificate
         self._loop.run_until_complete(self._listen())
         self._loop.run_forever()
         self._loop.run_until_complete(self._end())
@@ -46,18 +46,18 @@ class TlsEnd:
 
     async def _end(self) -> None:
         self._server.close()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-            await asyncio.gather(_pour(reader, to_server), _pour(from_server, writer))
+            await asyncio.gather(_forward_stream(reader, to_server), _forward_stream(from_server, writer))
 
 
-async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _forward_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

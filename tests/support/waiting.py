@@ -1,6 +1,6 @@
-"""Several long waits at once: scenarios are generators that yield what they wait for, and one thread runs them all.
+"""Several long waits at once: scenarios are generators that yield their conditions, and one thread runs them all.
 
-Servers end with the thread that started them, so threads are not the way.
+Several threads are not possible: servers end with the thread that started them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from contextlib import ExitStack, closing
 from tests.support.kit import PATIENCE_S
 
 Scenario = Generator[Callable[[], object], None, None]
-"""Yields predicates; it goes on when the last one was true, and fails where that takes too long."""
+"""Yields predicates; it continues when the last one is true, and fails after a timeout."""
 
 
 def pause(seconds: float) -> Callable[[], object]:
-    """Return a predicate that is true after so many seconds."""
+    """Return a predicate that becomes true after this time."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() >= until
 
 
 def run(scenario: Scenario, patience: float = PATIENCE_S) -> None:
-    """Run one scenario by itself."""
+    """Run a single scenario."""
     together(scenario, patience=patience)
 
 
 def together(*scenarios: Scenario, patience: float = PATIENCE_S) -> None:
-    """Run scenarios side by side until all have ended; one that fails ends them all."""
+    """Run scenarios concurrently until all have ended; a failure ends them all."""
     with ExitStack() as stack:
         for scenario in scenarios:
             stack.enter_context(closing(scenario))
@@ -39,5 +39,5 @@ def together(*scenarios: Scenario, patience: float = PATIENCE_S) -> None:
                 elif predicate():
                     waiting[scenario] = next(scenario, None), time.monotonic() + patience
                 elif time.monotonic() > deadline:
-                    scenario.throw(AssertionError(f"not within {patience:.0f} s"))  # so that its line is shown
+                    scenario.throw(AssertionError(f"not within {patience:.0f} s"))  # the traceback shows its line
             time.sleep(0.02)

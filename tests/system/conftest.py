@@ -1,21 +1,14 @@
-"""What the tests of the whole worker on real servers share."""
+"""Fixtures for the tests of the whole worker on real servers."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import Service
 
 
 @pytest.fixture
-def rows_job(kafka: Service, clickhouse: Service, topic_name: str, group_id: str, table_name: str) -> Job:
+def rows_job(kafka: Service, clickhouse: Service, make_job: MakeJob) -> Job:
     """A job into ClickHouse."""
-    return Job(
-        kafka=kafka.address,
-        topic=topic_name,
-        group=group_id,
-        backend="clickhouse",
-        url=clickhouse.address,
-        place=table_name,
-    )
+    return make_job(kafka, clickhouse.address)

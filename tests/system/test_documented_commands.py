@@ -1,7 +1,7 @@
-"""Every command of README.md and docs/ is run, block after block as a reader would, against real servers.
+"""Every command of README.md and docs/ is run, in order as a reader would, against real servers.
 
-What cannot run here is listed with the reason. A command that neither runs nor is listed fails, and so does an entry
-of the list that no page has.
+Commands that cannot run here are listed with the reason. A command that neither runs nor is listed fails the test, and
+so does a listed command that no page has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KUBERNETES = "needs a cluster"
 _SYSTEMD = "needs root and a running systemd"
 NOT_RUN = {
     "make demo": "lasts until ^C",
-    "make test": "is what runs this test",
+    "make test": "runs this test",
     "pip install .": _PACKAGES,
     "python3 -m venv /opt/worker": _PACKAGES,
     "/opt/worker/bin/pip install --require-hashes -r constraints-run.txt": _PACKAGES,
@@ -60,45 +60,45 @@ _KAFKA_TOOLS = {
 }
 
 
-class Place(NamedTuple):
-    """Where a page's commands run: `instead` has for each address of the pages the local server's."""
+class Environment(NamedTuple):
+    """The environment of a page's commands. `replacements` has the local server for each address of the pages."""
 
     env: Mapping[str, str]
-    instead: Mapping[str, str]
+    replacements: Mapping[str, str]
 
 
 def commands(page: Path) -> list[str]:
     """Return the page's commands in order, without comments; a block of SQL is one for each statement."""
-    found: list[str] = []
+    texts: list[str] = []
     for kind, block in _BLOCK.findall(page.read_text()):
         if kind == "sql":
-            found += [f"run-sql {shlex.quote(one.strip())}" for one in block.split(";") if one.strip()]
+            texts += [f"run-sql {shlex.quote(part.strip())}" for part in block.split(";") if part.strip()]
         elif kind in _COMMANDS:
             lines = block.replace("\\\n", " ").splitlines()
-            texts = (re.sub(r"(^|\s+)#.*$", "", line.removeprefix("$ ")).strip() for line in lines)
-            found += filter(None, texts)
-    return found
+            words = (re.sub(r"(^|\s+)#.*$", "", line.removeprefix("$ ")).strip() for line in lines)
+            texts += filter(None, words)
+    return texts
 
 
-# mapping.md is run by test_jobs.py, which has the events that its job is for.
+# test_jobs.py runs mapping.md: it has the events of its job.
 WITH_COMMANDS = [
-    page for page in PAGES if page.name != "mapping.md" and any(one not in NOT_RUN for one in commands(page))
+    page for page in PAGES if page.name != "mapping.md" and any(command not in NOT_RUN for command in commands(page))
 ]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def environment(tmp_path: Path) -> Iterator[Environment]:
     secret = tmp_path / "secret"
     secret.write_text(PASSWORD)
     users = {"ingest": {"password": PASSWORD}}
     with start_kafka() as kafka, start_redis() as redis, start_clickhouse(users=users) as clickhouse:
-        yield Place(
+        yield Environment(
             {
                 "PATH": f"{programs(tmp_path)}:{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),
                 "WORKER_BOOTSTRAP_SERVERS": kafka.address,
                 "WORKER_PROCESSES": "2",
-                "WORKER_UNTIL_END": "true",  # else `run` would last for ever
+                "WORKER_UNTIL_END": "true",  # else `run` would not end
                 "WORKER_LINGER_MS": "100",
                 "WORKER_METRICS_PORT": "0",
             },
@@ -112,7 +112,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def programs(directory: Path) -> Path:
-    """Make the programs that the pages use and this machine lacks."""
+    """Create the programs that the pages use and this machine lacks."""
     target = directory / "bin"
     target.mkdir()
     texts = {
@@ -126,13 +126,13 @@ def programs(directory: Path) -> Path:
     return target
 
 
-def bash(script: str, place: Place, directory: Path) -> str:
-    """Run a script that ends at its first failure; return what it printed, each command before what it did."""
+def bash(script: str, environment: Environment, directory: Path) -> str:
+    """Run a script that stops at its first failure; return its output, with each command before its output."""
     output = directory / "output"
     with output.open("w") as file:
         process = subprocess.Popen(
             ["bash", "-euxo", "pipefail", "-c", script],
-            env={**os.environ, **place.env},
+            env={**os.environ, **environment.env},
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -150,17 +150,17 @@ def bash(script: str, place: Place, directory: Path) -> str:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
-def test_every_command_of_a_page_runs(page: Path, place: Place, tmp_path: Path) -> None:
+def test_every_command_of_a_page_runs(page: Path, environment: Environment, tmp_path: Path) -> None:
     script = "\n".join(command for command in commands(page) if command not in NOT_RUN)
-    for theirs, ours in place.instead.items():
-        script = script.replace(theirs, ours)
+    for address, local in environment.replacements.items():
+        script = script.replace(address, local)
     produce = f"python -m worker produce --topic {TOPIC} --partitions 4 --num-messages {EVENTS} --bad-ratio 0.01"
-    printed = bash(f"{produce}\n{script}", place, tmp_path)
+    printed = bash(f"{produce}\n{script}", environment, tmp_path)
     assert "FAIL" not in printed
     assert "Total devices: " in printed
 
 
-def test_nothing_is_listed_that_no_page_has() -> None:
+def test_every_listed_command_is_on_a_page() -> None:
     assert set(NOT_RUN) <= {command for page in PAGES for command in commands(page)}
 
 

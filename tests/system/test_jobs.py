@@ -1,4 +1,4 @@
-"""Jobs that the worker was not designed for, set up as its documentation says, on real servers."""
+"""Jobs with other events than the default ones, set up as the documentation says, on real servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUIDE = Path(__file__).parents[2] / "docs/mapping.md"
 
 @pytest.fixture
 def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: str, group_id: str) -> dict[str, str]:
-    """Where the servers are, and a topic of two partitions."""
+    """The addresses of the servers, and a topic of two partitions."""
     create_topic(kafka.address, topic_name, 2)
     return {
         "WORKER_BOOTSTRAP_SERVERS": kafka.address,
@@ -38,7 +38,7 @@ def blocks(language: str) -> list[str]:
 
 
 def run(env: Mapping[str, str], *words: str, code: int = ExitCode.OK) -> list[str]:
-    """Run a command and return what it printed."""
+    """Run a command and return its output."""
     with run_worker(*words, env=env) as command:
         assert command.wait() == code, command.tail()
     return command.stdout
@@ -72,10 +72,10 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
 
     unguided = tmp_path / "unguided.toml"
     unguided.write_text(blocks("toml")[0].partition("[map]")[0])
-    found = run(env, "check", "--config", str(unguided), code=ExitCode.FAILED)
-    fixes = [match[1] for line in found if (match := re.search(r"fix: --map (\S+)", line))]
-    wanted = [line.split(" = ") for line in blocks("toml")[0].partition("[map]\n")[2].splitlines()]
-    assert sorted(fixes) == sorted(f"{field}={json.loads(column)}" for field, column in wanted)
+    findings = run(env, "check", "--config", str(unguided), code=ExitCode.FAILED)
+    fixes = [match[1] for line in findings if (match := re.search(r"fix: --map (\S+)", line))]
+    expected = [line.split(" = ") for line in blocks("toml")[0].partition("[map]\n")[2].splitlines()]
+    assert sorted(fixes) == sorted(f"{field}={json.loads(column)}" for field, column in expected)
 
     commands = [shlex.split(line)[3:] for line in blocks("console")[0].splitlines()]
     assert [words[0] for words in commands] == ["check", "--config", "verify"]
@@ -99,7 +99,7 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
         ("wrong_type", "status"),
     ]
 
-    # The recipe for numbers that come as text; the letter of one goes back, and is a row now.
+    # The recipe for numbers that come as text; a dead letter is replayed, and becomes a row.
     sql(env, blocks("sql")[1].replace("access_log", table_name))
     replay = ("dlq", "replay", "--reason", "wrong_type", "--yes", "--config", str(config))
     run(env, *replay)
@@ -113,7 +113,7 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
 
 
 def _make_readings(env: Mapping[str, str], table: str, key: str) -> None:
-    """Make a table of this sorting key, and write 2000 readings of 50 sensors into the topic."""
+    """Create a table with this sorting key, and write 2000 readings of 50 sensors into the topic."""
     sql(
         env,
         f"""CREATE TABLE {table} (sensor UUID, at DateTime64(6, 'UTC'), celsius Decimal(9, 3), battery UInt8,
@@ -139,15 +139,15 @@ def _make_readings(env: Mapping[str, str], table: str, key: str) -> None:
 def test_readings_keyed_by_uuid_into_a_table_that_drops_repetitions(env: dict[str, str], table_name: str) -> None:
     _make_readings(env, table_name, "sensor, at, _topic, _partition, _offset")
     options = ["--backend", "clickhouse", "--table", table_name, "--device-field", "sensor.id"]
-    found = run(env, "check", *options, code=ExitCode.FAILED)
-    assert any(line.endswith("fix: --map sensor.id=sensor") for line in found), found
+    findings = run(env, "check", *options, code=ExitCode.FAILED)
+    assert any(line.endswith("fix: --map sensor.id=sensor") for line in findings), findings
     options += ["--map", "sensor.id=sensor"]
-    found = run(env, "check", *options)
-    assert any(re.search(r"sample: (\d+) of the \1 newest events would be stored", line) for line in found), found
+    findings = run(env, "check", *options)
+    assert any(re.search(r"sample: (\d+) of the \1 newest events would be stored", line) for line in findings), findings
     assert run(env, *options, "--until-end")[-1] == "Total devices: 50"
     run(env, "verify", *options)
     sql(env, f"OPTIMIZE TABLE {table_name} FINAL")
-    run(env, "verify", *options)  # merges take nothing that the topic has once
+    run(env, "verify", *options)  # merges remove no event that the topic has once
     columns = "celsius, battery, state, place, toUnixTimestamp(at)"
     stored = sql(env, f"SELECT {columns} FROM {table_name} WHERE version = 1999")
     assert [(float(celsius), *rest) for celsius, *rest in stored] == [(269.875, 99, "ok", (52.1, 4.3), 1764001999)]
@@ -165,14 +165,14 @@ def test_readings_of_which_only_the_newest_stay_are_right_and_verify_says_what_i
     sql(env, f"OPTIMIZE TABLE {table_name} FINAL")
     kept = sql(env, f"SELECT version, celsius FROM {table_name} ORDER BY version")
     assert [(version, float(celsius)) for version, celsius in kept] == [(n, 20 + n / 8) for n in range(1950, 2000)]
-    said = "\n".join(run(env, "verify", *options, code=ExitCode.FAILED))
-    assert "cannot be told" in said
-    assert "missing" not in said
+    output = "\n".join(run(env, "verify", *options, code=ExitCode.FAILED))
+    assert "cannot be decided" in output
+    assert "missing" not in output
     run(env, "verify", "--allow-merged", *options)
     assert run(env, "count", *options) == ["Total devices: 50"]
 
 
-def test_a_table_without_devices_is_filled_and_says_once_that_nothing_is_counted(
+def test_a_table_without_a_device_column_is_filled_with_one_message_that_nothing_is_counted(
     env: dict[str, str], table_name: str
 ) -> None:
     sql(env, f"CREATE TABLE {table_name} (n Int64) ENGINE = MergeTree ORDER BY n")

@@ -1,4 +1,4 @@
-"""The main job end to end: real Kafka into real stores, what it prints, and how it ends."""
+"""The main job end to end: real Kafka into real stores, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ def test_events_of_a_fleet_are_all_stored_and_its_devices_counted(
     with run_worker("produce", *where, *produce, "--partitions", "4") as producer:
         assert producer.wait() == 0, producer.tail()
 
-    plain = ("--metrics-port", "0", "--processes", "4", "--until-end")  # the defaults of a batch, too
-    store = ("--backend", "clickhouse", "--clickhouse-url", rows_job.url, "--table", rows_job.place)
+    plain = ("--metrics-port", "0", "--processes", "4", "--until-end")  # also the default batch options
+    store = ("--backend", "clickhouse", "--clickhouse-url", rows_job.url, "--table", rows_job.target)
     with run_worker(*where, *store, *plain, "--group-id", rows_job.group) as worker:
         assert worker.wait() == 0, worker.tail()
     assert worker.stdout[-1] == f"Total devices: {DEVICES}"
     client = clickhouse_client(rows_job.url)
-    assert client.execute(f"SELECT count(), uniqExact(_partition, _offset) FROM {rows_job.place}") == [(EVENTS, EVENTS)]
-    devices = [ip for (ip,) in client.execute(f"SELECT DISTINCT device_ip FROM {rows_job.place}")]
+    assert client.execute(f"SELECT count(), uniqExact(_partition, _offset) FROM {rows_job.target}") == [
+        (EVENTS, EVENTS)
+    ]
+    devices = [ip for (ip,) in client.execute(f"SELECT DISTINCT device_ip FROM {rows_job.target}")]
     client.disconnect()
 
     count = ("--backend", "redis", "--redis-url", redis_server.address, "--redis-key", redis_key)
@@ -54,15 +56,17 @@ def test_events_of_a_fleet_are_all_stored_and_its_devices_counted(
 
 def test_two_supervisors_of_one_group_share_the_partitions(rows_job: Job) -> None:
     rows_job.create(4)
-    with rows_job.start("--processes", "2") as one, rows_job.start("--processes", "2") as other:
+    with rows_job.start("--processes", "2") as first, rows_job.start("--processes", "2") as second:
         wait_until(
-            lambda: len(consumers(one, busy=True)) == len(consumers(other, busy=True)) == 2, PATIENCE_S, "all have work"
+            lambda: len(consumers(first, busy=True)) == len(consumers(second, busy=True)) == 2,
+            PATIENCE_S,
+            "all have work",
         )
         rows_job.send(events(20_000))
         rows_job.all_done()
-        for worker in (one, other):
+        for worker in (first, second):
             worker.signal(signal.SIGTERM)
-        for worker in (one, other):
+        for worker in (first, second):
             assert worker.wait() == 0, worker.tail()
     assert rows_job.judge(range(20_000)) == EXACT
 
@@ -73,25 +77,25 @@ def test_stop_under_load_commits_exactly_what_the_store_holds(rows_job: Job, num
     rows_job.create(4)
     rows_job.send(events(count))
     with rows_job.start("--processes", "2", "--drain-timeout", "30") as worker:
-        wait_until(lambda: rows_job.rows() > 2000, PATIENCE_S, "it is under way")
+        wait_until(lambda: rows_job.rows() > 2000, PATIENCE_S, "rows arrive")
         worker.signal(number)
         assert worker.wait(5 * 30) == 0, worker.tail()
     rows = rows_job.rows()
     assert 2000 < rows < count
     assert worker.stdout[-1] == f"Total devices: {rows}"  # each event has a device of its own
-    stored = offsets_of_rows(rows_job.url, rows_job.place)
-    known = {partition: offset for partition, (offset, _) in rows_job.committed().items()}
-    assert known == stored
-    assert sum(known.values()) == rows
+    stored = offsets_of_rows(rows_job.url, rows_job.target)
+    committed = {partition: offset for partition, (offset, _) in rows_job.committed().items()}
+    assert committed == stored
+    assert sum(committed.values()) == rows
     assert not rows_job.intent()
 
 
 def test_sigterm_to_the_whole_process_group_is_a_clean_stop_with_report_and_ledger(rows_job: Job) -> None:
-    """As a service manager sends it: to the supervisor and to each of its children."""
+    """A service manager sends the signal to the supervisor and to each of its children."""
     rows_job.create(2)
     rows_job.send(events(20_000))
     with rows_job.start("--processes", "2") as worker:
-        wait_until(lambda: rows_job.rows() > 1000, PATIENCE_S, "it is under way")
+        wait_until(lambda: rows_job.rows() > 1000, PATIENCE_S, "rows arrive")
         os.killpg(worker.pid, signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
     rows = rows_job.rows()
@@ -118,10 +122,10 @@ def test_existing_table_of_three_columns_is_served_at_least_once(rows_job: Job) 
 
 def test_topic_that_does_not_exist(rows_job: Job) -> None:
     with rows_job.start() as worker:
-        _ends_with(worker, 78, f"topic {rows_job.topic} does not exist on Kafka at {rows_job.kafka}; to make it: .*")
+        _ends_with(worker, 78, f"topic {rows_job.topic} does not exist on Kafka at {rows_job.kafka}; to create it: .*")
 
 
-def test_first_line_tells_the_versions_and_all_settings_and_no_secret(topic_name: str) -> None:
+def test_first_line_has_the_versions_and_all_settings_and_no_secret(topic_name: str) -> None:
     env = {
         "WORKER_REDIS_PASSWORD": "canary",
         "WORKER_CLICKHOUSE_URL": "clickhouse://me:canary@localhost/default",
@@ -132,8 +136,10 @@ def test_first_line_tells_the_versions_and_all_settings_and_no_secret(topic_name
         worker.wait_for(r"readyz are at")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
-    first = json.loads(worker.stderr[0])
-    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+", first["event"])
+    line = json.loads(worker.stderr[0])
+    first = line["worker"]
+    assert (line["log.level"], line["process.name"]) == ("info", "supervisor")
+    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+", line["message"])
     assert {item.name for item in fields(Settings)} <= first.keys()
     assert (first["topic"], first["linger_ms"], first["batch_rows"]) == (topic_name, 77, Settings().batch_rows)
     assert (first["processes"], first["redis_key"]) == ("auto", f"devices:{{{topic_name}}}")
@@ -141,7 +147,7 @@ def test_first_line_tells_the_versions_and_all_settings_and_no_secret(topic_name
     assert "canary" not in worker.tail()
 
 
-def test_broker_that_cannot_be_reached_is_tried_again(rows_job: Job) -> None:
+def test_unreachable_broker_is_retried(rows_job: Job) -> None:
     with rows_job.start("--bootstrap-servers", "127.0.0.1:1") as worker:
         worker.wait_for("Kafka at 127.0.0.1:1 does not answer: .*; still trying")
         worker.signal(signal.SIGTERM)
@@ -150,7 +156,7 @@ def test_broker_that_cannot_be_reached_is_tried_again(rows_job: Job) -> None:
 
 
 @pytest.mark.parametrize("backend", ["redis", "clickhouse"])
-def test_store_that_cannot_be_reached_is_tried_again(rows_job: Job, backend: str) -> None:
+def test_unreachable_store_is_retried(rows_job: Job, backend: str) -> None:
     rows_job.create()
     scheme = {"redis": "redis://127.0.0.1:1/0", "clickhouse": "clickhouse://default@127.0.0.1:1/default"}
     with rows_job.start("--backend", backend, f"--{backend}-url", scheme[backend]) as worker:
@@ -193,7 +199,7 @@ def test_table_that_cannot_hold_the_events(rows_job: Job, columns: str, says: st
         _ends_with(worker, 78, says)
 
 
-def test_number_of_processes_that_is_none(rows_job: Job) -> None:
+def test_invalid_number_of_processes(rows_job: Job) -> None:
     with rows_job.start("--processes", "0") as worker:
         _ends_with(worker, 2, "--processes.* 1 to 256, or auto")
 
@@ -203,8 +209,8 @@ def test_reports_come_in_their_interval_and_once_at_the_end(rows_job: Job) -> No
     with rows_job.start("--report-interval", "0.3") as worker:
         rows_job.send(events(500))
         worker.wait_for("^Total devices: 500$")
-        told = len(worker.stdout)
-        wait_until(lambda: len(worker.stdout) > told + 2, PATIENCE_S, "more reports")
+        reports = len(worker.stdout)
+        wait_until(lambda: len(worker.stdout) > reports + 2, PATIENCE_S, "more reports")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
     assert worker.stdout[-1] == "Total devices: 500"
@@ -213,12 +219,12 @@ def test_reports_come_in_their_interval_and_once_at_the_end(rows_job: Job) -> No
 
 def _make_table(job: Job, columns: str) -> None:
     client = clickhouse_client(job.url)
-    client.execute(f"CREATE TABLE {job.place} ({columns}) ENGINE = MergeTree ORDER BY tuple()")
+    client.execute(f"CREATE TABLE {job.target} ({columns}) ENGINE = MergeTree ORDER BY tuple()")
     client.disconnect()
 
 
 def _ends_with(worker: Worker, code: int, says: str) -> None:
-    """The worker ends by itself with this code, one message that says it, and no traceback."""
+    """The worker stops with this code, a message that matches, and no traceback."""
     assert worker.wait() == code, worker.tail()
     assert any(re.search(says, line) for line in worker.stderr), worker.tail()
     _has_no_traceback(worker)

@@ -1,7 +1,7 @@
-"""TLS and log-ins against real servers: every command gets through, and a refusal names what to look at, exit 78.
+"""TLS and logins against real servers: every command connects, and a refusal names the option to check, exit 78.
 
 Kafka has listeners with SASL_SSL (SCRAM-SHA-512) and with OAUTHBEARER. The local ClickHouse and Redis do not listen for
-TLS: a TLS end stands in front of them.
+TLS: a TLS proxy stands in front of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JAAS = "org.apache.kafka.common.security"
 
 
 class Secured(NamedTuple):
-    """A Kafka with three doors: `open_address` for the test, and the addresses of the guarded listeners."""
+    """A Kafka with three listeners: `open_address` for the test, and two that need a login."""
 
     open_address: str
     scram: str
@@ -68,7 +68,7 @@ def guarded_clickhouse() -> Iterator[Server]:
 
 
 def sasl_ssl(certificates: Certificates) -> list[str]:
-    """Return the arguments that README shows for SASL_SSL."""
+    """Return the arguments for SASL_SSL as README shows them."""
     return properties(
         "security.protocol=SASL_SSL",
         "sasl.mechanism=SCRAM-SHA-512",
@@ -82,7 +82,7 @@ def properties(*texts: str) -> list[str]:
 
 
 def finished(*words: str, env: dict[str, str], code: int = 0) -> str:
-    """Run a command to its end; return what it printed, which has no secret in it."""
+    """Run a command to its end; return its output, which has no secret in it."""
     with run_worker(*words, env=env) as command:
         assert command.wait() == code, command.tail()
         printed = "\n".join([*command.stdout, *command.stderr])
@@ -94,14 +94,23 @@ def test_every_command_passes_tls_and_scram(
     secured: Secured, certificates: Certificates, redis_server: Service, topic_name: str, group_id: str
 ) -> None:
     env = {"WORKER_KAFKA_PASSWORD": CANARY}
-    there = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(certificates)]
-    fleet = ("--partitions", "2", "--num-messages", "500", "--bad-ratio", "0.1", "--seed", "1")  # some of a bad device
-    produced = finished("produce", *there, *fleet, env=env)
+    kafka_options = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(certificates)]
+    fleet = (
+        "--partitions",
+        "2",
+        "--num-messages",
+        "500",
+        "--bad-ratio",
+        "0.1",
+        "--seed",
+        "1",
+    )  # some with an invalid device
+    produced = finished("produce", *kafka_options, *fleet, env=env)
     assert "produced 500, failed 0" in produced
-    job = [*there, "--redis-url", redis_server.address, "--group-id", group_id, "--metrics-port", "0"]
+    job = [*kafka_options, "--redis-url", redis_server.address, "--group-id", group_id, "--metrics-port", "0"]
     assert "FAIL" not in finished("check", *job, env=env)
-    loud = ["--log-level", "debug", "-X", "log_level=7", "-X", "debug=security,conf"]
-    assert "Total devices: " in finished("run", *job, "--until-end", *loud, env=env)
+    verbose = ["--log-level", "debug", "-X", "log_level=7", "-X", "debug=security,conf"]
+    assert "Total devices: " in finished("run", *job, "--until-end", *verbose, env=env)
     assert "Total devices: " in finished("count", *job, env=env)
     finished("verify", *job, env=env)
     assert topic_name in finished("dlq", "list", *job, env=env)
@@ -158,11 +167,11 @@ def test_a_wrong_password_of_kafka_names_the_variable(
     assert CANARY[::-1] not in printed
 
 
-def test_a_broker_that_another_authority_vouches_for_is_refused(
+def test_a_broker_with_a_certificate_of_another_authority_is_refused(
     secured: Secured, certificates: Certificates, topic_name: str
 ) -> None:
-    stranger = certificates._replace(authority=certificates.stranger)
-    job = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(stranger)]
+    unrelated = certificates._replace(authority=certificates.unrelated)
+    job = ["--bootstrap-servers", secured.scram, "--topic", topic_name, *sasl_ssl(unrelated)]
     printed = finished(*job, "--metrics-port", "0", env={"WORKER_KAFKA_PASSWORD": CANARY}, code=78)
     assert "ssl.ca.location" in printed
 
@@ -181,7 +190,7 @@ def test_an_unsecured_token_of_oauthbearer(
     env = {"WORKER_KAFKA": "sasl.oauthbearer.config=principal=ingest"}
     assert "Total devices: 50" in finished(*job, "--until-end", env=env)
     assert "FAIL" not in finished("check", *job, env=env)
-    assert "1 letters" in finished("dlq", "replay", *job, env=env)
+    assert "1 dead letters" in finished("dlq", "replay", *job, env=env)
 
 
 def test_tls_and_password_of_clickhouse(
@@ -211,10 +220,10 @@ def test_tls_and_password_of_clickhouse(
         printed = finished(*job, trusted, env=wrong, code=78)
         assert "WORKER_CLICKHOUSE_PASSWORD" in printed
         assert CANARY[::-1] not in printed
-        printed = finished("check", *job, f"{base}{certificates.stranger}", env=env, code=1)
+        printed = finished("check", *job, f"{base}{certificates.unrelated}", env=env, code=1)
         assert "certificate verify failed" in printed
         assert "ca_certs" in printed
-        printed = finished(*job, f"{base}{certificates.stranger}", env=env, code=78)
+        printed = finished(*job, f"{base}{certificates.unrelated}", env=env, code=78)
         assert "ca_certs" in printed
 
 
@@ -234,5 +243,5 @@ def test_tls_and_password_of_redis(
         assert "Total devices: 50" in finished(*job, *trusted, "--until-end", env=env)
         assert "Total devices: 50" in finished("count", *job, *trusted, env=env)
         finished("verify", *job, *trusted, env=env)
-        printed = finished("check", *job, "--redis-url", f"{base}{certificates.stranger}", env=env, code=1)
+        printed = finished("check", *job, "--redis-url", f"{base}{certificates.unrelated}", env=env, code=1)
         assert "certificate verify failed" in printed

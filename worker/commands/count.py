@@ -1,4 +1,4 @@
-"""The `count` command: the distinct devices of the store, or of a span of time by its windows, and of each value."""
+"""The `count` command: distinct devices in total, in a time range (by windows), and for each value of `--by`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TextIO
 from urllib.parse import unquote
 
+from worker.commands.terminal import printable
 from worker.config.settings import Settings, UsageError
 from worker.core.errors import ExitCode, Fatal
 from worker.decoding.timestamps import to_iso
@@ -19,32 +20,32 @@ from worker.sinks.redis.windows import OTHER, Keys, Window, cover, windows
 
 
 def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> int:
-    """Print `Total devices: N`, and with `--by` a line `value: N` for each that has any; return OK.
+    """Print `Total devices: N`, and with `--by` a line `value: N` for each value that has devices; return OK.
 
-    `start` and `end` (Unix seconds, end excluded) ask the windows that Redis has, whatever `--windows` says here;
-    without them it is the total. Raises UsageError where no windows make up that span.
+    With `start` and `end` (Unix seconds, end excluded) it counts the windows that exist in Redis, whatever `--windows`
+    says here. Without them it counts all devices. Raises UsageError if no windows cover that time range exactly.
     """
     if start is None and end is None and not settings.by:
-        sinks = {one.topic: open_sink(one) for one in each_topic(settings)}
+        sinks = {topic.topic: open_sink(topic) for topic in each_topic(settings)}
         try:
-            by_topic, together = count_devices(settings, sinks)
+            by_topic, total = count_devices(settings, sinks)
         finally:
             for sink in sinks.values():
                 sink.close()
-        if together is None:
+        if total is None:
             raise Fatal(uncounted(settings))
-        print(*report(settings, by_topic, together), sep="\n", file=out)
+        print(*report(settings, by_topic, total), sep="\n", file=out)
         return ExitCode.OK
     if settings.backend != "redis":
-        raise UsageError("--from, --to and --by count with the windows of --backend redis; of ClickHouse ask the table")
-    for one in each_topic(settings):
+        raise UsageError("--from, --to and --by count with the windows of --backend redis; query the ClickHouse table")
+    for topic in each_topic(settings):
         if not settings.one_topic:
-            print(f"== {one.topic}", file=out)
-        _windows(one, start, end, out, notes)
+            print(f"== {topic.topic}", file=out)
+        _count_windows(topic, start, end, out, notes)
     return ExitCode.OK
 
 
-def _windows(settings: Settings, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> None:
+def _count_windows(settings: Settings, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> None:
     keys = Keys(settings)
     with closing(Node(settings, keys.total)) as node:
         if start is None and end is None:
@@ -55,27 +56,27 @@ def _windows(settings: Settings, start: int | None, end: int | None, out: TextIO
         if keys.by:
             for label in sorted(_members(node, keys.values), key=lambda label: (label == OTHER, len(label), label)):
                 if devices := _count(node, keys, slices, label):
-                    print(f"{_shown(label)}: {devices}", file=out)
+                    print(f"{_decode(label)}: {devices}", file=out)
 
 
 def _slices(node: Node, keys: Keys, start: int | None, end: int | None, notes: TextIO) -> Iterable[tuple[Window, int]]:
     if start is None or end is None or start >= end:
         raise UsageError("write both --from TIME and a later --to TIME")
-    written = windows(_members(node, keys.registry))
-    if not written:
+    existing = windows(_members(node, keys.registry))
+    if not existing:
         raise UsageError(
-            f"{keys.total} has no windows: run the worker with --windows minute,hour,day (docs/windows.md), or look at "
+            f"{keys.total} has no windows: run the worker with --windows minute,hour,day (docs/windows.md), or check "
             "--topic, --redis-url and --redis-key"
         )
     try:
-        slices = cover(start, end, written)
+        slices = cover(start, end, existing)
     except ValueError as error:
         raise UsageError(f"--from, --to: {error}") from None
-    gone = [(window, number) for window, number in slices if keys.expires(window, number) <= time.time()]
-    if gone:
-        window, number = gone[-1]
+    expired = [(window, number) for window, number in slices if keys.expires(window, number) <= time.time()]
+    if expired:
+        window, number = expired[-1]
         until = to_iso((number + 1) * window.seconds * 1000)
-        print(f"count: what was before {until} is not counted: its {window.name}s expired (--window-ttl)", file=notes)
+        print(f"count: devices before {until} are not counted: the {window.name}s expired (--window-ttl)", file=notes)
     return slices
 
 
@@ -88,7 +89,7 @@ def _members(node: Node, key: str) -> list[str]:
     return [member.decode() for member in members]
 
 
-def _shown(label: str) -> str:
-    """Return the value as the event had it, where that is fit for a terminal."""
+def _decode(label: str) -> str:
+    """Return the value as the event had it, or the label itself if the value has control characters."""
     value = label if label == OTHER else unquote(label.rstrip("%"))
-    return value if value.isprintable() else label
+    return value if value.isprintable() else printable(label)

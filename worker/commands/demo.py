@@ -1,4 +1,4 @@
-"""`python -m worker demo`: the real worker, an embedded broker and store, a paced producer, and a live table."""
+"""The `demo` command: the real worker, an embedded broker and store, a paced producer, and a live table."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from worker.local.process import free_port
 
 TOPIC = "example"
 _CHAOS_EVERY_S = 3.0
-_EVENTS = 10**12  # more than anybody waits for
+_EVENTS = 10**12  # practically endless
 _LAST_EVENTS_S = 60.0
 
 
 def demo(
     *, backend: str, processes: int, rate: int, seconds: float | None, chaos: bool, stop: Callable[[], bool]
 ) -> int:
-    """Show it all until `stop`, or for `seconds`; then let the worker finish, print its accounts, leave nothing behind.
+    """Run until `stop`, or for `seconds`; then let the worker finish, print its accounts, and remove every server.
 
-    Returns FAILED where an event is unaccounted for.
+    Returns FAILED if an event is unaccounted for.
     """
     with ExitStack() as stack:
         print("starting a broker and a store …", file=sys.stderr, flush=True)
-        # The embedded broker takes ten seconds to give a killed member's partitions away: too long for these kills.
+        # The embedded broker reassigns a killed member's partitions after ten seconds: too long for kills every 3 s.
         kafka = stack.enter_context(start_kafka() if chaos else start_embedded_kafka())
         store = stack.enter_context(start_clickhouse() if backend == "clickhouse" else start_embedded_redis())
         url = "WORKER_CLICKHOUSE_URL" if backend == "clickhouse" else "WORKER_REDIS_URL"
@@ -44,17 +44,17 @@ def demo(
         print(
             f"status page: {worker.address}  metrics: {worker.address}/metrics  ^C ends it", file=sys.stderr, flush=True
         )
-        ends = time.monotonic() + seconds if seconds else float("inf")
-        kill = _Chaos(worker.address) if chaos else None
+        deadline = time.monotonic() + seconds if seconds else float("inf")
+        killer = _ConsumerKiller(worker.address) if chaos else None
 
-        def over() -> bool:
-            if kill:
-                kill.now_and_then()
+        def is_over() -> bool:
+            if killer:
+                killer.kill_when_due()
             if not worker.pid:
-                raise Fatal(f"the worker ended by itself:\n{worker.log_tail()}", code=ExitCode.FAILED)
-            return stop() or time.monotonic() > ends
+                raise Fatal(f"the worker stopped unexpectedly:\n{worker.log_tail()}", code=ExitCode.FAILED)
+            return stop() or time.monotonic() > deadline
 
-        top(worker.address, stream=sys.stdout, stop=over)
+        top(worker.address, stream=sys.stdout, stop=is_over)
         producer.stop()
         return _finish(worker, producer)
 
@@ -69,9 +69,9 @@ def _worker(backend: str, processes: int, env: dict[str, str], *, static: bool) 
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     options = ["--topic", TOPIC, "--backend", backend, "--processes", str(processes), "--metrics-port", str(port)]
-    # The embedded broker takes half a session to assign partitions for the first time.
+    # The embedded broker waits half a session timeout before it first assigns partitions.
     options += ["--report-interval", "5", "-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=500"]
-    if static:  # a consumer that was killed comes back as the same member, without a rebalance
+    if static:  # a killed consumer rejoins as the same member, without a rebalance
         options += ["-X", "group.instance.id=demo"]
     command = [sys.executable, "-m", "worker", "run", *options]
 
@@ -85,29 +85,29 @@ def _worker(backend: str, processes: int, env: dict[str, str], *, static: bool) 
 
 
 def _environment(env: dict[str, str]) -> dict[str, str]:
-    """Let the children find this package, wherever it was started from."""
+    """Add this package to the children's PYTHONPATH, whatever the current directory is."""
     root = str(Path(__file__).parents[2])
     return {**env, "PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
 
 
-class _Chaos:
-    """Kills a consumer, chosen by chance, every three seconds."""
+class _ConsumerKiller:
+    """Kills a random consumer every three seconds."""
 
     def __init__(self, address: str) -> None:
-        self._status = f"{address}/status.json"
+        self._status_url = f"{address}/status.json"
         self._due = time.monotonic() + _CHAOS_EVERY_S
 
-    def now_and_then(self) -> None:
+    def kill_when_due(self) -> None:
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + _CHAOS_EVERY_S
         with contextlib.suppress(OSError, ValueError):
-            if victims := [item["pid"] for item in fetch(self._status)["processes"] if item["pid"]]:
-                os.kill(random.choice(victims), signal.SIGKILL)
+            if pids := [item["pid"] for item in fetch(self._status_url)["processes"] if item["pid"]]:
+                os.kill(random.choice(pids), signal.SIGKILL)
 
 
 def _finish(worker: Server, producer: Server) -> int:
-    """Wait until what was produced is written, stop the worker, and print its last accounts."""
+    """Wait until every produced event is written, stop the worker, and print its final accounts."""
     status: dict[str, Any] = {}
     deadline = time.monotonic() + _LAST_EVENTS_S
     while time.monotonic() < deadline and worker.pid:

@@ -1,4 +1,4 @@
-"""The status page in a terminal: a live table, or one line every few seconds where there is no terminal."""
+"""The status page in a terminal: a live table. Without a terminal it is one line every few seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import orjson
 
+from worker.commands.terminal import printable, wants_color
 from worker.core.errors import ExitCode, Fatal
 
 _EVERY_S = 1.0
@@ -25,35 +26,35 @@ _STYLES = {"bold": "1", "dim": "2", "good": "32", "warn": "33", "bad": "31"}
 
 
 def top(url: str, *, stream: TextIO, stop: Callable[[], bool]) -> int:
-    """Show the worker that serves `url` (its /metrics or any page of it) until `stop`; return the exit code.
+    """Show the worker that serves `url` (its /metrics or any other page) until `stop`; return the exit code.
 
-    Raises Fatal where nothing at that address has ever answered as a worker does.
+    Raises Fatal if the first request to that address is not answered by a worker.
     """
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Fatal(f"{url} is no address of a worker: write for example http://127.0.0.1:9108", code=ExitCode.USAGE)
-    source = urlunsplit((parts.scheme, parts.netloc, "/status.json", "", ""))
+        raise Fatal(f"{url} is not a worker's address: write for example http://127.0.0.1:9108", code=ExitCode.USAGE)
+    status_url = urlunsplit((parts.scheme, parts.netloc, "/status.json", "", ""))
     live = stream.isatty()
     status: dict[str, Any] | None = None
     if live:
         stream.write(_ENTER)
     try:
         while not stop():
-            problem = ""
+            error_text = ""
             try:
-                status = fetch(source)
+                status = fetch(status_url)
             except (OSError, ValueError) as error:
-                problem = f"no answer from {parts.netloc}: {getattr(error, 'reason', error)}"
+                error_text = f"no answer from {parts.netloc}: {getattr(error, 'reason', error)}"
                 if status is None:
-                    raise Fatal(f"{problem}; is the worker running, and is this its --metrics-port?") from None
+                    raise Fatal(f"{error_text}; is the worker running, and is this its --metrics-port?") from None
             if live:
                 size = shutil.get_terminal_size()
-                lines = table(status, problem, size.columns)[: size.lines - 1] if status else [problem]
+                lines = table(status, error_text, size.columns)[: size.lines - 1] if status else [error_text]
                 stream.write(_HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_REST)
             else:
-                stream.write((problem or summary(status)) + "\n")
+                stream.write((printable(error_text) or summary(status)) + "\n")
             stream.flush()
-            _pause(_EVERY_S if live else _LINE_EVERY_S, stop)
+            _wait(_EVERY_S if live else _LINE_EVERY_S, stop)
     finally:
         if live:
             stream.write(_LEAVE)
@@ -62,20 +63,20 @@ def top(url: str, *, stream: TextIO, stop: Callable[[], bool]) -> int:
 
 
 def fetch(url: str) -> dict[str, Any]:
-    """Return the worker's status. Raises OSError or ValueError where there is none."""
-    opener = build_opener(ProxyHandler({}))  # a worker is asked directly
-    with opener.open(url, timeout=_TIMEOUT_S) as answer:
-        status = orjson.loads(answer.read())
+    """Return the worker's status. Raises OSError or ValueError if the server does not send one."""
+    opener = build_opener(ProxyHandler({}))  # ignores proxies of the environment
+    with opener.open(url, timeout=_TIMEOUT_S) as response:
+        status = orjson.loads(response.read())
     if not isinstance(status, dict) or "accounts" not in status:
-        raise URLError("something else than a worker answers")
+        raise URLError("the server there is not a worker")
     return status
 
 
 def summary(status: dict[str, Any] | None) -> str:
-    """Return the one line for logs and pipes."""
+    """Return the line for logs and pipes."""
     assert status is not None
     accounts = status["accounts"]
-    return (
+    return printable(
         f"{time.strftime('%H:%M:%S')} {status['topic']}: {_state(status)}, {_short(status['rates']['written'])}/s, "
         f"lag {_whole(status['lag'])} ({_span(status['lag_s'])}), devices {_whole(status['devices'])}, "
         f"written {_whole(accounts['written'])}, dead-lettered {_whole(accounts['dead_lettered'])}, "
@@ -84,20 +85,20 @@ def summary(status: dict[str, Any] | None) -> str:
     )
 
 
-def table(status: dict[str, Any], problem: str, width: int) -> list[str]:
-    """Return the lines of the live table, none longer than `width`."""
+def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
+    """Return the lines of the live table, each at most `width` characters long."""
     accounts, rates = status["accounts"], status["rates"]
-    state, color = (problem, "bad") if problem else (_state(status), "warn" if status["unready"] else "good")
+    state, color = (error_text, "bad") if error_text else (_state(status), "warn" if status["unready"] else "good")
     column = status["fields"].index
     history = status["history"]
     bars = max(10, min(40, width - 50))
     rate_bars = _sparkline([point[column("written_per_s")] for point in history], bars)
     lag_bars = _sparkline([point[column("lag")] for point in history], bars)
-    about = f"group {status['group']} → {status['backend']}, up {_span(status['uptime_s'])}"
-    verdict = f"{_whole(accounts['unaccounted'])} unaccounted"
+    group = f"group {status['group']} → {status['backend']}, up {_span(status['uptime_s'])}"
+    unaccounted = f"{_whole(accounts['unaccounted'])} unaccounted"
     several = len(status["topics"]) > 1
     lines: list[list[tuple[str, str]]] = [
-        [(status["topic"], "bold"), (f"  {state}", color), (f"  {about}", "dim")],
+        [(status["topic"], "bold"), (f"  {state}", color), (f"  {group}", "dim")],
         [],
         [("written ", "dim"), (f"{_short(rates['written']) + '/s':>12}", "bold"), (f"  {rate_bars}", "good")],
         [
@@ -115,13 +116,13 @@ def table(status: dict[str, Any], problem: str, width: int) -> list[str]:
         ],
         [
             (f"        + replayed {_whole(accounts['replayed'])} + in flight {_whole(accounts['in_flight'])}: ", ""),
-            (verdict, "bad" if accounts["unaccounted"] else "good"),
+            (unaccounted, "bad" if accounts["unaccounted"] else "good"),
         ],
         [],
         [("partition           lag    oldest    next offset   consumer" + ("   topic" if several else ""), "dim")],
     ]
-    furthest = sorted(status["partitions"], key=lambda item: (-item["lag"], *_place(item)))[:_ROWS]
-    for item in sorted(furthest, key=_place):
+    furthest = sorted(status["partitions"], key=lambda item: (-item["lag"], *_topic_partition(item)))[:_ROWS]
+    for item in sorted(furthest, key=_topic_partition):
         owner = "elsewhere" if item["owner"] is None else item["owner"]
         age = _span(item["lag_s"]) if item["lag"] else "–"
         text = f"{item['partition']:>9} {_whole(item['lag']):>13} {age:>9} {_whole(item['position']):>14} {owner:>10}"
@@ -131,28 +132,28 @@ def table(status: dict[str, Any], problem: str, width: int) -> list[str]:
         lines.append([(f"          and {hidden} less far behind", "dim")])
     lines += [[], [("consumer       pid       state  partitions    CPU     memory        up  restarts", "dim")]]
     for item in status["processes"][:_ROWS]:
-        doing = "no store" if not item["sink_up"] else "paused" if item["paused"] else "reading"
-        doing = doing if item["partitions"] else "standby"
+        activity = "no store" if not item["sink_up"] else "paused" if item["paused"] else "reading"
+        activity = activity if item["partitions"] else "standby"
         cpu = "–" if item["cpu"] is None else f"{100 * item['cpu']:.0f} %"
-        text = f"{item['slot']:>8} {item['pid']:>9} {doing:>11} {item['partitions']:>11} {cpu:>6} "
+        text = f"{item['slot']:>8} {item['pid']:>9} {activity:>11} {item['partitions']:>11} {cpu:>6} "
         text += f"{item['rss_bytes'] >> 20:>6} MiB {_span(item['uptime_s']):>9} {item['restarts']:>9}"
         lines.append([(text, "")])
     for error in status["errors"][:3]:
         stamp = time.strftime("%H:%M:%S", time.localtime(error["time"]))
         lines += [[], [(f"{stamp} {', '.join(error['who'][:3])}: ", "dim"), (error["text"], "warn")]]
-    return [_painted(line, width) for line in lines]
+    return [_paint(line, width) for line in lines]
 
 
-def _place(partition: dict[str, Any]) -> tuple[str, int]:
+def _topic_partition(partition: dict[str, Any]) -> tuple[str, int]:
     return partition["topic"], partition["partition"]
 
 
-def _painted(line: list[tuple[str, str]], width: int) -> str:
-    painted = ""
+def _paint(line: list[tuple[str, str]], width: int) -> str:
+    painted, color = "", wants_color()
     for text, style in line:
-        shown = text[: max(0, width)]
+        shown = printable(text)[: max(0, width)]
         width -= len(shown)
-        painted += f"\x1b[{_STYLES[style]}m{shown}\x1b[0m" if style and shown else shown
+        painted += f"\x1b[{_STYLES[style]}m{shown}\x1b[0m" if color and style and shown else shown
     return painted
 
 
@@ -164,8 +165,8 @@ def _state(status: dict[str, Any]) -> str:
 
 def _sparkline(values: list[float | None], width: int) -> str:
     shown = values[-width:]
-    most = max((value for value in shown if value is not None), default=0) or 1
-    return "".join(" " if value is None else _BARS[min(7, int(value / most * 7.99))] for value in shown)
+    largest = max((value for value in shown if value is not None), default=0) or 1
+    return "".join(" " if value is None else _BARS[min(7, int(value / largest * 7.99))] for value in shown)
 
 
 def _whole(number: float | None) -> str:
@@ -190,8 +191,8 @@ def _span(seconds: float | None) -> str:
     return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
 
 
-def _pause(seconds: float, stop: Callable[[], bool]) -> None:
-    """Wait, looking at `stop` ten times a second."""
-    until = time.monotonic() + seconds
-    while not stop() and (left := until - time.monotonic()) > 0:
+def _wait(seconds: float, stop: Callable[[], bool]) -> None:
+    """Wait; call `stop` ten times a second, and return early once it is true."""
+    deadline = time.monotonic() + seconds
+    while not stop() and (left := deadline - time.monotonic()) > 0:
         time.sleep(min(0.1, left))

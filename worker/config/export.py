@@ -1,4 +1,4 @@
-"""All settings, shown: as the TOML file that `--config` takes back, and as the JSON Schema of such a file."""
+"""All settings as a TOML file for `--config`, and the JSON Schema of such a file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from worker.config import field_paths
 from worker.config.parsers import properties
-from worker.config.redaction import secret_property
-from worker.config.settings import Settings, default_of, flag_of, written
+from worker.config.redaction import is_secret_property
+from worker.config.settings import Settings, default_of, flag_of, toml_value
 from worker.config.sources import OWNED_PROPERTIES, PREFIX
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def as_toml(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Return every option with its value and where it came from; a line with a masked secret is a comment.
+    """Return every option with its value and origin as TOML. A line with a redacted secret is a comment.
 
-    What `--config` makes of the text, with the secrets given again, are these settings.
+    If the secrets are given again, `--config` reads the same settings from the text.
     """
-    shown = settings.shown()
+    redacted = settings.redacted()
     lines: list[tuple[str, str]] = []
-    tables: list[tuple[str, str]] = []  # TOML has them last
+    tables: list[tuple[str, str]] = []  # at the end, as TOML requires
     for item in fields(Settings):
-        value, real, origin = shown[item.name], getattr(settings, item.name), origins.get(item.name, "default")
+        value, real, origin = redacted[item.name], getattr(settings, item.name), origins.get(item.name, "default")
         if item.name == "map":
             tables += _table(item.name, field_paths.table(value), origins)
         elif isinstance(value, Mapping):
@@ -38,7 +38,7 @@ def as_toml(settings: Settings, origins: Mapping[str, str]) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of the file that `--config` names. Secrets do not belong into it."""
+    """Return the JSON Schema (2020-12) of the file that `--config` names. The file has no secrets."""
     return {
         "$schema": _DRAFT,
         "title": "The worker's options (TOML)",
@@ -46,7 +46,7 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             item.name: {
-                "description": _described(item.metadata["help"], item.metadata["unit"], flag_of(item.name), item.name),
+                "description": _describe(item.metadata["help"], item.metadata["unit"], flag_of(item.name), item.name),
                 **_schema_of(item.metadata, default_of(item)),
             }
             for item in fields(Settings)
@@ -62,10 +62,10 @@ def _schema_of(metadata: Mapping[str, Any], default: Any) -> dict[str, Any]:
         kind = dict(getattr(metadata["parse"], "schema", {"type": "string"}))
     if metadata["parse"] is properties:
         kind["propertyNames"] = {"not": {"enum": list(OWNED_PROPERTIES)}}
-    return {**kind, **({"default": written(default)} if default != "" else {})}
+    return {**kind, **({"default": toml_value(default)} if default != "" else {})}
 
 
-def _described(help: str, unit: str, flag: str, name: str) -> str:
+def _describe(help: str, unit: str, flag: str, name: str) -> str:
     return f"{help}{f' [{unit}]' if unit else ''} ({flag}, {PREFIX}{name.upper()})"
 
 
@@ -74,14 +74,14 @@ def _table(name: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> 
     yield f"[{name}]", ""
     for key, value in values.items():
         origin = origins.get(f"{name}.{value[0] if isinstance(value, list) else value}") if name == "map" else ""
-        secret = name == "kafka" and secret_property(key)
+        secret = name == "kafka" and is_secret_property(key)
         yield _line(_quoted(key), value, origin or origins.get(f"{name}.{key}", ""), comment=secret)
 
 
 def _line(key: str, value: Any, origin: str, *, comment: bool) -> tuple[str, str]:
-    return f"{'# ' if comment else ''}{key} = {_quoted(written(value))}", origin
+    return f"{'# ' if comment else ''}{key} = {_quoted(toml_value(value))}", origin
 
 
 def _quoted(value: Any) -> str:
-    # A JSON text is TOML too, but for the one control character that JSON leaves as it is.
+    # A JSON string is a TOML string, except for DEL, which JSON does not escape.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""What the texts of options may be: parsers, each with what it takes as JSON Schema."""
+"""Parsers of option texts, each with the JSON Schema of its values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from worker.config import field_paths
 
-TOPIC_PLACEHOLDER = "{topic}"  # in a template
-WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # what `--windows` knows, with its length in seconds
+TOPIC_PLACEHOLDER = "{topic}"  # in the name of a key, table or topic
+WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # seconds of each window of `--windows`
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NAME = r"([A-Za-z_]|\{topic\})([A-Za-z0-9_]|\{topic\})*"
@@ -23,7 +23,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @dataclass(frozen=True)
 class OptionParser:
-    """A parser of an option's text, and what it takes as JSON Schema."""
+    """A parser of an option's text, and the JSON Schema of its values."""
 
     parse: Callable[[str], Any]
     schema: Mapping[str, Any]
@@ -62,7 +62,7 @@ def _processes(text: str) -> int | None:
 
 
 def _switch(text: str) -> bool:
-    """Parse a yes/no text."""
+    """Parse a boolean."""
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.lower() not in words:
         raise ValueError("write true or false")
@@ -70,45 +70,45 @@ def _switch(text: str) -> bool:
 
 
 def _properties(text: str) -> dict[str, str]:
-    """Parse `KEY=VALUE`, one a line, as in Kafka's own client.properties; blank lines and comments (#) are skipped."""
-    found: dict[str, str] = {}
+    """Parse lines of `KEY=VALUE`, as in Kafka's client.properties. Blank lines and comments (#) are skipped."""
+    values: dict[str, str] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         key, separator, value = line.partition("=")
         if not line.startswith("#"):
             if not separator or not key.strip():
-                raise ValueError("write one KEY=VALUE a line, for example security.protocol=SASL_SSL")
-            found[key.strip()] = value.strip()
-    return found
+                raise ValueError("write one KEY=VALUE per line, for example security.protocol=SASL_SSL")
+            values[key.strip()] = value.strip()
+    return values
 
 
 def _topics(text: str) -> str:
-    """Parse names of topics and patterns (they begin with ^), with commas; those in a pattern's {2,3} are its own."""
+    """Parse topic names and patterns (^…) separated by commas. A comma in a pattern's {2,3} does not separate."""
     words = [word for word in map(str.strip, re.split(r",(?![^{]*\})", text)) if word]
     for word in words:
         if word.startswith("^"):
             try:
                 re.compile(word)
             except re.error as error:
-                raise ValueError(f"{word} is no regular expression: {error}") from None
+                raise ValueError(f"{word} is not a regular expression: {error}") from None
         elif not _TOPIC.fullmatch(word) or word in {".", ".."}:
             raise ValueError(
-                "write a topic name: letters, digits, '.', '_' and '-', 249 at most; or a regular expression that "
+                "write a topic name: letters, digits, '.', '_' and '-', at most 249; or a regular expression that "
                 "begins with ^"
             )
     return ",".join(dict.fromkeys(words))
 
 
 def url(*schemes: str) -> OptionParser:
-    """Return a parser of a URL with one of these schemes, and one host or more of them with commas."""
+    """Return a parser of a URL with one of these schemes, and one or more hosts separated by commas."""
 
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
             hosts = parts.netloc.rpartition("@")[2].split(",")
-            usable = parts.scheme in schemes and all(urlsplit(f"//{host}").port != 0 for host in hosts)
+            valid = parts.scheme in schemes and all(urlsplit(f"//{host}").port != 0 for host in hosts)
         except ValueError:
-            usable = False
-        if not usable:
+            valid = False
+        if not valid:
             raise ValueError(f"write a URL such as {schemes[0]}://127.0.0.1:… ({' or '.join(schemes)})")
         return text
 
@@ -116,7 +116,7 @@ def url(*schemes: str) -> OptionParser:
 
 
 def _table(text: str) -> str:
-    """Parse the name of a table, with or without its database; {topic} stands for the topic in it."""
+    """Parse the name of a table, with or without its database. {topic} in it stands for the topic."""
     if not _TABLE.fullmatch(text):
         raise ValueError(
             "write a table name: letters, digits, '_' and {topic}, with its database before a '.' if needed"
@@ -125,29 +125,29 @@ def _table(text: str) -> str:
 
 
 def _dead_letter_topic(text: str) -> str:
-    """Parse the name of a topic; {topic} stands for the event's in it."""
+    """Parse the name of a topic. {topic} in it stands for the event's topic."""
     if text == TOPIC_PLACEHOLDER or not _TOPIC.fullmatch(text.replace(TOPIC_PLACEHOLDER, "t")):
-        raise ValueError("write the name of another topic; {topic} in it stands for the event's")
+        raise ValueError("write the name of another topic; {topic} in it stands for the event's topic")
     return text
 
 
 def windows(text: str) -> str:
-    """Parse names of windows with commas."""
+    """Parse window names separated by commas."""
     names = [name for name in map(str.strip, text.split(",")) if name]
     if not set(names) <= set(WINDOWS):
-        raise ValueError(f"write some of {', '.join(WINDOWS)}, with commas")
+        raise ValueError(f"write some of {', '.join(WINDOWS)}, separated by commas")
     return ",".join(name for name in WINDOWS if name in names)
 
 
 def window_ttls(text: str) -> dict[str, int]:
-    """Return how long each window's keys live after their slice, in seconds: the defaults, and what the text says."""
-    found = {"minute": 86_400, "hour": 30 * 86_400, "day": 400 * 86_400}
+    """Return how long each window's keys live after its end, in seconds: the text overrides the defaults."""
+    ttls = {"minute": 86_400, "hour": 30 * 86_400, "day": 400 * 86_400}
     for word in filter(None, map(str.strip, text.split(","))):
         parts = _TTL.fullmatch(word)
         if not parts:
-            raise ValueError("write WINDOW=TIME with commas, such as minute=1d,hour=30d,day=400d (s, m, h or d)")
-        found[parts[1]] = int(parts[2]) * _SECONDS[parts[3]]
-    return found
+            raise ValueError("write WINDOW=TIME pairs with commas, such as minute=1d,hour=30d,day=400d (s, m, h or d)")
+        ttls[parts[1]] = int(parts[2]) * _SECONDS[parts[3]]
+    return ttls
 
 
 def window_ttl(text: str) -> str:
@@ -155,10 +155,10 @@ def window_ttl(text: str) -> str:
     return text
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return ` (did you mean X?)` for the nearest known word, or nothing."""
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {found[0]}?)" if found else ""
+def nearest(word: str, candidates: list[str]) -> str:
+    """Return ` (did you mean X?)` for the nearest candidate, or an empty text."""
+    matches = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 processes = OptionParser(_processes, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]})
@@ -171,6 +171,6 @@ columns = OptionParser(
     lambda text: field_paths.columns(text.split(",")),
     {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
 )
-field_path = OptionParser(field_paths.field, {"type": "string", "minLength": 1})
+field_path = OptionParser(field_paths.check_path, {"type": "string", "minLength": 1})
 table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
 dead_letter_topic = OptionParser(_dead_letter_topic, {"type": "string"})

@@ -1,7 +1,7 @@
 """Every option once: name, type, default, unit, help and secrecy in one frozen dataclass.
 
-Flag (`--batch-rows`), environment variable (`WORKER_BATCH_ROWS`), key of the TOML file (`batch_rows`), `--help` and the
-table in docs/options.md, `--print-config` and the JSON Schema all come from these fields.
+The flag (`--batch-rows`), the environment variable (`WORKER_BATCH_ROWS`), the key of the TOML file (`batch_rows`),
+`--help`, the table in docs/options.md, `--print-config` and the JSON Schema all come from these fields.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any
 
 from worker.config import parsers
-from worker.config.redaction import masked
+from worker.config.redaction import redact_option
 from worker.core.errors import ExitCode, Fatal
 
 _REDIS_KINDS = ("cluster", "sentinel")
 
 
 class UsageError(Fatal):
-    """An option that cannot be used as it was given; the text says what to write instead."""
+    """An invalid option; the text says what to write instead."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code=ExitCode.USAGE)
 
 
 def option(
+    group: str,  # its heading in --help and docs/options.md
     default: Any,
     help: str,
     *,
@@ -35,8 +36,9 @@ def option(
     secret: bool = False,
     metavar: str = "",
 ) -> Any:
-    """Declare one option. `parse` turns its text into the value and raises ValueError saying what is expected."""
+    """Declare an option. `parse` converts its text, or raises ValueError that says what to write."""
     metadata = {
+        "group": group,
         "help": help,
         "parse": parse,
         "unit": unit,
@@ -54,18 +56,32 @@ class Settings:
     """The options of `run`, `count`, `check`, `verify` and `dlq`; the fields' metadata is their documentation."""
 
     topic: str = option(
+        "Kafka",
         "",
-        "topic to read; repeat it, or write several with commas; one that begins with ^ is a regular expression",
+        "topic to read; repeat the flag or separate topics with commas; ^… is a regular expression",
         parse=parsers.topics,
         metavar="T",
     )
-    backend: str = option("redis", "where events go", choices=("redis", "clickhouse"))
-    processes: int | None = option(
-        None, "consumer processes; auto is one per partition", parse=parsers.processes, metavar="N|auto"
+    bootstrap_servers: str = option("Kafka", "127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
+    group_id: str = option("Kafka", "worker", "consumer group", metavar="ID")
+    kafka_password: str = option("Kafka", "", "sasl.password for Kafka", secret=True)
+    kafka: Mapping[str, str] = option(
+        "Kafka",
+        {},
+        "any librdkafka property (repeatable; in the variable, one per line)",
+        parse=parsers.properties,
+        metavar="KEY=VALUE",
     )
-    bootstrap_servers: str = option("127.0.0.1:9092", "Kafka brokers to start from", metavar="HOST:PORT,…")
-    group_id: str = option("worker", "consumer group that shares the topic", metavar="ID")
+    backend: str = option("Store", "redis", "store for the events", choices=("redis", "clickhouse"))
+    device_field: str = option(
+        "Store",
+        "device_ip",
+        "field whose distinct values are counted, such as user.id; in ClickHouse, the column that it fills",
+        parse=parsers.field_path,
+        metavar="FIELD",
+    )
     redis_url: str = option(
+        "Redis",
         "redis://127.0.0.1:6379/0",
         "Redis server, redis+cluster://HOST:PORT,… or redis+sentinel://HOST:PORT,…/SERVICE/DB; rediss for TLS",
         parse=parsers.url(
@@ -73,110 +89,125 @@ class Settings:
         ),
         metavar="URL",
     )
-    redis_password: str = option("", "password for Redis", secret=True)
+    redis_password: str = option("Redis", "", "password for Redis", secret=True)
     redis_key: str = option(
-        "devices:{topic}", "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)"
+        "Redis",
+        "devices:{topic}",
+        "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)",
     )
     windows: str = option(
+        "Redis",
         "",
-        "Redis: a HyperLogLog per minute, hour, day of the events' own time, too (docs/windows.md)",
+        "also a HyperLogLog per minute, hour or day of the events' timestamps (docs/windows.md)",
         parse=parsers.windows,
         metavar="minute,hour,day",
     )
     window_ttl: str = option(
+        "Redis",
         "minute=1d,hour=30d,day=400d",
-        "how long their keys live after the slice has ended",
+        "how long a window's keys live after its end",
         parse=parsers.window_ttl,
         metavar="WINDOW=TIME,…",
     )
     by: str = option(
-        "", "Redis: HyperLogLogs for each value of this field of the event, too, of 256 values at most", metavar="FIELD"
+        "Redis", "", "also HyperLogLogs for each value of this field, for at most 256 values", metavar="FIELD"
     )
     clickhouse_url: str = option(
+        "ClickHouse",
         "clickhouse://default@127.0.0.1:9000/default",
         "ClickHouse server, native protocol",
         parse=parsers.url("clickhouse", "clickhouses"),
         metavar="URL",
     )
-    clickhouse_password: str = option("", "password for ClickHouse", secret=True)
+    clickhouse_password: str = option("ClickHouse", "", "password for ClickHouse", secret=True)
     table: str = option(
-        "events", "ClickHouse table, {topic} in it for one per topic; made when it is missing", parse=parsers.table
+        "ClickHouse",
+        "events",
+        "ClickHouse table, created if missing; {topic} in it makes one per topic",
+        parse=parsers.table,
     )
     map: Mapping[str, str] = option(
+        "ClickHouse",
         {},
-        "fill this column of the table from that field; others are filled from the field of their name (repeatable)",
+        "fill this column from that field; other columns are filled from the field of their name (repeatable)",
         parse=parsers.columns,
         metavar="FIELD=COLUMN",
     )
-    device_field: str = option(
-        "device_ip",
-        "field whose distinct values are counted, such as user.id; of ClickHouse the column that it fills",
-        parse=parsers.field_path,
-        metavar="FIELD",
-    )
     delivery: str = option(
+        "Delivery",
         "auto",
-        "what is promised of ClickHouse rows; auto is exactly-once where the table can do it",
+        "delivery to ClickHouse; auto: exactly-once if the table supports it",
         choices=("auto", "exactly-once", "at-least-once"),
     )
-    batch_rows: int = option(100_000, "events in a batch at most", parse=parsers.number(1, 10_000_000), unit="events")
-    linger_ms: int = option(1000, "age of a batch at most", parse=parsers.number(0, 600_000), unit="ms")
+    batch_rows: int = option(
+        "Delivery", 100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events"
+    )
+    linger_ms: int = option("Delivery", 1000, "maximum age of a batch", parse=parsers.number(0, 600_000), unit="ms")
     dead_letter_topic: str = option(
-        "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
+        "Delivery", "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
     )
     max_bad_ratio: float = option(
+        "Delivery",
         1.0,
-        "stop when more than this part of the last 10 000 or more events was bad; 1 is never",
+        "stop if more than this part of the last 10 000 or more events was invalid; 1: never",
         parse=parsers.number(0, 1, float),
     )
-    report_interval: float = option(30.0, "between two reports", parse=parsers.number(0.1, 86_400, float), unit="s")
-    metrics_host: str = option("127.0.0.1", "address that serves /metrics, /livez, /readyz and the status page")
-    metrics_port: int = option(9108, "its port; 0 is any free one, printed in the log", parse=parsers.number(0, 65_535))
+    processes: int | None = option(
+        "Processes", None, "consumer processes; auto: one per partition", parse=parsers.processes, metavar="N|auto"
+    )
+    until_end: bool = option(
+        "Processes", False, "stop when all that was in the topic at start is written", parse=parsers.switch
+    )
     drain_timeout: float = option(
-        30.0, "for the last writes at a stop", parse=parsers.number(0.1, 3600, float), unit="s"
+        "Processes",
+        30.0,
+        "time for the last writes when the worker stops",
+        parse=parsers.number(0.1, 3600, float),
+        unit="s",
     )
-    until_end: bool = option(False, "stop when all that was in the topic at start is written", parse=parsers.switch)
-    kafka_password: str = option("", "sasl.password for Kafka", secret=True)
-    kafka: Mapping[str, str] = option(
-        {},
-        "any librdkafka property (repeatable; as a variable one a line)",
-        parse=parsers.properties,
-        metavar="KEY=VALUE",
+    report_interval: float = option(
+        "Observability", 30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s"
     )
-    log_format: str = option("text", "one line an event", choices=("text", "json"))
-    log_level: str = option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+    metrics_host: str = option("Observability", "127.0.0.1", "address of /metrics, /livez, /readyz and the status page")
+    metrics_port: int = option(
+        "Observability", 9108, "their port; 0: any free one, logged at start", parse=parsers.number(0, 65_535)
+    )
+    log_format: str = option("Observability", "text", "format of the log on stderr", choices=("text", "json"))
+    log_level: str = option(
+        "Observability", "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
+    )
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Names of topics, and regular expressions for such names, which begin with ^."""
+        """Topic names, and regular expressions for them, which begin with ^."""
         return tuple(re.split(r",(?![^{]*\})", self.topic)) if self.topic else ()
 
     @property
     def one_topic(self) -> bool:
-        """Whether it is the name of one topic, and not more."""
+        """Whether exactly one topic is named, and no regular expression."""
         return len(self.topics) == 1 and not self.topic.startswith("^")
 
     @property
     def table_by_topic(self) -> bool:
-        """Whether each topic has a table of its own."""
+        """Whether each topic has its own table."""
         return parsers.TOPIC_PLACEHOLDER in self.table
 
     def for_topic(self, topic: str) -> Settings:
-        """Return the settings for one of the topics: what sinks and whatever else works on a single topic take."""
-        return replace(self, topic=topic, table=self.table.replace(parsers.TOPIC_PLACEHOLDER, _in_table(topic)))
+        """Return the settings for one of the topics."""
+        return replace(self, topic=topic, table=self.table.replace(parsers.TOPIC_PLACEHOLDER, _table_part(topic)))
 
     @property
     def redis_key_name(self) -> str:
-        """The HyperLogLog's key; the braces stay, so that a cluster keeps a topic's keys on one node."""
+        """The HyperLogLog's key. The braces stay, so that a cluster keeps a topic's keys on one node."""
         return self.redis_key.replace(parsers.TOPIC_PLACEHOLDER, f"{{{self.topic}}}")
 
     @property
     def dead_letter_topic_name(self) -> str:
         return self.dead_letter_topic.replace(parsers.TOPIC_PLACEHOLDER, self.topic)
 
-    def shown(self) -> dict[str, Any]:
-        """Return all settings fit for a log: no secret, no password inside a URL."""
-        return {option.name: masked(option, getattr(self, option.name)) for option in fields(self)}
+    def redacted(self) -> dict[str, Any]:
+        """Return all settings without secrets and without passwords inside URLs."""
+        return {option.name: redact_option(option, getattr(self, option.name)) for option in fields(self)}
 
 
 def flag_of(name: str) -> str:
@@ -184,8 +215,8 @@ def flag_of(name: str) -> str:
     return "-X" if name == "kafka" else "--" + name.replace("_", "-")
 
 
-def written(value: Any) -> Any:
-    """Return a value as it is written in a file: None is `auto`."""
+def toml_value(value: Any) -> Any:
+    """Return a value as a file has it: None is `auto`."""
     return "auto" if value is None else value
 
 
@@ -194,6 +225,6 @@ def default_of(item: Field[Any]) -> Any:
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
-def _in_table(topic: str) -> str:
-    """Return a topic as a part of a table's name: `_` for what a name cannot have, and before a digit at its start."""
+def _table_part(topic: str) -> str:
+    """Return a topic as part of a table's name: `_` replaces invalid characters and precedes a leading digit."""
     return re.sub(r"^(?=\d)|[^A-Za-z0-9_]", "_", topic)

@@ -1,4 +1,4 @@
-"""Where the settings come from: a flag wins over a variable, a variable over the file, the file over the default."""
+"""The sources of the settings: a flag wins over a variable, a variable over the file, the file over the default."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from worker.config import field_paths
 from worker.config.parsers import nearest
-from worker.config.redaction import masked, secret_property, without_password
+from worker.config.redaction import is_secret_property, redact_option, redact_url
 from worker.config.settings import Settings, UsageError, default_of, flag_of
 
 PREFIX = "WORKER_"
-CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # what --config names, where no argument can be given
-_NEARLY = 0.8  # how like an option's variable one has to be to be taken for a slip: others may begin with WORKER_, too
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # the same as --config
+_TYPO_RATIO = 0.8  # a variable this similar to an option's is a typo; others may belong to other programs
 
-# Properties that the delivery protocol depends on, and what to use instead.
+# Properties that the delivery protocol depends on, with the reason or what to use instead.
 OWNED_PROPERTIES = {
     "bootstrap.servers": "use --bootstrap-servers",
     "metadata.broker.list": "use --bootstrap-servers",
@@ -27,14 +27,14 @@ OWNED_PROPERTIES = {
     "enable.auto.commit": "offsets are committed only after the store has acknowledged",
     "auto.commit.enable": "offsets are committed only after the store has acknowledged",
     "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
-    "enable.partition.eof": "the worker needs it to step over transaction markers",
+    "enable.partition.eof": "the worker needs it to pass transaction markers",
     "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
-    "partition.assignment.strategy": "cooperative assignors do not go with manual commits; it is range, or roundrobin",
+    "partition.assignment.strategy": "cooperative assignors do not work with manual commits; it is range or roundrobin",
     "isolation.level": "aborted transactions must not be stored",
     "acks": "a dead letter counts only once all in-sync replicas have it",
     "request.required.acks": "a dead letter counts only once all in-sync replicas have it",
-    "enable.idempotence": "a dead letter must not be doubled by its producer",
-    "transactional.id": "`dlq replay` has its own, so that two at a time fence each other",
+    "enable.idempotence": "the producer must not duplicate a dead letter",
+    "transactional.id": "`dlq replay` sets its own, so that concurrent replays fence each other",
     "statistics.interval.ms": "nothing reads librdkafka's statistics; /metrics has the worker's own",
     "sasl.password": "use the environment variable WORKER_KAFKA_PASSWORD or WORKER_KAFKA_PASSWORD_FILE",
 }
@@ -43,10 +43,10 @@ OWNED_PROPERTIES = {
 def load(
     flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """Build the settings from texts; also return where each value that is not a default came from.
+    """Build the settings from texts; also return the origin of each value that is not a default.
 
     The origin of a property is under `kafka.<property>`, of a column under `map.<column>`. `flags` maps field names to
-    the texts given on the command line, or to a list of them. Raises UsageError.
+    the texts of the command line, or to lists of them. Raises UsageError.
     """
     texts: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -76,61 +76,60 @@ def _parse(item: Field[Any], text: Any, origin: str) -> Any:
     try:
         return item.metadata["parse"](text)
     except ValueError as error:
-        shown = masked(item, text)
-        raise UsageError(f"{origin}: {shown!r} does not fit: {error}") from None
+        raise UsageError(f"{origin}: invalid value {redact_option(item, text)!r}: {error}") from None
 
 
 def _from_flags(flags: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     for key in flags.get("kafka", ()):
-        if secret_property(key) and key not in OWNED_PROPERTIES:
+        if is_secret_property(key) and key not in OWNED_PROPERTIES:
             raise UsageError(
-                f"-X {key}: a secret in an argument is seen by every user of this machine; put it into the table "
+                f"-X {key}: every user of this machine can see a secret in an argument; put it into the table "
                 f"[kafka] of the file that --config names, or into {PREFIX}KAFKA or {PREFIX}KAFKA_FILE"
             )
     for name, text in flags.items():
-        if name.endswith("_url") and without_password(str(text)) != text:
+        if name.endswith("_url") and redact_url(str(text)) != text:
             raise UsageError(
-                f"{flag_of(name)}: a password in an argument is seen by every user of this machine; "
+                f"{flag_of(name)}: every user of this machine can see a password in an argument; "
                 f"put the URL into the environment variable {PREFIX}{name.upper()}, or the password alone into "
                 f"{PREFIX}{name.split('_')[0].upper()}_PASSWORD_FILE"
             )
-    known = {item.name: item for item in fields(Settings)}
+    options = {item.name: item for item in fields(Settings)}
     return [
-        (name, _parse(known[name], ",".join(text), flag_of(name)) if isinstance(text, list) else text, flag_of(name))
+        (name, _parse(options[name], ",".join(text), flag_of(name)) if isinstance(text, list) else text, flag_of(name))
         for name, text in flags.items()
     ]
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    found: list[tuple[str, Any, str]] = []
-    known = {PREFIX + item.name.upper(): item for item in fields(Settings)}
-    _refuse_slips(environ, [*known, *(f"{variable}_FILE" for variable in known), CONFIG_VARIABLE])
-    for variable, item in known.items():
+    values: list[tuple[str, Any, str]] = []
+    options = {PREFIX + item.name.upper(): item for item in fields(Settings)}
+    _reject_typos(environ, [*options, *(f"{variable}_FILE" for variable in options), CONFIG_VARIABLE])
+    for variable, item in options.items():
         origin = variable
         if f"{variable}_FILE" in environ:
             origin = f"{variable}_FILE"
             try:
                 text = Path(environ[origin]).read_text().strip()
             except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "it is no text"
+                reason = getattr(error, "strerror", None) or "it is not text"
                 raise UsageError(f"{origin}: {reason}: {environ[origin]}") from None
         elif variable in environ:
             text = environ[variable]
         else:
             continue
-        # A text of several values is taken apart here, so that each of them can win or lose by itself.
-        found.append((item.name, _parse(item, text, origin) if default_of(item) == {} else text, origin))
-    return found
+        # A text of several values is parsed here, so that another source can override each of them.
+        values.append((item.name, _parse(item, text, origin) if default_of(item) == {} else text, origin))
+    return values
 
 
-def _refuse_slips(environ: Mapping[str, str], known: list[str]) -> None:
-    """Refuse a variable that is nearly an option's. One that is like none of them is somebody else's."""
-    short = {variable.removeprefix(PREFIX): variable for variable in known}
-    for variable in sorted(environ.keys() - set(known)):
+def _reject_typos(environ: Mapping[str, str], variables: list[str]) -> None:
+    """Reject a variable that is similar to an option's. Others may belong to other programs."""
+    short = {variable.removeprefix(PREFIX): variable for variable in variables}
+    for variable in sorted(environ.keys() - set(variables)):
         if variable.startswith(PREFIX) and (
-            like := difflib.get_close_matches(variable.removeprefix(PREFIX), short, n=1, cutoff=_NEARLY)
+            matches := difflib.get_close_matches(variable.removeprefix(PREFIX), short, n=1, cutoff=_TYPO_RATIO)
         ):
-            raise UsageError(f"{variable}: there is no such option (did you mean {short[like[0]]}?)")
+            raise UsageError(f"{variable}: there is no such option (did you mean {short[matches[0]]}?)")
 
 
 def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
@@ -142,24 +141,24 @@ def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
         raise UsageError(f"--config {config}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {config}: {error}") from None
-    known = {item.name: item for item in fields(Settings)}
-    found: list[tuple[str, Any, str]] = []
+    options = {item.name: item for item in fields(Settings)}
+    values: list[tuple[str, Any, str]] = []
     for key, value in document.items():
         name = key.replace("-", "_")
         origin = f"{config}: {key}"
-        if name not in known:
-            raise UsageError(f"{config}: unknown key {key}{nearest(name, list(known))}")
-        if known[name].metadata["secret"]:
-            raise UsageError(f"{origin}: a secret does not belong into this file; use {PREFIX}{name.upper()}_FILE")
+        if name not in options:
+            raise UsageError(f"{config}: unknown key {key}{nearest(name, list(options))}")
+        if options[name].metadata["secret"]:
+            raise UsageError(f"{origin}: this file must not contain secrets; use {PREFIX}{name.upper()}_FILE")
         if name == "kafka":
             if not isinstance(value, dict):
                 raise UsageError(f"{origin}: write a table of librdkafka properties")
-            found.append((name, {k: _text(v) for k, v in value.items()}, origin))
+            values.append((name, {k: _text(v) for k, v in value.items()}, origin))
         elif name == "map":
-            found.append((name, _columns(value, origin), origin))
+            values.append((name, _columns(value, origin), origin))
         else:
-            found.append((name, _text(value), origin))
-    return found
+            values.append((name, _text(value), origin))
+    return values
 
 
 def _columns(value: Any, origin: str) -> dict[str, str]:
@@ -178,5 +177,5 @@ def _text(value: Any) -> str:
 
 
 def from_environment() -> Mapping[str, str]:
-    """Return the process' environment: the one place that reads it."""
+    """Return the environment of the process. Nothing else reads options from it."""
     return os.environ

@@ -1,4 +1,4 @@
-"""The ledgers of all consumers added up, and whether they add up."""
+"""Sums over the ledgers of all consumers, and the events that no account explains."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from worker.core.counters import Ledger, Slot, Stats
+from worker.core.records import Key
 
-ACCOUNTS = ("consumed", "written", "dead_lettered", "skipped", "replayed", "in_flight")  # the first is all the others
+ACCOUNTS = ("consumed", "written", "dead_lettered", "skipped", "replayed", "in_flight")  # consumed: the sum of the rest
 _READ = (*ACCOUNTS, "bytes")
 _REREADS = 5
-_STANDS_S = 1.0
-
-_Place = tuple[str, int]  # topic, partition
+_PERSISTENT_S = 1.0
 
 
 @dataclass(slots=True)
 class Sums:
-    """One look at all ledgers. Places are those that a running consumer owns, or that do not add up."""
+    """One read of all ledgers. The partitions are those that a running consumer owns or that do not add up."""
 
     total: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_READ, 0))
-    in_flight: dict[_Place, int] = field(default_factory=dict)
-    unaccounted: dict[_Place, int] = field(default_factory=dict)
-    owner: dict[_Place, int] = field(default_factory=dict)  # the slot
+    in_flight: dict[Key, int] = field(default_factory=dict)
+    unaccounted: dict[Key, int] = field(default_factory=dict)
+    owner: dict[Key, int] = field(default_factory=dict)  # the slot
 
     @property
     def accounted(self) -> int:
@@ -34,68 +33,68 @@ class Sums:
 class Accounts:
     """Reads the ledgers.
 
-    A reader in another process may find a batch half booked. That passes; a defect stays. So a difference counts once
-    it has stood unchanged for a second.
+    A reader in another process may see a batch that is half recorded. Such a difference disappears; a defect stays. So
+    a difference is reported after it has been unchanged for a second.
     """
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
-        self._ledgers: dict[int, list[Ledger]] = {}  # by slot; ledgers are never taken away
-        self._since: dict[tuple[int, int], tuple[int, float]] = {}  # (slot, its ledger) → a difference, seen since
+        self._ledgers: dict[int, list[Ledger]] = {}  # by slot; ledgers are never removed
+        self._since: dict[tuple[int, int], tuple[int, float]] = {}  # (slot, index of ledger) → difference, its time
 
     def read(self) -> Sums:
         """Add up all ledgers in one pass."""
         sums = Sums()
-        written = [0] * len(_READ)
+        totals = [0] * len(_READ)
         for slot in self._stats.used():
             running = slot.get("pid") != 0
-            for i, ledger in enumerate(self._of(slot)):
+            for i, ledger in enumerate(self._ledgers_of(slot)):
                 values = list(map(ledger.get, _READ))
-                written = list(map(int.__add__, written, values))
+                totals = list(map(int.__add__, totals, values))
                 missing = values[0] - sum(values[1:6])
                 if missing or (slot.index, i) in self._since:
-                    missing = self._standing((slot.index, i), ledger, missing)
+                    missing = self._persistent((slot.index, i), ledger, missing)
                 owned = running and ledger.get("assigned")
                 if owned or missing:
-                    place = (ledger.topic, ledger.partition)
-                    sums.unaccounted[place] = sums.unaccounted.get(place, 0) + missing
+                    partition = (ledger.topic, ledger.partition)
+                    sums.unaccounted[partition] = sums.unaccounted.get(partition, 0) + missing
                     if owned:
-                        sums.in_flight[place] = sums.in_flight.get(place, 0) + values[5]
-                        sums.owner[place] = slot.index
-        sums.total = dict(zip(_READ, written, strict=True))
+                        sums.in_flight[partition] = sums.in_flight.get(partition, 0) + values[5]
+                        sums.owner[partition] = slot.index
+        sums.total = dict(zip(_READ, totals, strict=True))
         return sums
 
-    def _standing(self, key: tuple[int, int], ledger: Ledger, missing: int) -> int:
-        """Return a difference if it is more than a batch that is being booked."""
+    def _persistent(self, key: tuple[int, int], ledger: Ledger, missing: int) -> int:
+        """Return the difference if it has persisted, else 0: a batch may be half recorded."""
         for _ in range(_REREADS):
             if not missing:
                 self._since.pop(key, None)
                 return 0
             missing = ledger.unaccounted
         now = time.monotonic()
-        known, since = self._since.get(key, (0, now))
-        if known != missing:
+        previous, since = self._since.get(key, (0, now))
+        if previous != missing:
             since = now
         self._since[key] = missing, since
-        return missing if now - since >= _STANDS_S else 0
+        return missing if now - since >= _PERSISTENT_S else 0
 
-    def _of(self, slot: Slot) -> list[Ledger]:
-        known = self._ledgers.get(slot.index, [])
-        if len(known) != slot.get("ledgers"):
-            known = self._ledgers[slot.index] = slot.ledgers()
-        return known
+    def _ledgers_of(self, slot: Slot) -> list[Ledger]:
+        ledgers = self._ledgers.get(slot.index, [])
+        if len(ledgers) != slot.get("ledgers"):
+            ledgers = self._ledgers[slot.index] = slot.ledgers()
+        return ledgers
 
 
-def by_partition(stats: Stats) -> dict[_Place, Counter[str]]:
-    """Return each partition's ACCOUNTS over all slots, of all topics that had its name."""
-    found: dict[_Place, Counter[str]] = {}
+def by_partition(stats: Stats) -> dict[Key, Counter[str]]:
+    """Return each partition's ACCOUNTS over all slots. Topics of the same name are added up."""
+    accounts: dict[Key, Counter[str]] = {}
     for slot in stats.used():
         for ledger in slot.ledgers():
-            counts = found.setdefault((ledger.topic, ledger.partition), Counter())
+            counts = accounts.setdefault((ledger.topic, ledger.partition), Counter())
             counts.update({account: ledger.get(account) for account in ACCOUNTS})
-    return found
+    return accounts
 
 
-def alive(stats: Stats) -> list[Slot]:
-    """Return the slots whose consumer runs."""
+def running_slots(stats: Stats) -> list[Slot]:
+    """Return the slots whose consumer is running."""
     return [slot for slot in stats.used() if slot.get("pid")]

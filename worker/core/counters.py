@@ -1,9 +1,9 @@
-"""The shared counters: one anonymous mapping, made before the first fork, that outlives every child.
+"""The shared counters: one anonymous mapping, created before the first fork, that outlives every child.
 
-A slot is one consumer's place in the process table; a ledger is one topic partition as seen by one slot. Every cell is
-8 bytes with a single writer (the consumer in the slot, or the supervisor for the cells named in `SUPERVISOR_CELLS`),
-so no lock is needed and a `kill -9` leaves nothing stale: the next consumer in the slot continues the counters.
-Durations are kept in nanoseconds, instants as `time.monotonic_ns()`, which all processes of a host share.
+A slot is one consumer's entry in the process table. A ledger holds the accounts of one topic partition in one slot.
+Every cell is 8 bytes with a single writer (the consumer in the slot, or the supervisor for `SUPERVISOR_CELLS`), so no
+lock is needed. A `kill -9` leaves nothing stale: the next consumer in the slot continues the counters. Durations are in
+nanoseconds, instants are `time.monotonic_ns()`, which all processes of a host share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import NamedTuple
 from worker.core.topic_list import TopicList
 
 MAX_SLOTS = 256
-MAX_LEDGERS = 4096  # partitions that one slot can have seen
-NAME_BYTES = 288  # "topic topic-id": 249 at most and 22
+MAX_LEDGERS = 4096  # partitions that one slot can ever have owned
+NAME_BYTES = 288  # "topic topic-id": at most 249 + 1 + 22
 ERROR_BYTES = 512
 
 SUPERVISOR_CELLS = ("pid", "restarts", "started_ns")
@@ -63,14 +63,14 @@ LEDGER_CELLS = (
 )
 
 
-Place = tuple[str, str, int]  # topic, its id, partition
+LedgerKey = tuple[str, str, int]  # topic, topic id, partition
 
 
 class Histogram(NamedTuple):
-    """Upper bounds of the buckets, in the unit of the observed value; one more bucket catches the rest."""
+    """Upper bounds of the buckets, in the unit of the observed value. One more bucket holds larger values."""
 
     bounds: tuple[int, ...]
-    unit: int = 1  # how many make one of the metric's base unit
+    unit: int = 1  # how many are 1 of the metric's base unit
 
 
 _STAGE = Histogram(tuple(int(ms * 1e6) for ms in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)), 10**9)
@@ -83,7 +83,7 @@ HISTOGRAMS: dict[str, Histogram] = {
     ),
     **{f"stage_{stage}": _STAGE for stage in STAGES},
 }
-DELIVERY_CAP_MS = 86_400_000  # older is counted as this old, so that no replay of old events overflows the sum
+DELIVERY_CAP_MS = 86_400_000  # older events count as this old: a replay must not overflow the sum
 
 
 def _cells() -> dict[str, int]:
@@ -94,7 +94,7 @@ def _cells() -> dict[str, int]:
     end = len(names)
     for name, histogram in HISTOGRAMS.items():
         index[name] = end
-        end += len(histogram.bounds) + 2  # buckets, the rest, the sum
+        end += len(histogram.bounds) + 2  # buckets, larger values, sum
     index[""] = end
     return index
 
@@ -110,8 +110,8 @@ _SLOT_WORDS = _LEDGERS_AT + MAX_LEDGERS * _LEDGER_WORDS
 class Ledger:
     """The accounts of one partition in one slot: consumed = written + dead_lettered + skipped + replayed + in_flight.
 
-    `replayed` are events that were read here but that another read accounts for: given up at a rebalance or by a dead
-    consumer before they were acknowledged, or found already accounted. `accounted_to` is the offset up to which this
+    `replayed` are events that were read here but that another read accounts for: released at a rebalance or lost with a
+    consumer before they were acknowledged, or already accounted for. `accounted_offset` is the offset up to which this
     slot has accounted for the partition.
     """
 
@@ -138,19 +138,18 @@ class Ledger:
         return self.get("partition")
 
     @property
-    def place(self) -> Place:
-        """Topic, its id, partition."""
+    def key(self) -> LedgerKey:
         return self.topic, self.topic_id, self.partition
 
     @property
     def unaccounted(self) -> int:
-        """Events consumed that no account explains; anything but 0 is a defect."""
+        """Consumed events that no account explains. Anything but 0 is a defect."""
         return self.get("consumed") - sum(
             self.get(cell) for cell in ("written", "dead_lettered", "skipped", "replayed", "in_flight")
         )
 
-    def adopt(self) -> None:
-        """Close the accounts of a process that died, maybe in the middle of a booking; the rest is read again."""
+    def close_after_crash(self) -> None:
+        """Close the accounts of a process that died, perhaps while it recorded a batch. Open events are read again."""
         self.set("in_flight", 0)
         self.add("replayed", self.unaccounted)
         self.set("assigned", 0)
@@ -162,12 +161,12 @@ class Ledger:
 
 
 class Slot:
-    """One consumer's counters. Readers in other processes may see a batch half recorded, never a torn cell."""
+    """One consumer's counters. Readers in other processes may see a half recorded batch, but never a torn cell."""
 
-    __slots__ = ("_at", "_bytes", "_known", "_words", "index")
+    __slots__ = ("_at", "_bytes", "_ledgers", "_words", "index")
 
     def __init__(self, words: memoryview, raw: memoryview, index: int) -> None:
-        self._known: dict[Place, Ledger] = {}  # as many as this process has looked up
+        self._ledgers: dict[LedgerKey, Ledger] = {}  # those that this process has read
         self._words = words
         self._bytes = raw
         self._at = index * _SLOT_WORDS
@@ -184,7 +183,7 @@ class Slot:
         self._words[self._at + _CELL[cell]] += value
 
     def beat(self) -> None:
-        """Say that the consumer's loop goes round."""
+        """Record that the consumer's loop is running."""
         self.set("heartbeat_ns", time.monotonic_ns())
 
     def observe(self, histogram: str, value: int, count: int = 1) -> None:
@@ -195,13 +194,13 @@ class Slot:
         self._words[at + len(bounds) + 1] += value * count
 
     def histogram(self, name: str) -> tuple[list[int], int]:
-        """Return the counts of each bucket (not cumulative, the rest last) and the sum of all values."""
+        """Return the counts of each bucket (not cumulative, larger values last) and the sum of all values."""
         size = len(HISTOGRAMS[name].bounds) + 1
         at = self._at + _CELL[name]
         return list(self._words[at : at + size]), int(self._words[at + size])
 
     def set_error(self, text: str) -> None:
-        """Keep the newest error's text for the status page (cut at 512 bytes)."""
+        """Keep the latest error's text for the status page (cut at 512 bytes)."""
         at = (self._at + _ERROR_AT) * 8
         self._bytes[at : at + ERROR_BYTES] = text.encode()[:ERROR_BYTES].ljust(ERROR_BYTES, b"\0")
         self.set("error_ns", time.monotonic_ns())
@@ -215,24 +214,24 @@ class Slot:
         return [self._ledger(i) for i in range(self.get("ledgers"))]
 
     def ledger(self, topic: str, topic_id: str, partition: int) -> Ledger:
-        """Return the ledger of a partition, made when there is none yet.
+        """Return the ledger of a partition, and create it if it is missing.
 
-        A topic that was deleted and made again has another id, and so other ledgers.
+        A recreated topic has another id, and so other ledgers.
         """
         count = self.get("ledgers")
-        if len(self._known) != count:
-            self._known = {ledger.place: ledger for ledger in self.ledgers()}
-        if known := self._known.get((topic, topic_id, partition)):
-            return known
+        if len(self._ledgers) != count:
+            self._ledgers = {ledger.key: ledger for ledger in self.ledgers()}
+        if ledger := self._ledgers.get((topic, topic_id, partition)):
+            return ledger
         if count == MAX_LEDGERS:
-            raise ValueError(f"one consumer has seen {MAX_LEDGERS} partitions: start more processes")
+            raise ValueError(f"one consumer has had {MAX_LEDGERS} partitions, which is the limit: start more processes")
         at = self._at + _LEDGERS_AT + count * _LEDGER_WORDS
         name = (at + len(LEDGER_CELLS)) * 8
         self._bytes[name : name + NAME_BYTES] = f"{topic} {topic_id}".encode().ljust(NAME_BYTES, b"\0")
         ledger = Ledger(self._words, at, topic, topic_id)
         ledger.set("partition", partition)
-        self.set("ledgers", count + 1)  # last: readers see only whole rows
-        self._known[ledger.place] = ledger
+        self.set("ledgers", count + 1)  # last: readers see only complete ledgers
+        self._ledgers[ledger.key] = ledger
         return ledger
 
     def _ledger(self, i: int) -> Ledger:
@@ -243,7 +242,7 @@ class Slot:
 
 
 class Stats:
-    """All slots. Pages that nobody touched take no memory."""
+    """All slots. Pages that nobody has written to take no memory."""
 
     def __init__(self) -> None:
         self.topic_list = TopicList()
@@ -258,10 +257,10 @@ class Stats:
         """Slots that have ever had a process."""
         return (slot for slot in self._slots if slot.get("started_ns"))
 
-    def accounted(self) -> dict[Place, int]:
-        """Return the offset up to which any slot of this supervisor has accounted for a partition, for each."""
-        found: dict[Place, int] = {}
+    def accounted(self) -> dict[LedgerKey, int]:
+        """Return for each partition the offset up to which any slot of this supervisor has accounted for it."""
+        offsets: dict[LedgerKey, int] = {}
         for slot in self.used():
             for ledger in slot.ledgers():
-                found[ledger.place] = max(found.get(ledger.place, 0), ledger.get("accounted_offset"))
-        return found
+                offsets[ledger.key] = max(offsets.get(ledger.key, 0), ledger.get("accounted_offset"))
+        return offsets

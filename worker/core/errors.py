@@ -1,4 +1,4 @@
-"""Exit codes, and the four kinds of trouble that the worker tells apart."""
+"""Exit codes, and the four kinds of error that the worker distinguishes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
-    HALT = 70  # EX_SOFTWARE: a child's word to the supervisor that a restart would not help; the user sees FAILED
+    HALT = 70  # EX_SOFTWARE: a child tells the supervisor that a restart would not help; the user sees FAILED
     CONFIG = 78  # EX_CONFIG: configuration or rights
 
 
@@ -20,9 +20,9 @@ class WorkerError(Exception):
 
 
 class Retryable(WorkerError):
-    """The server's trouble: the same write, again, until it answers.
+    """A server's error: the same write is retried until it succeeds.
 
-    ``reason`` is a short word from a bounded set, fit for a metric label. ``of_store`` is False where it is Kafka's.
+    `reason` is a short word from a bounded set, a metric's label. `of_store` is False for Kafka's errors.
     """
 
     def __init__(self, message: str, *, reason: str, of_store: bool = True) -> None:
@@ -32,7 +32,7 @@ class Retryable(WorkerError):
 
 
 class Fatal(WorkerError):
-    """Nothing a retry can mend: wrong configuration, missing rights, or data that is gone."""
+    """An error that retrying cannot fix: wrong configuration, missing rights, or lost data."""
 
     def __init__(self, message: str, *, code: ExitCode = ExitCode.CONFIG) -> None:
         super().__init__(message)
@@ -40,8 +40,8 @@ class Fatal(WorkerError):
 
 
 class RowsRefused(WorkerError):
-    """The store refuses rows of this block for their own content; smaller blocks find which."""
+    """The store refuses rows of this block for their own content. Bisection finds them."""
 
 
 class SchemaChanged(WorkerError):
-    """The store's columns are no longer those that a batch was formed for: form it again."""
+    """The store's columns are no longer those that the batch was formed for. The batch must be formed again."""

@@ -1,4 +1,4 @@
-"""The names of the topics that are read, in memory that all processes share."""
+"""The names of the topics to read, in shared memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HEAD = 3 * 8  # version, length, partitions
 
 
 class TopicList:
-    """The names of the topics that are read, in memory that all processes share: the monitor writes, consumers read."""
+    """The names of the topics to read, in shared memory: the monitor writes them, consumers read them."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, _BYTES)
@@ -19,12 +19,12 @@ class TopicList:
 
     @property
     def version(self) -> int:
-        """Another number once the names are others; odd while they are being written."""
+        """Changes with the names; odd while they are being written."""
         return int(self._words[0])
 
     @property
     def partitions(self) -> int:
-        """How many the topics had together when that was last looked at."""
+        """The number of partitions of all topics, as last counted."""
         return int(self._words[2])
 
     @partitions.setter
@@ -32,7 +32,7 @@ class TopicList:
         self._words[2] = count
 
     def write(self, topics: Sequence[str]) -> None:
-        """Replace the names. Raises ValueError where they are too many."""
+        """Replace the names. Raises ValueError if they do not fit."""
         text = "\n".join(topics).encode()
         if len(text) > _BYTES - _HEAD:
             raise ValueError(f"{len(topics)} topics are too many for one worker")
@@ -42,7 +42,7 @@ class TopicList:
         self._words[0] += 1
 
     def read(self) -> tuple[int, list[str]]:
-        """Return the version and the names; none where they are just being written: ask again later."""
+        """Return the version and the names; (-1, []) while they are being written."""
         version, length = self._words[0], self._words[1]
         text = bytes(self._map[_HEAD : _HEAD + length])
         if version % 2 or version != self._words[0]:

@@ -1,4 +1,4 @@
-"""A whole column of JSON values → the sink's form, for the kinds of value that several sinks share."""
+"""Converters that several sinks share: a column of JSON values → the sink's form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.decoding.timestamps import column_to_millis
 
 
 class BadValue(Exception):
-    """A value that the field cannot hold; `reason` is one of stats.REJECT_REASONS."""
+    """A value that the field cannot hold; `reason` is one of counters.REJECT_REASONS."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -18,16 +18,16 @@ class BadValue(Exception):
 
 
 def texts(values: list[Any]) -> list[str]:
-    """Convert a column of texts, and nothing else, to itself."""
+    """Return a column of strings unchanged; BadValue for any other type."""
     try:
-        "".join(values)  # a TypeError for all but texts, in a quarter of the time of set(map(type, values))
+        "".join(values)  # a TypeError for all but strings, in a quarter of the time of set(map(type, values))
     except TypeError:
         raise BadValue("wrong_type") from None
     return values
 
 
 def identities(values: list[Any]) -> list[str]:
-    """Convert a column of texts and whole numbers, as identities are written, to texts."""
+    """Convert a column of identities, which are strings or integers, to strings."""
     try:
         return texts(values)
     except BadValue:
@@ -37,25 +37,25 @@ def identities(values: list[Any]) -> list[str]:
 
 
 def integers(low: int, high: int) -> Convert:
-    """Make a converter of integers from low to high, no booleans, to the narrowest array that holds both limits."""
+    """Return a converter of integers from low to high, no booleans, to the narrowest array that holds both limits."""
     code = next((code for code, limits in _INTEGERS.items() if low in limits and high in limits), None)
     if code is None:
         raise ValueError(f"no machine integer holds {low} to {high}")
     checked_by_array = _INTEGERS[code] == range(low, high + 1)
 
     def convert(values: list[Any]) -> array[int]:
-        if not set(map(type, values)) <= {int}:  # array alone takes True, for 1
+        if not set(map(type, values)) <= {int}:  # array itself accepts True as 1
             raise BadValue("wrong_type")
-        part = array(code, values)
-        if not checked_by_array and part and not low <= min(part) <= max(part) <= high:
+        column = array(code, values)
+        if not checked_by_array and column and not low <= min(column) <= max(column) <= high:
             raise BadValue("out_of_range")
-        return part
+        return column
 
     return convert
 
 
 def millis(values: list[Any]) -> array[int]:
-    """Convert a column of timestamps in any form to Unix milliseconds, of the years 1900 to 2299."""
+    """Convert a column of timestamps in any accepted form to Unix milliseconds; the years 1900 to 2299."""
     try:
         return column_to_millis(values)
     except ValueError:

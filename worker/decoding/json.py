@@ -1,4 +1,4 @@
-"""Payloads → one column per field that the sink stores, and a reject for each event that cannot be a row."""
+"""Payloads → one column per field that the sink stores, and a reject for each event that cannot become a row."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from worker.decoding.converters import BadValue
 
 
 def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
-    """Return the columns of a chunk's events, and its rejects.
+    """Return the columns of a record batch, and its rejects.
 
-    The result is that of each message by itself: orjson's reading of its bytes, which must be one object, then each
-    field's convert. All messages and rows are taken at once, and searched one by one only where that fails.
+    The result is the same as for each message alone: orjson parses the bytes, which must be one object, then each
+    field's convert runs. All messages are decoded together; only after a failure does the decoder look at single ones.
     """
     events = _parse_together(payloads)
     if events is not None:
         try:
             return Decoded(_columns(events, fields), None, len(events), ())
-        except _BAD:
+        except _CONVERT_ERRORS:
             pass
-    return _decode_carefully(_parse_each(payloads) if events is None else events, fields)
+    return _decode_with_rejects(_parse_each(payloads) if events is None else events, fields)
 
 
 def _parse_together(payloads: Sequence[bytes]) -> list[Any] | None:
-    """Return each payload's JSON value, of all or none; 10 to 15 % faster than one by one.
+    """Return the JSON values of all payloads, or None; 10 to 15 % faster than parsing each alone.
 
     The payloads are joined into one JSON array with a fence, `,"<token>",`, before and after each. No message can merge
-    with its neighbours, split in two, or stand for another:
+    with its neighbours, split in two, or replace another:
 
-    - The token is drawn anew for this call and shown to nobody, so no payload spells it. Each fence makes the value
-      <token> once at most, and nothing else makes it.
-    - There is one odd position in the array for each fence, and each must hold <token>. So every fence is an element of
-      the array itself: none is inside a payload's text, array or object.
-    - Between two fences in the text is `,`, one payload, `,`, and between them in the array is one element. So that
-      payload is the text of that element: one JSON value, whole.
+    - The token is random for each call and secret, so no payload contains it. Each fence produces the value <token> at
+      most once, and nothing else produces it.
+    - The array has one odd position for each fence, and each must hold <token>. So every fence is an element of the
+      array itself: none is inside a payload's string, array or object.
+    - Between two fences the text has `,`, one payload, `,`, and the array has one element. So that payload is the text
+      of that element: one complete JSON value.
 
-    What is an element would parse alone, too. The reverse fails only at orjson's limit of 1024 levels, of which the
-    array takes one; and what fails here is parsed one by one.
+    Each element would also parse alone. The reverse fails only at orjson's limit of 1024 levels, of which the array
+    takes one. If this function returns None, the caller parses each payload alone.
     """
     token = token_hex(8)
     fence = b',"%b",' % token.encode()
@@ -62,11 +62,11 @@ def _columns(events: list[Any], fields: Sequence[Field]) -> tuple[Any, ...]:
 
 
 def _values(events: list[Any], field: Field) -> list[Any]:
-    """Return the field's value of each event; KeyError where one is missing, TypeError where a parent is no object."""
+    """Return each event's value of the field; KeyError if one is missing, TypeError if a parent is not an object."""
     values = events
     if field.required:
         for key in field.path:
-            values = list(map(itemgetter(key), values))  # a text key: TypeError for all but objects
+            values = list(map(itemgetter(key), values))  # a string key: TypeError for all but objects
         return values
     get = dict.get  # TypeError for all but objects
     values = [get(event, field.path[0]) for event in values]
@@ -76,7 +76,7 @@ def _values(events: list[Any], field: Field) -> list[Any]:
 
 
 def _parse_each(payloads: Sequence[bytes]) -> list[Any]:
-    """Return each payload's JSON value, _NOT_JSON for those that have none."""
+    """Return each payload's JSON value, or _NOT_JSON."""
     values: list[Any] = []
     for payload in payloads:
         try:
@@ -86,8 +86,8 @@ def _parse_each(payloads: Sequence[bytes]) -> list[Any]:
     return values
 
 
-def _decode_carefully(events: list[Any], fields: Sequence[Field]) -> Decoded:
-    """Decode what has bad events in it: find them field by field, and convert the others."""
+def _decode_with_rejects(events: list[Any], fields: Sequence[Field]) -> Decoded:
+    """Find the invalid events field by field, and convert the others."""
     rejects: list[Reject] = []
     kept: list[int] = []
     for index, event in enumerate(events):
@@ -96,29 +96,29 @@ def _decode_carefully(events: list[Any], fields: Sequence[Field]) -> Decoded:
         else:
             rejects.append(Reject(index, "not_json" if event is _NOT_JSON else "not_object", ""))
     for field in fields:
-        faults = _faults([events[index] for index in kept], field)
-        rejects += [Reject(i, fault, field.name) for i, fault in zip(kept, faults, strict=True) if fault]
-        kept = [i for i, fault in zip(kept, faults, strict=True) if not fault]
+        reasons = _reject_reasons([events[index] for index in kept], field)
+        rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
+        kept = [i for i, reason in zip(kept, reasons, strict=True) if not reason]
     columns = _columns([events[index] for index in kept], fields)
     return Decoded(columns, kept if rejects else None, len(kept), sorted(rejects))
 
 
-def _faults(events: list[Any], field: Field) -> list[str]:
-    """Return the _fault of each event, asked one by one only in groups that have any."""
-    faults: list[str] = []
+def _reject_reasons(events: list[Any], field: Field) -> list[str]:
+    """Return each event's _reject_reason; only groups with an invalid event are searched event by event."""
+    reasons: list[str] = []
     for start in range(0, len(events), _GROUP):
         group = events[start : start + _GROUP]
         try:
             field.convert(_values(group, field))
-        except _BAD:
-            faults += [_fault(event, field) for event in group]
+        except _CONVERT_ERRORS:
+            reasons += [_reject_reason(event, field) for event in group]
         else:
-            faults += [""] * len(group)
-    return faults
+            reasons += [""] * len(group)
+    return reasons
 
 
-def _fault(event: dict[str, Any], field: Field) -> str:
-    """Return the reason why the event has no good value of the field; empty when it has one."""
+def _reject_reason(event: dict[str, Any], field: Field) -> str:
+    """Return why the event has no valid value of the field; empty if it has one."""
     try:
         values = _values([event], field)
     except KeyError:
@@ -136,6 +136,6 @@ def _fault(event: dict[str, Any], field: Field) -> str:
     return ""
 
 
-_BAD = (BadValue, TypeError, ValueError, OverflowError, KeyError)
+_CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 _NOT_JSON = object()
-_GROUP = 32  # the square root of a chunk: 1 bad event in 1000 costs 32 looks
+_GROUP = 32  # the square root of a record batch: 1 invalid event in 1000 costs 32 single conversions

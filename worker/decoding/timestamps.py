@@ -1,14 +1,14 @@
 """Every accepted form of a timestamp → Unix milliseconds, and → `YYYY-MM-DDTHH:MM:SS.mmmZ`.
 
 ISO 8601   `YYYY-MM-DDTHH:MM:SS`, with `T`, `t` or a space; then `.` or `,` and 1 to 9 digits, or no fraction; then `Z`,
-           `z`, `+hh:mm`, `+hhmm`, `+hh` (or `-`), or no zone, which means UTC. Always down to the second: a bare date,
-           a week date and the form without dashes are refused; so are hour 24 and second 60, which Unix time lacks.
-Unix time  A number, or a text of ASCII digits that may begin with `-` and end with a fraction of 1 to 9 digits. Nearer
-           to zero than SECONDS_BELOW it counts seconds (`20211203` does, too), else milliseconds.
+           `z`, `+hh:mm`, `+hhmm`, `+hh` (or `-`), or no zone, which means UTC. The seconds are required: a bare date, a
+           week date and the form without dashes are rejected. So are hour 24 and second 60, which Unix time lacks.
+Unix time  A number, or a string of ASCII digits that may begin with `-` and end with a fraction of 1 to 9 digits. A
+           value whose magnitude is below SECONDS_BELOW is in seconds (`20211203` too), any other in milliseconds.
 
-What is finer than a millisecond is cut off towards the past, so that every form of one instant gives the same number.
-A result outside FIRST … LAST is refused, not guessed at; Unix micro- and nanoseconds end there. Booleans, NaN, spaces
-around, underscores and digits of other scripts are refused, too. The machine's time zone never matters.
+Fractions of a millisecond are rounded towards the past, so that every form of an instant gives the same number. A
+result outside FIRST … LAST is rejected, never guessed; Unix micro- and nanoseconds fall outside. Booleans, NaN,
+surrounding spaces, underscores and digits of other scripts are rejected. The machine's time zone has no effect.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LAST = 10_413_791_999_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = 86_400_000
-_CACHED = 16_384  # entries of a cache; some 3 MB at most
-_LEFT_OUT = 30  # columns
+_CACHE_SIZE = 16_384  # entries of a cache; about 3 MB at most
+_BYPASSED_COLUMNS = 30
 
-# An ISO text is cut where what repeats ends, the second; that of a backlog, which has many, once more at the minute.
+# An ISO string is split after the second; for a backlog, which has too many distinct seconds, also after the minute.
 _SECOND, _REST = slice(19), slice(19, None)
 _MINUTE, _OF_MINUTE = slice(16), slice(16, 19)
 _SECONDS_OF_MINUTE = {f":{second:02}": second * 1000 for second in range(60)}
@@ -46,27 +46,27 @@ _unix = re.compile(r"-?[0-9]{1,14}(?:\.[0-9]{1,9})?").fullmatch
 
 
 def to_millis(value: Any) -> int:
-    """Return the Unix milliseconds of one JSON value; ValueError says why it is no timestamp."""
+    """Return the Unix milliseconds of one JSON value; ValueError says why it is not a timestamp."""
     kind = type(value)
     if kind is int:
-        return _checked(value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value)
+        return _check_range(value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value)
     if kind is str:
-        return _checked(_text_millis(value))
+        return _check_range(_text_millis(value))
     if kind is float and isfinite(value):
-        return _checked(_decimal_millis(repr(value)))  # the digits as written: 1.001 * 1000 is less than 1001
+        return _check_range(_decimal_millis(repr(value)))  # the digits as written: 1.001 * 1000 is less than 1001
     raise ValueError("neither text nor finite number")
 
 
 def column_to_millis(values: list[Any]) -> array[int]:
-    """Return the Unix milliseconds of each value, as to_millis does; ValueError when any is no timestamp.
+    """Return the Unix milliseconds of each value, as to_millis does; ValueError if any is not a timestamp.
 
-    Where events are so many that cost matters, they share their milliseconds: each distinct value is converted once.
+    At high rates many events share a millisecond, so each distinct value is converted once.
     """
     try:
         distinct = dict.fromkeys(values)
     except TypeError:
         raise ValueError("neither text nor finite number") from None
-    # True and False would be looked up as 1 and 0; other numbers that are equal are the same instant.
+    # As dictionary keys, True and False equal 1 and 0. Other equal numbers are the same instant.
     if 2 * len(distinct) > len(values) or True in distinct or False in distinct:
         return _each_to_millis(values)
     millis = dict(zip(distinct, _each_to_millis(list(distinct)), strict=True))
@@ -75,8 +75,8 @@ def column_to_millis(values: list[Any]) -> array[int]:
 
 def _each_to_millis(values: list[Any]) -> array[int]:
     try:
-        return array("q", (_by_second if _seconds.pay(len(values)) else _by_minute)(values))
-    except (ValueError, KeyError):  # a bad value, or a good one that the caches do not take
+        return array("q", (_by_second if _seconds.is_useful_for(len(values)) else _by_minute)(values))
+    except (ValueError, KeyError):  # an invalid value, or a valid one that the caches do not accept
         return array("q", list(map(to_millis, values)))
 
 
@@ -104,8 +104,8 @@ def _by_minute(values: list[Any]) -> list[int]:
     ]
 
 
-def moment(text: str) -> int:
-    """Return the Unix seconds of a time as people write it: also a bare date, or without seconds; ValueError else."""
+def to_seconds(text: str) -> int:
+    """Return the Unix seconds of a time on the command line; a bare date and a time without seconds are accepted."""
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         text += "T00:00"
     if re.fullmatch(r".{10}[Tt ][0-9]{2}:[0-9]{2}", text):
@@ -125,7 +125,7 @@ def to_iso(millis: int) -> str:
 
 
 def normalize(value: Any) -> str:
-    """Return any accepted form as `YYYY-MM-DDTHH:MM:SS.mmmZ`; ValueError says why it is no timestamp."""
+    """Return any accepted form as `YYYY-MM-DDTHH:MM:SS.mmmZ`; ValueError says why it is not a timestamp."""
     return to_iso(to_millis(value))
 
 
@@ -146,14 +146,14 @@ def _decimal_millis(text: str) -> int:
     return floor(number * 1000 if -SECONDS_BELOW < number < SECONDS_BELOW else number)
 
 
-def _checked(millis: int) -> int:
+def _check_range(millis: int) -> int:
     if FIRST <= millis <= LAST:
         return millis
     raise ValueError("out of range")
 
 
 def _second_millis(text: str) -> int:
-    """Return the milliseconds of `YYYY-MM-DDTHH:MM:SS`, which must have that shape, in UTC."""
+    """Return the Unix milliseconds of `YYYY-MM-DDTHH:MM:SS` in UTC; ValueError for any other form."""
     millis = _minute_millis(text[_MINUTE])
     try:
         return millis + _SECONDS_OF_MINUTE[text[_OF_MINUTE]]
@@ -162,7 +162,7 @@ def _second_millis(text: str) -> int:
 
 
 def _minute_millis(text: str) -> int:
-    """Return the milliseconds of `YYYY-MM-DDTHH:MM`, in UTC."""
+    """Return the Unix milliseconds of `YYYY-MM-DDTHH:MM` in UTC."""
     parts = _iso_minute(text)
     if not parts:
         raise ValueError("not ISO 8601")
@@ -171,7 +171,7 @@ def _minute_millis(text: str) -> int:
 
 
 def _rest_millis(text: str) -> int:
-    """Return the milliseconds that fraction and zone, the rest of an ISO text, add to its second."""
+    """Return the milliseconds that fraction and zone, the rest of an ISO string, add to its second."""
     parts = _iso_rest(text)
     if not parts:
         raise ValueError("not a fraction and a zone after the second")
@@ -181,62 +181,62 @@ def _rest_millis(text: str) -> int:
 
 
 class _Seconds(dict[str, int]):
-    """The first 19 characters of a text → milliseconds to which those of any rest can be added.
+    """A cache: the first 19 characters of a string → milliseconds, to which those of the rest are added.
 
-    A shorter key is the whole text, and its rest is empty. A key of 19 is the second of an ISO text. Any other key is a
-    ValueError or KeyError: to_millis decides.
+    A shorter key is the whole string, and its rest is empty. A key of 19 is the second of an ISO string. Any other key
+    is a ValueError or KeyError: to_millis decides.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._new = 0  # seconds that were not known, of the last column
-        self._values = 0  # how many that had
-        self._left_out = 0  # columns that are still to go without
+        self._misses = 0  # of the last column
+        self._values = 0  # in the last column
+        self._bypassed = 0  # columns that still bypass this cache
 
     def __missing__(self, key: str) -> int:
         if len(key) < 19:
-            millis = _checked(_text_millis(key))
-            return millis if len(key) > 10 else _remember(self, key, millis)  # Unix milliseconds hardly repeat
-        self._new += 1
-        return _remember(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
+            millis = _check_range(_text_millis(key))
+            return millis if len(key) > 10 else _store(self, key, millis)  # Unix milliseconds rarely repeat
+        self._misses += 1
+        return _store(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
 
-    def pay(self, values: int) -> bool:
-        """Whether a column of so many values is to be looked up here.
+    def is_useful_for(self, values: int) -> bool:
+        """Whether a column of `values` values should use this cache.
 
-        Not where more than a quarter of the last one was new: a backlog of many devices has too many seconds, and to
-        remember them takes twice as long as not to. It is tried again after a while.
+        Not if more than a quarter of the last column missed: a backlog of many devices has too many distinct seconds,
+        and to cache them takes twice as long. The cache is tried again after _BYPASSED_COLUMNS columns.
         """
-        if self._left_out:
-            self._left_out -= 1
+        if self._bypassed:
+            self._bypassed -= 1
             return False
-        if 4 * self._new > self._values:
-            self._left_out = _LEFT_OUT
-        self._new, self._values = 0, values
-        return not self._left_out
+        if 4 * self._misses > self._values:
+            self._bypassed = _BYPASSED_COLUMNS
+        self._misses, self._values = 0, values
+        return not self._bypassed
 
 
 class _Minutes(dict[str, int]):
-    """The first 16 characters of an ISO text → milliseconds to which those of any second and rest can be added.
+    """A cache: the first 16 characters of an ISO string → milliseconds, to which those of second and rest are added.
 
-    Never within a day of FIRST or LAST, so that no zone moves the sum out of range. Any other key is a ValueError.
+    Any other key is a ValueError, and so is a minute within a day of FIRST or LAST: a zone could move it out of range.
     """
 
     def __missing__(self, key: str) -> int:
         millis = _minute_millis(key)
         if not FIRST + _DAY <= millis <= LAST - _DAY:
             raise ValueError("near the end of the range")
-        return _remember(self, key, millis)
+        return _store(self, key, millis)
 
 
 class _Rests(dict[str, int]):
-    """The characters after the first 19 → the milliseconds that they add."""
+    """A cache: the characters after the first 19 → the milliseconds that they add."""
 
     def __missing__(self, key: str) -> int:
-        return _remember(self, key, _rest_millis(key))
+        return _store(self, key, _rest_millis(key))
 
 
-def _remember(cache: dict[str, int], key: str, millis: int) -> int:
-    if len(cache) >= _CACHED:
+def _store(cache: dict[str, int], key: str, millis: int) -> int:
+    if len(cache) >= _CACHE_SIZE:
         cache.clear()
     cache[key] = millis
     return millis
@@ -248,7 +248,7 @@ _rests = _Rests()
 
 
 def main(path: str) -> int:
-    """Print what check_file finds; return the exit code: 1 if a case failed, 2 if the file cannot be read."""
+    """Print the result of check_file; return the exit code: 1 if a case failed, 2 if the file cannot be read."""
     try:
         failed = check_file(path, sys.stdout)[1]
     except OSError as error:
@@ -260,19 +260,19 @@ def main(path: str) -> int:
 def check_file(path: str, out: TextIO) -> tuple[int, int]:
     """Test each `input,expected` line of a file and write failures and a summary; return how many passed and failed.
 
-    A quoted input is text, an unquoted one a number where it is a JSON number, else text. Expected is what normalize
-    gives, or `error` where the input must be refused. Empty lines and lines that begin with `#` are left out.
+    A quoted input is a string, an unquoted one a number if it is a JSON number, else a string. `expected` is the result
+    of normalize, or `error` if the input must be rejected. Empty lines and lines that begin with `#` are skipped.
     """
     passed = failed = 0
     lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n")
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        spelling, comma, expected = line.rpartition(",")
+        value, comma, expected = line.rpartition(",")
         if not comma:
             problem = f"{line!r}: no comma; a line is 'input,expected'"
         else:
-            problem = _check_case(_unquoted(spelling.strip()), expected.strip())
+            problem = _check_case(_parse_input(value.strip()), expected.strip())
         if problem:
             failed += 1
             out.write(f"line {number}: {problem}\n")
@@ -283,7 +283,7 @@ def check_file(path: str, out: TextIO) -> tuple[int, int]:
 
 
 def _check_case(value: str | int | float, expected: str) -> str:
-    """Return what is wrong with the value's normal form; empty when nothing is."""
+    """Return what is wrong with the value's normal form; empty if nothing is."""
     try:
         result = normalize(value)
     except ValueError as error:
@@ -291,11 +291,11 @@ def _check_case(value: str | int | float, expected: str) -> str:
     return "" if result == expected else f"{value!r}: expected {expected}, got {result}"
 
 
-def _unquoted(spelling: str) -> str | int | float:
-    if len(spelling) > 1 and spelling[0] == spelling[-1] and spelling[0] in "'\"":
-        return spelling[1:-1]
+def _parse_input(text: str) -> str | int | float:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
     try:
-        number = orjson.loads(spelling)
+        number = orjson.loads(text)
     except ValueError:
-        return spelling
-    return number if type(number) in (int, float) else spelling
+        return text
+    return number if type(number) in (int, float) else text

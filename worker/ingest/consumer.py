@@ -70,7 +70,7 @@ class Consumer:
     def run(self) -> int:
         """Consume until stopped; return the exit code."""
         for ledger in self._slot.ledgers():  # of the process that was here before
-            ledger.adopt()
+            ledger.close_after_crash()
         signal.signal(signal.SIGTERM, self.stop)
         if not self._reach_store():
             return ExitCode.OK

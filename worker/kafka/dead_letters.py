@@ -1,4 +1,4 @@
-"""Rejected events to the dead-letter topic: the raw bytes unchanged, why and where from in the headers."""
+"""Writes dead letters: payload bytes unchanged, reason and origin in headers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from worker.config.settings import Settings
 from worker.core.batch import DeadLetter
 from worker.core.errors import Retryable
 from worker.core.log import LIBRDKAFKA
-from worker.kafka.errors import check_rights
+from worker.kafka.errors import raise_auth_error
 from worker.kafka.properties import non_consumer_properties
-from worker.kafka.topics import ANSWER_S, answer
+from worker.kafka.topics import ANSWER_S, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +29,26 @@ _MAX_BYTES = 1_000_000_000  # librdkafka's own limit: the broker's is the one th
 
 
 class DeadLetterProducer:
-    """Writes letters and waits for the brokers to have them. Its producer is made when the first letter comes."""
+    """Writes dead letters and waits until the brokers have them. The first dead letter creates the producer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producer: Producer | None = None
-        self._there: set[str] = set()  # topics that were looked for, or made
+        self._existing: set[str] = set()  # dead-letter topics
 
     def topic_for(self, topic: str) -> str:
-        """Return where the letters of a topic go."""
+        """Return the dead-letter topic of a topic."""
         return self._settings.for_topic(topic).dead_letter_topic_name
 
     def write(self, topic: str, partition: int, dead_letters: Sequence[DeadLetter]) -> None:
-        """Return once every letter is acknowledged by all in-sync replicas. Raises Retryable where one is not.
+        """Write dead letters; return once all in-sync replicas have acknowledged all of them. Raises Retryable.
 
-        After a failure all of them are written again: a letter may then be there twice, told by its origin headers.
+        After a failure all of them are written again. The origin headers identify a duplicate.
         """
-        home = self.topic_for(topic)
-        if home not in self._there:
-            self._create_topic(home, topic)
-            self._there.add(home)
+        target = self.topic_for(topic)
+        if target not in self._existing:
+            self._create_topic(target, topic)
+            self._existing.add(target)
         producer = self._producer or self._open()
         failures: list[KafkaError] = []
 
@@ -58,16 +58,16 @@ class DeadLetterProducer:
 
         for dead_letter in dead_letters:
             headers = _headers(topic, partition, dead_letter, self._settings.group_id)
-            self._produce(producer, home, dead_letter, headers, on_delivery)
+            self._produce(producer, target, dead_letter, headers, on_delivery)
         if producer.flush(_FLUSH_S):
             producer.purge()
             producer.flush(1)
-            raise Retryable(f"dead letters: {home} did not take them within {_FLUSH_S:g} s", reason="timeout")
+            raise Retryable(f"dead letters: {target} did not acknowledge them within {_FLUSH_S:g} s", reason="timeout")
         if failures:
-            raise _to_retryable(home, failures[0])
+            raise _to_retryable(target, failures[0])
 
     def close(self) -> None:
-        """Forget the producer; every letter that matters has been acknowledged."""
+        """Release the producer. Every dead letter that counts has been acknowledged."""
         self._producer = None
 
     def _open(self) -> Producer:
@@ -82,48 +82,48 @@ class DeadLetterProducer:
         self._producer = Producer(properties, logger=logging.getLogger(LIBRDKAFKA))
         return self._producer
 
-    def _create_topic(self, home: str, origin: str) -> None:
-        """Make the topic if it is missing; letters are kept until somebody looks."""
+    def _create_topic(self, target: str, source: str) -> None:
+        """Create the topic if it is missing. Its dead letters do not expire."""
         admin = AdminClient(non_consumer_properties(self._settings), logger=logging.getLogger(LIBRDKAFKA))
         try:
-            topic = NewTopic(home, num_partitions=1, replication_factor=-1, config=topic_config(admin, origin))
-            answer(admin.create_topics([topic], request_timeout=ANSWER_S)[home])
-            log.warning("dead letters: made the topic %s, which keeps them until they are removed", home)
+            topic = NewTopic(target, num_partitions=1, replication_factor=-1, config=topic_config(admin, source))
+            wait_for(admin.create_topics([topic], request_timeout=ANSWER_S)[target])
+            log.warning("dead letters: created the topic %s, which keeps them until they are removed", target)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise _to_retryable(home, error.args[0]) from None
+                raise _to_retryable(target, error.args[0]) from None
 
     def _produce(
-        self, producer: Producer, home: str, dead_letter: DeadLetter, headers: list[_Header], on_delivery: Any
+        self, producer: Producer, target: str, dead_letter: DeadLetter, headers: list[_Header], on_delivery: Any
     ) -> None:
         while True:
             try:
-                producer.produce(home, dead_letter.payload, headers=headers, on_delivery=on_delivery)
-            except BufferError:  # the queue is full: make room
+                producer.produce(target, dead_letter.payload, headers=headers, on_delivery=on_delivery)
+            except BufferError:  # the queue is full: let it drain
                 producer.poll(0.1)
             else:
                 return
 
 
-def _to_retryable(home: str, error: KafkaError) -> Retryable:
+def _to_retryable(target: str, error: KafkaError) -> Retryable:
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return Retryable(
-            f"dead letters: {home} refuses an event for its size; raise its max.message.bytes to that of the origin",
+            f"dead letters: {target} refuses an event for its size; set its max.message.bytes to the source topic's",
             reason="other",
         )
-    check_rights(error)
-    return Retryable(f"dead letters: {home}: {error.str()}", reason="connection")
+    raise_auth_error(error)
+    return Retryable(f"dead letters: {target}: {error.str()}", reason="connection")
 
 
-def topic_config(admin: AdminClient, origin: str) -> dict[str, str]:
-    """Return the configuration of a dead-letter topic: whatever the origin topic takes fits, with its headers.
+def topic_config(admin: AdminClient, source: str) -> dict[str, str]:
+    """Return the configuration of a dead-letter topic: every event of the source topic fits, with its headers.
 
-    Where this client may not read the origin's configuration, the broker's own limit has to do.
+    If this client may not read the source's configuration, the broker's own limit applies.
     """
     config = {"retention.ms": "-1"}
-    resource = ConfigResource(ConfigResource.Type.TOPIC, origin)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, source)
     with contextlib.suppress(KafkaException):
-        largest = answer(admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])["max.message.bytes"]
+        largest = wait_for(admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])["max.message.bytes"]
         config["max.message.bytes"] = str(min(int(largest.value) + _HEADERS_BYTES, 2**31 - 1))
     return config
 

@@ -1,4 +1,4 @@
-"""What an error of Kafka or librdkafka means."""
+"""The meaning of Kafka's and librdkafka's errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from confluent_kafka import KafkaError
 
 from worker.core.errors import Fatal, Retryable
 
-# A commit from a member that the group no longer has, or from before its newest generation.
+# A commit of a member that the group has expelled, or of an earlier generation.
 _EXPELLED = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
@@ -15,7 +15,7 @@ _EXPELLED = {
     KafkaError.FENCED_MEMBER_EPOCH,
 }
 
-_NO_RIGHTS = {
+_REQUIRED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "the rights to read and describe the topic",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "the right to read the consumer group",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the rights that this operation needs",
@@ -24,30 +24,30 @@ _NO_RIGHTS = {
     KafkaError._SSL: "the TLS properties (-X ssl.ca.location and so on)",
 }
 
-TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+UNKNOWN_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
 class TopicNotFound(Retryable):
-    """The topic is not there (any more)."""
+    """The topic does not exist, or does no longer."""
 
     def __init__(self, topic: str) -> None:
-        super().__init__(f"Kafka: topic {topic} is gone", reason="other")
+        super().__init__(f"Kafka: topic {topic} does not exist", reason="other")
         self.topic = topic
 
 
 def is_auth_error(error: KafkaError) -> bool:
-    """Whether an error says that this user may not, or is not let in."""
-    return error.code() in _NO_RIGHTS
+    """Whether the error is an authentication or authorization error."""
+    return error.code() in _REQUIRED
 
 
-def check_rights(error: KafkaError) -> None:
-    """Raise Fatal where an error says that this user may not."""
+def raise_auth_error(error: KafkaError) -> None:
+    """Raise Fatal for an authentication or authorization error."""
     if is_auth_error(error):
-        raise Fatal(f"Kafka refuses this client: {error.str()}; check {_NO_RIGHTS[error.code()]}")
+        raise Fatal(f"Kafka refuses this client: {error.str()}; check {_REQUIRED[error.code()]}")
 
 
 def commit_error(error: KafkaError) -> Retryable:
-    """Return what a failed commit means; raises Fatal where rights are missing."""
-    check_rights(error)
+    """Return the error of a failed commit. Raises Fatal if rights are missing."""
+    raise_auth_error(error)
     reason = "fenced" if error.code() in _EXPELLED else "connection"
-    return Retryable(f"Kafka did not take a commit: {error.str()}", reason=reason, of_store=False)
+    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason, of_store=False)

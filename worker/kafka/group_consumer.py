@@ -1,6 +1,6 @@
-"""One member of the consumer group: reads chunks, commits offsets. The only importer of confluent_kafka's Consumer.
+"""One member of the consumer group: reads record batches and commits offsets.
 
-librdkafka does not survive a fork: a Source is made in the process that uses it, and never in the supervisor.
+librdkafka does not survive a fork: a GroupConsumer is created in the process that uses it, never in the supervisor.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.core.records import Key, RecordBatch
-from worker.kafka.errors import TOPIC_GONE, TopicNotFound, check_rights, commit_error, is_auth_error
+from worker.kafka.errors import UNKNOWN_TOPIC, TopicNotFound, commit_error, is_auth_error, raise_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
 from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
 
-READ_MESSAGES = 1000  # more loses to cache misses, fewer to the call's own cost: bench/README.md
+READ_MESSAGES = 1000  # more cost cache misses, fewer cost more calls: bench/README.md
 
 
 class Committed(NamedTuple):
-    """What the group and the log say of a partition when it is assigned."""
+    """A partition's commit and log start at assignment."""
 
-    offset: int | None  # None where nothing was ever committed
+    offset: int | None  # None: never committed
     metadata: str | None
     topic_id: str
     log_start: int
 
 
 class ReadError(NamedTuple):
-    """A partition that cannot be read on, and why."""
+    """A partition that cannot be read, and the reason."""
 
     topic: str
     partition: int
@@ -53,10 +53,10 @@ class ReadError(NamedTuple):
 
 
 class Read(NamedTuple):
-    """One read: chunks in the order of the log, ends of partitions that were reached, errors."""
+    """The result of one read: record batches in log order, ends of partitions that were reached, errors."""
 
     record_batches: list[RecordBatch]
-    ends: list[tuple[str, int, int]]  # topic, partition, the offset that a reader at the end goes on at
+    ends: list[tuple[str, int, int]]  # topic, partition, the next offset of a reader at the end
     errors: list[ReadError]
 
 
@@ -64,10 +64,10 @@ class GroupConsumer:
     """A consumer of Kafka; a member of the group once it is subscribed."""
 
     def __init__(self, settings: Settings, index: int, share: int) -> None:
-        """`share` is how many partitions it may come to own."""
+        """`share` is the number of partitions that it may be assigned."""
         self._callbacks: dict[str, Any] = {}
         self._many_topics = not settings.one_topic
-        # The new group protocol gives and takes partitions one by one; the classic one, with range, all at once.
+        # The new group protocol assigns partitions incrementally; the classic one, with range, all at once.
         self._incremental = settings.kafka.get("group.protocol") == "consumer"
         self._failure: BaseException | None = None
         self._consumer = Consumer(
@@ -76,7 +76,7 @@ class GroupConsumer:
         self._admin_properties = non_consumer_properties(settings)
         self._admin = self._new_admin()
         self._closing = False
-        self._several = True  # whether more than one partition is assigned
+        self._many_partitions = True  # more than one partition may be assigned
 
     def join(
         self,
@@ -88,18 +88,18 @@ class GroupConsumer:
     ) -> None:
         """Join the group. The callbacks run inside `read` and `close`, in the caller's thread.
 
-        `on_assign` gets the partitions and returns the offset to begin at for each (None: not to be read for now);
-        `on_revoke` gets them while commits are still possible, `on_lost` when they no longer are.
+        `on_assign` gets the partitions and returns the first offset to read of each (None: do not read it yet);
+        `on_revoke` gets them while commits are possible, `on_lost` when they no longer are.
         """
         self._callbacks = {
-            "on_assign": self._guarded(lambda partitions: self._assign(partitions, on_assign)),
-            "on_revoke": self._guarded(lambda partitions: on_revoke(_keys(partitions))),
-            "on_lost": self._guarded(lambda partitions: on_lost(_keys(partitions))),
+            "on_assign": self._guard(lambda partitions: self._assign(partitions, on_assign)),
+            "on_revoke": self._guard(lambda partitions: on_revoke(_keys(partitions))),
+            "on_lost": self._guard(lambda partitions: on_lost(_keys(partitions))),
         }
         self.subscribe(topics)
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        """Ask the group for partitions of these topics from now on."""
+        """Replace the subscription."""
         if topics:
             self._consumer.subscribe(list(topics), **self._callbacks)
         else:
@@ -108,7 +108,7 @@ class GroupConsumer:
     def read(self, timeout: float) -> Read:
         """Read up to READ_MESSAGES messages, waiting up to `timeout` seconds (below 0.2: one call) for that many.
 
-        Raises whatever a callback raised: the process must end then, for librdkafka has assigned all the same.
+        Raises what a callback raised. The process must then end: librdkafka has assigned the partitions regardless.
         """
         messages = self._consumer.consume(READ_MESSAGES, timeout)
         if self._failure is not None:
@@ -118,58 +118,58 @@ class GroupConsumer:
         if any(map(Message.error, messages)):
             for message in messages:
                 if error := message.error():
-                    self._sort(message, error, ends, errors)
+                    self._collect_error(message, error, ends, errors)
             messages = [message for message in messages if message.error() is None]
         if not messages:
             return Read([], ends, errors)
-        if not self._several:
+        if not self._many_partitions:
             return Read([_record_batch(messages)], ends, errors)
         runs: Iterable[Iterable[Message]] = [messages]
         if self._many_topics:
             runs = (run for _, run in groupby(messages, Message.topic))
         return Read(
-            [_record_batch(list(one)) for run in runs for _, one in groupby(run, Message.partition)], ends, errors
+            [_record_batch(list(part)) for run in runs for _, part in groupby(run, Message.partition)], ends, errors
         )
 
     def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
-        """Ask for the group's commits, the topic ids and the logs' starts; retries until `timeout`.
+        """Return the group's commits, the topic ids and the log starts; retry for `timeout` seconds.
 
-        Partitions of topics that are gone are not among the answers.
+        Partitions of deleted topics are left out.
         """
         deadline = time.monotonic() + timeout
         while True:
             try:
                 return self._committed(partitions)
             except KafkaException as error:
-                check_rights(error.args[0])
+                raise_auth_error(error.args[0])
                 if time.monotonic() > deadline:
                     raise Fatal(f"Kafka: cannot read committed offsets: {error}", code=ExitCode.FAILED) from None
-                log.warning("cannot read committed offsets yet, trying again: %s", error.args[0].str())
+                log.warning("cannot read committed offsets, retrying: %s", error.args[0].str())
                 time.sleep(0.5)
 
     def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
         ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
-        asked = [TopicPartition(topic, partition) for topic, partition in partitions if topic in ids]
-        found: dict[Key, Committed] = {}
-        if not asked:
-            return found
-        for item in self._consumer.committed(asked, timeout=10):
+        requested = [TopicPartition(topic, partition) for topic, partition in partitions if topic in ids]
+        commits: dict[Key, Committed] = {}
+        if not requested:
+            return commits
+        for item in self._consumer.committed(requested, timeout=10):
             if item.error:
                 raise KafkaException(item.error)
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
             offset = item.offset if item.offset >= 0 else None
-            found[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low)
-        return found
+            commits[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low)
+        return commits
 
     def commit(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
         """Commit (topic, partition, offset, metadata) of assigned partitions, and wait for the answer.
 
-        Only from the thread that reads. Raises Retryable: `fenced` where this member was expelled and may not write,
-        else the broker's trouble.
+        Call it only in the thread that reads. Raises Retryable; its reason is `fenced` if this member was expelled and
+        may not write.
         """
-        asked = [TopicPartition(topic, partition, offset, metadata) for topic, partition, offset, metadata in offsets]
+        commits = [TopicPartition(topic, partition, offset, metadata) for topic, partition, offset, metadata in offsets]
         try:
-            answers = self._consumer.commit(offsets=asked, asynchronous=False)
+            answers = self._consumer.commit(offsets=commits, asynchronous=False)
         except KafkaException as error:
             raise commit_error(error.args[0]) from None
         for answer in answers or ():
@@ -177,12 +177,12 @@ class GroupConsumer:
                 raise commit_error(answer.error)
 
     def topic_id(self, topic: str) -> str:
-        """Return the id that a topic has now; from any thread. Raises Retryable, Gone where there is none."""
+        """Return the topic's current id; call it in any thread. Raises Retryable, or TopicNotFound."""
         try:
             ids = topic_ids(self._admin, [topic])
         except KafkaException as error:
-            check_rights(error.args[0])
-            self._admin = self._new_admin()  # should the old one be why, it would be so for ever
+            raise_auth_error(error.args[0])
+            self._admin = self._new_admin()  # in case the old client is the cause
             raise Retryable(
                 f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
             ) from None
@@ -194,11 +194,11 @@ class GroupConsumer:
         return AdminClient(self._admin_properties, logger=logging.getLogger(LIBRDKAFKA))
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Go on reading at an offset."""
+        """Continue reading at an offset."""
         self._consumer.seek(TopicPartition(topic, partition, offset))
 
     def begin(self, topic: str, partition: int, offset: int) -> bool:
-        """Read an assigned partition that was not to be read so far; False where librdkafka is not ready for that."""
+        """Start to read an assigned partition that was not read yet; False if librdkafka is not ready."""
         try:
             self.seek(topic, partition, offset)
         except KafkaException as error:
@@ -209,7 +209,7 @@ class GroupConsumer:
         return True
 
     def pause(self, partitions: Sequence[Key]) -> None:
-        """Stop fetching; what was prefetched is dropped, so do not flap."""
+        """Stop fetching. Prefetched messages are dropped, so do not toggle often."""
         self._consumer.pause([TopicPartition(*key) for key in partitions])
 
     def resume(self, partitions: Sequence[Key]) -> None:
@@ -224,7 +224,7 @@ class GroupConsumer:
     def _assign(
         self, partitions: list[TopicPartition], on_assign: Callable[[list[Key]], Mapping[Key, int | None]]
     ) -> None:
-        if self._closing:  # librdkafka hands out partitions even while it leaves the group
+        if self._closing:  # librdkafka assigns partitions even while it leaves the group
             return
         starts = on_assign(_keys(partitions))
         idle: list[TopicPartition] = []
@@ -234,12 +234,12 @@ class GroupConsumer:
             item.offset = OFFSET_BEGINNING if offset is None else offset
             (idle if offset is None else active).append(item)
         (self._consumer.incremental_assign if self._incremental else self._consumer.assign)(partitions)
-        self._consumer.resume(active)  # librdkafka keeps a pause over assignments
+        self._consumer.resume(active)  # librdkafka keeps a pause across assignments
         self._consumer.pause(idle)
-        self._several = self._incremental or len(partitions) != 1
+        self._many_partitions = self._incremental or len(partitions) != 1
 
-    def _guarded(self, callback: Callable[[list[TopicPartition]], None]) -> Callable[[Any, list[TopicPartition]], None]:
-        """Keep a callback's exception for `read`: librdkafka would print it and assign all the same."""
+    def _guard(self, callback: Callable[[list[TopicPartition]], None]) -> Callable[[Any, list[TopicPartition]], None]:
+        """Keep a callback's exception for `read`: librdkafka would print it and assign regardless."""
 
         def call(_consumer: Any, partitions: list[TopicPartition]) -> None:
             try:
@@ -252,20 +252,20 @@ class GroupConsumer:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or is_auth_error(error):
             try:
-                check_rights(error)
+                raise_auth_error(error)
                 self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
             except Fatal as fatal:
                 self._failure = fatal
 
-    def _sort(
+    def _collect_error(
         self, message: Message, error: KafkaError, ends: list[tuple[str, int, int]], errors: list[ReadError]
     ) -> None:
         topic, partition = cast(str, message.topic()), cast(int, message.partition())
         if error.code() == KafkaError._PARTITION_EOF:
             ends.append((topic, partition, cast(int, message.offset())))
             return
-        check_rights(error)
-        if error.retriable() or error.code() in TOPIC_GONE:  # its partitions are revoked, and assigned when it is back
+        raise_auth_error(error)
+        if error.retriable() or error.code() in UNKNOWN_TOPIC:  # once it exists again, its partitions are assigned anew
             log.warning("Kafka: %s", error.str())
             return
         out_of_range = error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)

@@ -1,9 +1,9 @@
-"""How far the whole group is behind: its committed offsets against the log's ends, whoever owns the partitions.
+"""The lag of the whole group: its committed offsets against the log ends, whoever owns the partitions.
 
-Asked through a consumer that never subscribes, so that it neither joins the group nor makes it. (An AdminClient would
-have no group of its own, and librdkafka crashes there when the coordinator moves: librdkafka #5040. It is asked for the
-topic alone.) Ends are those of `read_committed`: what an open transaction holds back cannot be read, so it is no lag of
-ours. A commit that was made for a deleted topic of the same name is none: as the consumers judge it.
+The client is a consumer that never subscribes, so it neither joins nor creates the group. (An AdminClient has no group
+of its own, and librdkafka crashes there when the coordinator moves: librdkafka #5040. It serves for topics only.) Ends
+are those of `read_committed`: an open transaction's events cannot be read, so they are not lag. A commit that was made
+for a deleted topic of the same name is ignored, as the consumers ignore it.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from worker.core.delivery import of_another_topic
 from worker.core.errors import Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.core.records import Key
-from worker.kafka.errors import check_rights
-from worker.kafka.log_ends import Ends
-from worker.kafka.properties import client_properties, non_consumer_properties, unusable
-from worker.kafka.topics import ANSWER_S, answer, topic_ids
+from worker.kafka.errors import raise_auth_error
+from worker.kafka.log_ends import LogEnds
+from worker.kafka.properties import client_error, client_properties, non_consumer_properties
+from worker.kafka.topics import ANSWER_S, topic_ids, wait_for
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT = 5.0  # s, of one question
-_LOGS_EVERY = 10.0  # s: retention moves a log's start in steps of minutes, and a topic is seldom made again
+_TIMEOUT = 5.0  # s, of one request
+_STARTS_EVERY = 10.0  # s: retention moves a log's start every few minutes, and topics are rarely recreated
 _LATEST, _EARLIEST = -1, -2  # ListOffsets' special times
-_QUESTIONS = 12  # a refresh; enough to date a backlog of weeks at once
+_LOOKUPS = 12  # per refresh; enough to find the age of a backlog of weeks
 
 
 class Retention(NamedTuple):
-    """What removes events from the topic; None where nothing does."""
+    """A topic's retention; None: unlimited."""
 
     seconds: float | None = None
-    bytes: float | None = None  # a partition
+    bytes: float | None = None  # per partition
 
 
 class PartitionLag(NamedTuple):
-    """One partition of the group; offsets are of the next event, ages in seconds."""
+    """The group's lag in one partition. Offsets are those of the next event; ages are in seconds."""
 
     topic: str
     partition: int
-    start: int  # of what the log still has
+    start: int  # of the log
     end: int
-    committed: int | None  # None: the group has not committed here yet, and begins at the start
-    seconds: float  # age of the oldest unread event, 0 without one
-    headroom: float | None  # s until retention removes an unread event; None: it never does
+    committed: int | None  # None: never; the group begins at the start
+    seconds: float  # age of the oldest unread event, 0 if there is none
+    headroom: float | None  # s until retention removes an unread event; None: never
 
     @property
     def key(self) -> Key:
@@ -67,21 +67,21 @@ class PartitionLag(NamedTuple):
     def messages(self) -> int:
         return max(0, self.end - self.position)
 
-    def reached(self, end: int) -> bool:
-        """Whether all that was there before `end` is committed, or is gone from the log."""
+    def has_reached(self, end: int) -> bool:
+        """Whether every event before `end` is committed or removed from the log."""
         return self.position >= end
 
 
 class GroupLag:
-    """The clients, and what they have learnt of each partition. Blocking: all calls come from one and the same thread.
+    """Reads the lag, and keeps a history of each partition's end. All calls block, and come from the same thread.
 
-    Calls raise Retryable while Kafka does not answer, and Fatal where it refuses this client.
+    Calls raise Retryable while Kafka does not answer, and Fatal if it refuses this client.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._selection = Selection(settings)
-        self._said = ""  # Kafka's newest complaint
-        self._refused: KafkaError | None = None
+        self._error_text = ""  # of Kafka's latest error
+        self._auth_error: KafkaError | None = None
         quiet = {"log_level": 0}
         properties = {"group.id": settings.group_id, **client_properties(settings), **quiet}
         properties["enable.auto.commit"] = False
@@ -89,30 +89,30 @@ class GroupLag:
             self._consumer = Consumer(properties, error_cb=self._on_error, logger=logging.getLogger(LIBRDKAFKA))
             self._admin = AdminClient({**non_consumer_properties(settings), **quiet})
         except KafkaException as error:
-            raise unusable(error) from None
-        self._ends: dict[Key, Ends] = {}
-        self._ids: dict[str, str] = {}  # of the topics that are there
+            raise client_error(error) from None
+        self._ends: dict[Key, LogEnds] = {}
+        self._ids: dict[str, str] = {}  # of existing topics
         self._starts: dict[Key, int] = {}
-        self._logs_seen = -_LOGS_EVERY
+        self._starts_read = -_STARTS_EVERY
 
     def partitions(self) -> dict[str, int]:
-        """Return how many partitions each topic has that is there and asked for. Never makes one."""
-        there: dict[str, int] = {}
-        for asked in [None] if self._selection.patterns else self._selection.names:
-            for topic, found in self._ask(partial(self._list, asked)).topics.items():
-                if found.error is None:
-                    there[topic] = len(found.partitions)
-                elif topic in self._selection.names and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise self._to_retryable(found.error)
-        return {topic: there[topic] for topic in self._selection.among(there)}
+        """Return the number of partitions of each selected topic that exists. Never creates a topic."""
+        counts: dict[str, int] = {}
+        for name in [None] if self._selection.patterns else self._selection.names:
+            for topic, metadata in self._ask(partial(self._list, name)).topics.items():
+                if metadata.error is None:
+                    counts[topic] = len(metadata.partitions)
+                elif topic in self._selection.names and metadata.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise self._to_retryable(metadata.error)
+        return {topic: counts[topic] for topic in self._selection.select(counts)}
 
     def _list(self, topic: str | None) -> Any:
-        """Ask for one topic; for all of them where none is named."""
-        named = {} if topic is None else {"topic": topic}
-        return self._consumer.list_topics(**named, timeout=_TIMEOUT)
+        """Return the metadata of one topic, or of all of them if it is None."""
+        arguments = {} if topic is None else {"topic": topic}
+        return self._consumer.list_topics(**arguments, timeout=_TIMEOUT)
 
     def ends(self, counts: Mapping[str, int]) -> dict[Key, int]:
-        """Return the ends of the first partitions of each topic: so many as `counts` says."""
+        """Return the log ends of the first `counts[topic]` partitions of each topic."""
         return self._offsets(dict.fromkeys(_keys(counts), _LATEST))
 
     def refresh(
@@ -121,115 +121,115 @@ class GroupLag:
         retention: Mapping[str, Retention] = MappingProxyType({}),
         event_bytes: float = 0.0,
     ) -> list[PartitionLag]:
-        """Return the lag of those of the first partitions of each topic that Kafka can tell of now.
+        """Return the lag of the first `counts[topic]` partitions of each topic, without those in error.
 
-        `event_bytes` is an event's mean size in the log: what `retention.bytes` is measured with.
+        `event_bytes` is an event's mean size in the log, for `retention.bytes`.
         """
         keys = _keys(counts)
-        asked = [TopicPartition(*key) for key in keys]
-        answers = self._ask(lambda: self._consumer.committed(asked, timeout=_TIMEOUT))
+        requested = [TopicPartition(*key) for key in keys]
+        answers = self._ask(lambda: self._consumer.committed(requested, timeout=_TIMEOUT))
         ends, now = self.ends(counts), time.time()
         new = ends.keys() - self._starts.keys() or counts.keys() - self._ids.keys()
-        if new or time.monotonic() - self._logs_seen > _LOGS_EVERY:
+        if new or time.monotonic() - self._starts_read > _STARTS_EVERY:
             self._ids = self._ask(lambda: topic_ids(self._admin, list(counts)))
             self._starts = self._offsets(dict.fromkeys(keys, _EARLIEST))
-            self._logs_seen = time.monotonic()
-        committed = {(item.topic, item.partition): self._begun(item) for item in self._good(answers)}
+            self._starts_read = time.monotonic()
+        committed = {(item.topic, item.partition): self._committed_offset(item) for item in self._valid(answers)}
         lags = [
             PartitionLag(*key, self._starts[key], ends[key], offset, 0, None)
             for key, offset in sorted(committed.items())
             if key in ends and key in self._starts and key[0] in self._ids
         ]
         for lag in lags:
-            self._ends.setdefault(lag.key, Ends()).sample(now, lag.end)
-        self._date(lags, now)
-        return [self._dated(lag, now, retention.get(lag.topic, Retention()), event_bytes) for lag in lags]
+            self._ends.setdefault(lag.key, LogEnds()).sample(now, lag.end)
+        self._find_ages(lags, now)
+        return [self._with_age(lag, now, retention.get(lag.topic, Retention()), event_bytes) for lag in lags]
 
-    def _begun(self, commit: TopicPartition) -> int | None:
-        """Return the offset that the group has committed; None for none, or one of a deleted topic of this name."""
-        gone = of_another_topic(commit.metadata, self._ids.get(commit.topic, ""))
-        return None if commit.offset < 0 or gone else commit.offset
+    def _committed_offset(self, commit: TopicPartition) -> int | None:
+        """Return the committed offset; None if there is none, or if it is that of a deleted topic of the same name."""
+        other_topic = of_another_topic(commit.metadata, self._ids.get(commit.topic, ""))
+        return None if commit.offset < 0 or other_topic else commit.offset
 
     def retention(self, topics: Iterable[str]) -> dict[str, Retention]:
-        """Return what the topics' configurations say; nothing where this user may not read one."""
+        """Return the topics' retention, without topics whose configuration this user may not read."""
         resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-        asked = self._admin.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
-        found: dict[str, Retention] = {}
-        for resource, future in asked.items():
+        futures = self._admin.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
+        retention: dict[str, Retention] = {}
+        for resource, future in futures.items():
             try:
-                found[resource.name] = _retention(answer(future))
+                retention[resource.name] = _retention(wait_for(future))
             except KafkaException as error:
-                said = error.args[0].str()
-                log.info("no retention headroom: cannot read the configuration of %s: %s", resource.name, said)
-        return found
+                text = error.args[0].str()
+                log.info("no retention headroom: cannot read the configuration of %s: %s", resource.name, text)
+        return retention
 
     def close(self) -> None:
         self._consumer.close()
 
-    def _date(self, lags: list[PartitionLag], now: float) -> None:
-        """Ask Kafka where the logs ended at past times, until the oldest unread event of each partition is dated."""
-        for _ in range(_QUESTIONS):
+    def _find_ages(self, lags: list[PartitionLag], now: float) -> None:
+        """Ask Kafka for past log ends until the age of each partition's oldest unread event is known."""
+        for _ in range(_LOOKUPS):
             times = {
                 lag.key: time
                 for lag in lags
-                if lag.messages and (time := self._ends[lag.key].question(lag.position, now))
+                if lag.messages and (time := self._ends[lag.key].next_lookup(lag.position, now))
             }
             if not times:
                 return
-            found = self._offsets({key: int(time * 1000) for key, time in times.items()})
+            ends = self._offsets({key: int(time * 1000) for key, time in times.items()})
             latest = {lag.key: lag.end for lag in lags}
-            for key, end in found.items():
-                # -1: nothing was written since, so the log had ended where it ends now
-                self._ends[key].learn(times[key], end if end >= 0 else latest[key])
+            for key, end in ends.items():
+                # -1: nothing was written since, so the log ended where it ends now
+                self._ends[key].add_past(times[key], end if end >= 0 else latest[key])
 
-    def _dated(self, lag: PartitionLag, now: float, retention: Retention, event_bytes: float) -> PartitionLag:
+    def _with_age(self, lag: PartitionLag, now: float, retention: Retention, event_bytes: float) -> PartitionLag:
         ends = self._ends[lag.key]
         seconds = ends.age(lag.position, now) if lag.messages else 0.0
         room = headroom(lag, seconds, retention, event_bytes, ends.growth(now))
-        ends.forget(lag.position)
+        ends.prune(lag.position)
         return lag._replace(seconds=seconds, headroom=room)
 
     def _offsets(self, times: Mapping[Key, int]) -> dict[Key, int]:
-        """Return the first offset at or after a time (ms, or a special one) by partition; -1 where there is none."""
-        asked = [TopicPartition(*key, time) for key, time in times.items()]
-        if not asked:
+        """Return the first offset at or after a time (ms, or a special one) per partition; -1 if there is none."""
+        requested = [TopicPartition(*key, time) for key, time in times.items()]
+        if not requested:
             return {}
-        answers = self._ask(lambda: self._consumer.offsets_for_times(asked, timeout=_TIMEOUT))
-        return {(item.topic, item.partition): item.offset for item in self._good(answers)}
+        answers = self._ask(lambda: self._consumer.offsets_for_times(requested, timeout=_TIMEOUT))
+        return {(item.topic, item.partition): item.offset for item in self._valid(answers)}
 
-    def _good(self, answers: Iterable[TopicPartition]) -> list[TopicPartition]:
-        """Return the answers without those in error: a partition without a leader must not hide the others."""
-        good = []
+    def _valid(self, answers: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """Return the answers without those in error: one partition without a leader must not hide the others."""
+        valid = []
         for item in answers:
             if item.error is None:
-                good.append(item)
+                valid.append(item)
             else:
-                check_rights(item.error)
-                self._said = f"{item.topic}[{item.partition}]: {item.error.str()}"
-        return good
+                raise_auth_error(item.error)
+                self._error_text = f"{item.topic}[{item.partition}]: {item.error.str()}"
+        return valid
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
+    def _ask(self, request: Callable[[], Any]) -> Any:
         try:
-            answer = question()
+            answer = request()
         except KafkaException as error:
             self._consumer.poll(0)  # serves error_cb, which knows the reason
             raise self._to_retryable(error.args[0]) from None
         self._consumer.poll(0)
-        self._refused = None
+        self._auth_error = None
         return answer
 
     def _to_retryable(self, error: KafkaError) -> Retryable:
-        check_rights(self._refused or error)
-        said, self._said = self._said or error.str(), ""
-        return Retryable(said, reason="connection")
+        raise_auth_error(self._auth_error or error)
+        text, self._error_text = self._error_text or error.str(), ""
+        return Retryable(text, reason="connection")
 
     def _on_error(self, error: KafkaError) -> None:
         try:
-            check_rights(error)
+            raise_auth_error(error)
         except Fatal:
-            self._refused = error
+            self._auth_error = error
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._said = error.str()
+            self._error_text = error.str()
 
 
 def _keys(counts: Mapping[str, int]) -> list[Key]:
@@ -247,14 +247,14 @@ def _retention(config: Mapping[str, Any]) -> Retention:
 def headroom(
     lag: PartitionLag, seconds: float, retention: Retention, event_bytes: float, growth: float
 ) -> float | None:
-    """Return the seconds until retention removes an event that the group has not read; None where it never does.
+    """Return the seconds until retention removes an unread event; None: never.
 
-    By age: what is left of retention.ms to the oldest unread event. By size: how long the log, growing by `growth`
-    events a second, takes until what is unread alone fills retention.bytes. Both are the earliest moment: Kafka removes
-    whole segments, and compresses.
+    By age: retention.ms less the age of the oldest unread event. By size: the time until unread events alone fill
+    retention.bytes, at `growth` events a second. Both are the earliest time: Kafka removes whole segments, and
+    compresses.
     """
     if lag.committed is not None and lag.committed < lag.start:
-        return 0.0  # it has already happened
+        return 0.0  # retention has removed unread events already
     left = []
     if retention.seconds is not None:
         left.append(retention.seconds - seconds)

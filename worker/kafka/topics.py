@@ -1,4 +1,4 @@
-"""Questions about topics: their ids, and which ones the settings name."""
+"""Topic ids, and the topics that the settings select."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from confluent_kafka.admin import AdminClient
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import Fatal, Retryable
-from worker.kafka.errors import TOPIC_GONE
+from worker.kafka.errors import UNKNOWN_TOPIC
 from worker.kafka.properties import non_consumer_properties
 
-ANSWER_S = 10.0  # that an AdminClient waits for the broker
+ANSWER_S = 10.0  # an AdminClient's request timeout
 
 
-def answer(future: Future[Any]) -> Any:
-    """Wait for what an AdminClient was asked, with ANSWER_S as its request_timeout. Raises KafkaException.
+def wait_for(future: Future[Any]) -> Any:
+    """Return the answer to an AdminClient's request with the request_timeout ANSWER_S. Raises KafkaException.
 
-    librdkafka says itself when the broker does not answer in time; should it not, nobody waits for ever.
+    librdkafka reports a timeout itself. The second limit holds if it does not.
     """
     try:
         return future.result(2 * ANSWER_S)
@@ -30,37 +30,37 @@ def answer(future: Future[Any]) -> Any:
 
 
 def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
-    """Return the id of each topic that is there; `-` from brokers that have none (before Kafka 2.8) or do not tell.
+    """Return the id of each existing topic; `-` from brokers that return none (before Kafka 2.8).
 
     Raises KafkaException.
     """
     ids: dict[str, str] = {}
     for name, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=ANSWER_S).items():
         try:
-            ids[name] = str(answer(future).topic_id)
+            ids[name] = str(wait_for(future).topic_id)
         except KafkaException as error:
             code = error.args[0].code()
             if code in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
                 ids[name] = "-"
-            elif code not in TOPIC_GONE:
+            elif code not in UNKNOWN_TOPIC:
                 raise
     return ids
 
 
 def each_topic(settings: Settings) -> list[Settings]:
-    """Return the settings for each of the topics; Kafka is asked only where there is a regular expression.
+    """Return the settings for each of the topics. A regular expression needs a request to Kafka.
 
-    Raises Retryable where it does not answer, Fatal where no topic matches.
+    Raises Retryable if Kafka does not answer, Fatal if no topic matches.
     """
     selection = Selection(settings)
     topics = list(selection.names)
     if selection.patterns:
         admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
         try:
-            topics += [topic for topic in selection.among(admin.list_topics(timeout=10).topics) if topic not in topics]
+            topics += [topic for topic in selection.select(admin.list_topics(timeout=10).topics) if topic not in topics]
         except KafkaException as error:
-            said = error.args[0].str()
-            raise Retryable(f"Kafka at {settings.bootstrap_servers}: {said}", reason="connection") from None
+            text = error.args[0].str()
+            raise Retryable(f"Kafka at {settings.bootstrap_servers}: {text}", reason="connection") from None
     if not topics:
         raise Fatal(f"no topic on Kafka at {settings.bootstrap_servers} matches {settings.topic}")
     return [settings.for_topic(topic) for topic in topics]

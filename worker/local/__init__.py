@@ -1,6 +1,6 @@
 """Real servers on this machine without Docker, for the demo, the tests and the benchmarks.
 
-`with start_redis() as server:` runs one; `server.address` is what the worker's options take.
+`with start_redis() as server:` runs a server; `server.address` is the value for the worker's option.
 """
 
 from worker.local.clickhouse import start_clickhouse

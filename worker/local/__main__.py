@@ -1,4 +1,4 @@
-"""`python -m worker.local`: Kafka, Redis and ClickHouse until ^C; prints the variables that lead the worker to them."""
+"""`python -m worker.local`: runs Kafka, Redis and ClickHouse until ^C; prints the worker's variables for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     names = arguments.only.split(",")
     if unknown := [name for name in names if name not in _SERVICES]:
-        parser.error(f"--only does not know {', '.join(unknown)}; it knows {', '.join(_SERVICES)}")
+        parser.error(f"--only: unknown service {', '.join(unknown)}; choose from {', '.join(_SERVICES)}")
     try:
         return _run(names, fetch_only=arguments.fetch)
     except Fatal as error:
@@ -34,13 +34,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(names: list[str], *, fetch_only: bool) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts `… &` with it ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts `… &` with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     stopping = {signal.SIGINT, signal.SIGTERM}
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         servers = {}
         for name in names:
-            server = _SERVICES[name][0]()  # making it downloads what is missing
+            server = _SERVICES[name][0]()  # downloads what is missing
             stack.callback(server.close)
             servers[name] = server
         if fetch_only:
@@ -50,7 +50,7 @@ def _run(names: list[str], *, fetch_only: bool) -> int:
             for variable in _SERVICES[name][1]:
                 print(f"export {variable}={server.address}", flush=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
-        print(f"{', '.join(names)} ready; ^C ends them", file=sys.stderr, flush=True)
+        print(f"{', '.join(names)} ready; ^C stops them", file=sys.stderr, flush=True)
         signal.sigwait(stopping)
     return ExitCode.OK
 

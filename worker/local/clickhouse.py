@@ -1,4 +1,4 @@
-"""A real ClickHouse server on this machine: `clickhouse` of the PATH, else the server inside libchdb."""
+"""A real ClickHouse server on this machine: `clickhouse` from the PATH, else the server inside libchdb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.local.process import Server, exchange, free_port
 
 Tree = Mapping[str, "str | int | Tree"]
 
-# Listens, then never ends: one row every 3 s, which is the longest sleep that needs no setting of the server.
+# Listens, then runs forever: one row every 3 s, the longest sleep that needs no server setting.
 _SERVE = (
     "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; SELECT sum(sleepEachRow(3)) FROM numbers(1000000000)"
     " SETTINGS max_block_size=1, function_sleep_max_microseconds_per_block=0"
@@ -29,10 +29,10 @@ def start_clickhouse(
 ) -> Server:
     """Return a ClickHouse for `with`: native protocol on `port`, HTTP on `http_port`, database and user `default`.
 
-    `settings` are those of every query (`{"max_threads": 2}`), `config` is the server's own
-    (`{"merge_tree": {"parts_to_throw_insert": 10}}`), `users` are further ones
-    (`{"reader": {"password": "x", "grants": {"query": "GRANT SELECT ON *.*"}}}`): CREATE USER has nowhere to write.
-    There is no Keeper, so no Replicated tables.
+    `settings` apply to every query (`{"max_threads": 2}`), `config` to the server
+    (`{"merge_tree": {"parts_to_throw_insert": 10}}`). `users` are additional users
+    (`{"reader": {"password": "x", "grants": {"query": "GRANT SELECT ON *.*"}}}`); CREATE USER has no writable storage.
+    There is no Keeper, so there are no Replicated tables.
     """
     binary = shutil.which("clickhouse")
     library = None if binary else fetch.libchdb()
@@ -69,24 +69,24 @@ def start_clickhouse(
 
 
 def _users(users: Mapping[str, Tree], settings: Tree) -> Tree:
-    every: Tree = {"networks": {"ip": "::/0"}, "profile": "default", "quota": "default"}
+    defaults: Tree = {"networks": {"ip": "::/0"}, "profile": "default", "quota": "default"}
     return {
         "profiles": {"default": settings},
         "quotas": {"default": {}},
-        "users": {name: {**every, **user} for name, user in users.items()},
+        "users": {name: {**defaults, **user} for name, user in users.items()},
     }
 
 
 def _write_xml(file: Path, tree: Tree) -> None:
     root = ElementTree.Element("clickhouse")
-    _bind(root, tree)
+    _add_children(root, tree)
     ElementTree.ElementTree(root).write(file)
 
 
-def _bind(element: ElementTree.Element, tree: Tree) -> None:
+def _add_children(element: ElementTree.Element, tree: Tree) -> None:
     for name, value in tree.items():
         child = ElementTree.SubElement(element, name)
         if isinstance(value, Mapping):
-            _bind(child, value)
+            _add_children(child, value)
         else:
             child.text = str(value)

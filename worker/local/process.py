@@ -1,4 +1,4 @@
-"""One server process: its directory, port, log, start, stop and the faults that tests inject."""
+"""A server process: its directory, port, log, start, stop, and the faults that tests inject."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 _LAUNCH = str(Path(__file__).with_name("launch.py"))
-_given_ports: set[int] = set()
+_used_ports: set[int] = set()
 
 
 class Server:
-    """A server of this machine: `with start_redis() as server` stops it and removes its directory at the end.
+    """A server on this machine: `with start_redis() as server` stops it and removes its directory at the end.
 
-    `address` is what the worker's options take; it and the data stay the same over `stop`/`kill` and `start`. The
-    process has its own session (a terminal's ^C does not reach it) and ends with its parent, even with a killed one
+    `address` is the value for the worker's option. The address and the data survive `stop`/`kill` and `start`. The
+    process has its own session (a terminal's ^C does not reach it) and ends with its parent, even if that is killed
     (Linux). Start it from the main thread: see `launch`.
     """
 
@@ -37,14 +37,14 @@ class Server:
         self,
         directory: Directory,
         command: Sequence[str],
-        answers: Callable[[], bool],
+        is_ready: Callable[[], bool],
         *,
         address: str,
         port: int,
         http_port: int = 0,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Nothing runs yet. `answers` says whether the server serves; an OSError from it means not yet."""
+        """Does not start it. `is_ready` returns whether the server responds; an OSError means not yet."""
         self.address = address
         self.port = port
         self.http_port = http_port
@@ -52,17 +52,17 @@ class Server:
         self.log = directory.path / "log"
         self._owned = directory
         self._command = list(command)
-        self._answers = answers
+        self._is_ready = is_ready
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int:
-        """The process id; 0 when it does not run."""
+        """The process id; 0 if it is not running."""
         return self._process.pid if self._process and self._process.poll() is None else 0
 
     def start(self) -> None:
-        """Start and return when the server answers; Fatal with the log's tail when it ends early or stays silent."""
+        """Start and return when the server is ready; Fatal with the end of the log if it exits or does not respond."""
         if self.pid:
             return
         with self.log.open("ab") as log:
@@ -76,7 +76,7 @@ class Server:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._serves():
+        while not self._responds():
             if self._process.poll() is not None:
                 raise Fatal(
                     f"{self._command[0]} ended with {self._process.returncode}:\n{self.log_tail()}",
@@ -91,17 +91,17 @@ class Server:
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End it in good order (SIGTERM); killed when it has not ended after 30 s."""
+        """Stop it with SIGTERM; kill it if it has not ended after 30 s."""
         if self._process is None:
             return
         self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)  # a paused process takes the first signal only now
+        self._signal(signal.SIGCONT)  # a paused process handles SIGTERM only now
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
-        """End it at once (SIGKILL, whole process group)."""
+        """Kill it at once (SIGKILL to the whole process group)."""
         if self._process is None:
             return
         self._signal(signal.SIGKILL)
@@ -109,7 +109,7 @@ class Server:
         self._process = None
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nothing answers, as with a hung host."""
+        """Stop the process (SIGSTOP): connections stay open without a response, as with a hung host."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -120,7 +120,7 @@ class Server:
         self.start()
 
     def close(self) -> None:
-        """Kill it and remove its directory: the data is not wanted any more."""
+        """Kill it and remove its directory with the data."""
         self.kill()
         self._owned.remove()
 
@@ -145,30 +145,30 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
-    def _serves(self) -> bool:
+    def _responds(self) -> bool:
         try:
-            return self._answers()
+            return self._is_ready()
         except OSError:
             return False
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on, below the ephemeral range.
+    """Return a free port of 127.0.0.1 below the ephemeral range.
 
-    Within that range a client that retries while the server is down can connect to itself and keep the port.
+    In that range a client that retries while the server is down can connect to itself and keep the port.
     """
     while True:
         port = 20000 + secrets.randbelow(12000)
-        if port in _given_ports:
+        if port in _used_ports:
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            _given_ports.add(port)
+            _used_ports.add(port)
             return port
 
 
 def exchange(port: int, request: bytes, size: int = 4096) -> bytes:
-    """Send to a local port and return the first bytes of the answer; OSError when there is none."""
+    """Send to a local port and return the first bytes of the response; OSError if there is none."""
     with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
         connection.sendall(request)
         return connection.recv(size)

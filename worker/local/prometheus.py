@@ -1,4 +1,4 @@
-"""A real Prometheus on this machine: `prometheus` of the PATH."""
+"""A real Prometheus on this machine: `prometheus` from the PATH."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Redis on this machine: `redis-server` of the PATH."""
+"""A real Redis on this machine: `redis-server` from the PATH."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.local.process import Server, exchange, free_port
 def start_redis(binary: str | None = None, **options: str | int) -> Server:
     """Return a Redis for `with`; `options` are configuration directives (`maxmemory="1mb"`, `requirepass="x"`).
 
-    What was answered survives a kill: the append-only file is on, unless `appendonly="no"`.
+    Acknowledged writes survive a kill: the append-only file is on, unless `appendonly="no"`.
     """
     command = [binary or fetch.tool("redis-server")]
     directory = Directory("redis")

@@ -1,7 +1,7 @@
-"""A small HTTP server for a few read-only pages, that no client can hold up.
+"""A small HTTP server for a few read-only pages. No client can block it.
 
-Each connection gets one answer. Headers have a deadline and a size, answers have a deadline, and when too many
-connections are open the oldest one goes: whoever trickles bytes loses to whoever asks.
+Each connection gets one response. Request headers have a deadline and a size limit, responses have a deadline. When too
+many connections are open, the oldest is closed, so slow clients never keep others out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.core.errors import Fatal
 log = logging.getLogger(__name__)
 
 _HEADER_S = 5.0
-_ANSWER_S = 10.0
+_RESPONSE_S = 10.0
 _HEADER_BYTES = 8192
 _CONNECTIONS = 64
 _HEADERS = (
@@ -30,21 +30,21 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 
 
 class Request(NamedTuple):
-    """A GET or HEAD of a known path."""
+    """A GET or HEAD of a path that exists."""
 
     query: dict[str, str]
-    accept: str  # of the header of that name
+    accept: str  # the header Accept
 
 
 class Response(NamedTuple):
-    """What goes back."""
+    """The response to a request."""
 
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: int = 200
 
 
-Page = Callable[[Request], Response]  # quick: it runs in the event loop
+Page = Callable[[Request], Response]  # runs in the event loop, so it must be quick
 
 
 class Server:
@@ -56,20 +56,20 @@ class Server:
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> str:
-        """Listen; return the address as a URL. Raises Fatal where that cannot be."""
+        """Listen; return the address as a URL. Raises Fatal if the address cannot be used."""
         try:
             self._server = await asyncio.start_server(self._serve, host, port, limit=_HEADER_BYTES, reuse_address=True)
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            what = "is taken" if taken else f"cannot be used ({error.strerror or error})"
+            in_use = error.errno == errno.EADDRINUSE
+            reason = "is in use" if in_use else f"cannot be used ({error.strerror or error})"
             raise Fatal(
-                f"address {host}:{port} {what}: choose another with --metrics-host, --metrics-port (0 is any free one)"
+                f"address {host}:{port} {reason}: choose another with --metrics-host, --metrics-port (0: any free port)"
             ) from None
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self._server.sockets[0].getsockname()[1]}"
+        url_host = f"[{host}]" if ":" in host else host
+        return f"http://{url_host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
-        """Stop listening and drop what is open."""
+        """Stop listening and close all connections."""
         if self._server is not None:
             self._server.close()
         for writer in list(self._open):
@@ -84,37 +84,37 @@ class Server:
         try:
             async with asyncio.timeout(_HEADER_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(self._answer(head))
-            async with asyncio.timeout(_ANSWER_S):
+            writer.write(self._respond(head))
+            async with asyncio.timeout(_RESPONSE_S):
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
         except asyncio.LimitOverrunError:
-            writer.write(_message(Response(b"headers are too long\n", status=400)))
+            writer.write(_message(Response(b"the headers are too long\n", status=400)))
             writer.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             writer.transport.abort()
         finally:
             self._open.pop(writer, None)
 
-    def _answer(self, head: bytes) -> bytes:
-        first, *rest = head.decode("latin-1").split("\r\n")
+    def _respond(self, head: bytes) -> bytes:
+        request_line, *header_lines = head.decode("latin-1").split("\r\n")
         try:
-            method, target, version = first.split(" ")
+            method, target, version = request_line.split(" ")
             url = urlsplit(target)
             query = dict(parse_qsl(url.query))
         except ValueError:
-            return _message(Response(b"not HTTP\n", status=400))
+            return _message(Response(b"not an HTTP request\n", status=400))
         if not version.startswith("HTTP/1."):
-            return _message(Response(b"speak HTTP/1.1\n", status=400))
+            return _message(Response(b"only HTTP/1.0 and HTTP/1.1 are supported\n", status=400))
         if method not in ("GET", "HEAD"):
-            return _message(Response(b"only GET and HEAD\n", status=405), "Allow: GET, HEAD\r\n")
+            return _message(Response(b"only GET and HEAD are supported\n", status=405), "Allow: GET, HEAD\r\n")
         page = self._pages.get(url.path)
         if page is None:
-            known = "".join(f"{path}\n" for path in self._pages)
-            return _message(Response(f"not here; there are:\n{known}".encode(), status=404), body=method == "GET")
+            paths = "".join(f"{path}\n" for path in self._pages)
+            return _message(Response(f"not found; the pages are:\n{paths}".encode(), status=404), body=method == "GET")
         headers: dict[str, str] = {}
-        for line in rest:
+        for line in header_lines:
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
         return _message(page(Request(query, headers.get("accept", ""))), body=method == "GET")

@@ -1,7 +1,7 @@
-"""Every metric once, and the collector that reads them from the shared counters when Prometheus asks.
+"""The definition of every metric, and the collector that reads them from the shared counters at scrape time.
 
-Nothing is counted or remembered here: the consumers' cells are the counters, so a scrape costs them nothing, a dead
-consumer's counts stay while its gauges go, and no counter runs backwards when the monitor is started again.
+This module counts and stores nothing: the consumers' cells are the counters. So a scrape costs the consumers nothing,
+the counters of a dead consumer stay while its gauges disappear, and no counter decreases when the monitor restarts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from worker.core.accounts import Accounts, alive
+from worker.core.accounts import Accounts, running_slots
 from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
 from worker.core.version import version_text
 from worker.kafka.properties import librdkafka_version
 from worker.monitor.state import MonitorState
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
-_PLACE = ("topic", "partition")
+_PARTITION = ("topic", "partition")
 _BUILD = ("version", "python", "librdkafka", "topic", "backend", "group")
 
 
@@ -57,39 +57,53 @@ METRICS: dict[str, Kind] = {
     "worker_consumed_messages_total": _counter("Events read from Kafka"),
     "worker_consumed_bytes_total": _counter("Payload bytes of the events read from Kafka"),
     "worker_messages_total": _counter(
-        "Events in the store, in the dead-letter topic, or left out by a rule", "outcome"
+        "Events written to the store, written to the dead-letter topic, or skipped by a rule", "outcome"
     ),
-    "worker_replayed_messages_total": _counter("Events read here that another read accounts for"),
-    "worker_in_flight_messages": _gauge("Events read and not yet acknowledged", *_PLACE),
-    "worker_unaccounted_messages": _gauge("Events read that no account explains: a defect unless 0", *_PLACE),
-    "worker_rejected_messages_total": _counter("Events that can never be written, by what is wrong", "reason"),
-    # how far behind
-    "worker_lag_messages": _gauge("Events up to the log's readable end that the group has not committed", *_PLACE),
-    "worker_lag_seconds": _gauge("Age of the oldest event that the group has not committed, 0 without one", *_PLACE),
-    "worker_retention_headroom_seconds": _gauge("Time until retention removes an event not yet committed", *_PLACE),
-    "worker_delivery_seconds": _histogram("From an event's Kafka timestamp to the store's acknowledgement"),
-    # where the time goes
-    "worker_stage_seconds": _histogram("Time of one step of a consumer; writes overlap with the rest", "stage"),
-    "worker_batch_rows": _histogram("Rows of a batch"),
+    "worker_replayed_messages_total": _counter("Events read here that another read of the same offsets accounts for"),
+    "worker_in_flight_messages": _gauge("Events read and not yet acknowledged", *_PARTITION),
+    "worker_unaccounted_messages": _gauge(
+        "Events read that no account of the ledger contains: a defect unless 0", *_PARTITION
+    ),
+    "worker_rejected_messages_total": _counter(
+        "Events that cannot be written because of their content, by reason", "reason"
+    ),
+    # lag
+    "worker_lag_messages": _gauge(
+        "Events up to the end of the readable log that the group has not committed", *_PARTITION
+    ),
+    "worker_lag_seconds": _gauge(
+        "Age of the oldest event that the group has not committed; 0 if there is none", *_PARTITION
+    ),
+    "worker_retention_headroom_seconds": _gauge(
+        "Time until retention removes an event that the group has not committed", *_PARTITION
+    ),
+    "worker_delivery_seconds": _histogram("Time from an event's Kafka timestamp to the acknowledgement of the store"),
+    # time per step
+    "worker_stage_seconds": _histogram(
+        "Duration of one step of a consumer; writes overlap with the other steps", "stage"
+    ),
+    "worker_batch_rows": _histogram("Rows per batch"),
     # the store and Kafka
-    "worker_sink_up": _gauge("1 while every consumer reaches the store"),
-    "worker_sink_retries_total": _counter("Writes, commits and connects that are tried again", "reason"),
+    "worker_sink_up": _gauge("1 while every consumer can reach the store"),
+    "worker_sink_retries_total": _counter("Retries of writes, commits and connection attempts", "reason"),
     "worker_kafka_up": _gauge("1 while Kafka answers the monitor"),
     "worker_topic_partitions": _gauge("Partitions of the topic", "topic"),
-    "worker_devices": _gauge("Distinct devices in the store, as last counted", "topic", "backend"),
+    "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
     # the processes
-    "worker_processes": _gauge("Consumer processes that run"),
-    "worker_processes_wanted": _gauge("Consumer processes that should run"),
-    "worker_partitions_assigned": _gauge("Partitions that this supervisor's consumers own"),
-    "worker_rebalances_total": _counter("Assignments that consumers were given"),
-    "worker_restarts_total": _counter("Consumers that were started again"),
-    "worker_slot_restarts_total": _counter("Consumers that were started again in this slot", "slot"),
+    "worker_processes": _gauge("Running consumer processes"),
+    "worker_processes_wanted": _gauge("Number of consumer processes that should run"),
+    "worker_partitions_assigned": _gauge("Partitions assigned to the consumers of this supervisor"),
+    "worker_rebalances_total": _counter("Partition assignments that consumers received"),
+    "worker_restarts_total": _counter("Restarts of consumers"),
+    "worker_slot_restarts_total": _counter("Restarts of the consumer in this slot", "slot"),
     "worker_slot_cpu_seconds_total": _counter("CPU time of all consumers that ran in this slot", "slot"),
     "worker_slot_resident_memory_bytes": _gauge("Resident memory of the consumer", "slot"),
-    "worker_slot_start_time_seconds": _gauge("When the consumer was started, since the epoch", "slot"),
-    "worker_slot_heartbeat_age_seconds": _gauge("Time since the consumer's loop last went round", "slot"),
-    "worker_slot_paused": _gauge("1 while the consumer holds reading back: the store is slower, or away", "slot"),
-    "worker_build_info": _gauge("What runs here; always 1", *_BUILD),
+    "worker_slot_start_time_seconds": _gauge("Start time of the consumer, in seconds since the epoch", "slot"),
+    "worker_slot_heartbeat_age_seconds": _gauge("Time since the last iteration of the consumer's loop", "slot"),
+    "worker_slot_paused": _gauge(
+        "1 while reading is paused because the store is slower than the topic, or unavailable", "slot"
+    ),
+    "worker_build_info": _gauge("Versions and configuration of this worker; always 1", *_BUILD),
 }
 
 
@@ -106,14 +120,14 @@ class Collector:
         self._build += [settings.topic, settings.backend, settings.group_id]
 
     def describe(self) -> list[Metric]:
-        """Promise nothing: what is there depends on what runs."""
+        """Return nothing: which metrics exist depends on the running processes."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family; gauges of what is gone are not there."""
-        self._used = list(self._stats.used())  # asked once: it is a third of all reading
+        """Yield every family, without gauges of processes and partitions that no longer exist."""
+        self._used = list(self._stats.used())  # once per scrape: it is a third of the cost of reading
         yield from self._ledger()
-        yield from self._behind()
+        yield from self._lag()
         yield from self._histograms()
         yield from self._services()
         yield from self._processes()
@@ -121,21 +135,21 @@ class Collector:
     def _ledger(self) -> Iterator[Metric]:
         sums = self._accounts.read()
         total = sums.total
-        yield _of("worker_consumed_messages_total", {(): total["consumed"]})
-        yield _of("worker_consumed_bytes_total", {(): total["bytes"]})
-        yield _of("worker_messages_total", {(outcome,): total[outcome] for outcome in _OUTCOMES})
-        yield _of("worker_replayed_messages_total", {(): total["replayed"]})
-        yield _of("worker_in_flight_messages", _places(sums.in_flight))
-        yield _of("worker_unaccounted_messages", _places(sums.unaccounted))
+        yield _family("worker_consumed_messages_total", {(): total["consumed"]})
+        yield _family("worker_consumed_bytes_total", {(): total["bytes"]})
+        yield _family("worker_messages_total", {(outcome,): total[outcome] for outcome in _OUTCOMES})
+        yield _family("worker_replayed_messages_total", {(): total["replayed"]})
+        yield _family("worker_in_flight_messages", _by_partition(sums.in_flight))
+        yield _family("worker_unaccounted_messages", _by_partition(sums.unaccounted))
         rejected = {(reason,): self._sum(f"rejected_{reason}") for reason in REJECT_REASONS}
-        yield _of("worker_rejected_messages_total", rejected)
+        yield _family("worker_rejected_messages_total", rejected)
 
-    def _behind(self) -> Iterator[Metric]:
+    def _lag(self) -> Iterator[Metric]:
         lags = self._state.lags
-        yield _of("worker_lag_messages", {(lag.topic, str(lag.partition)): lag.messages for lag in lags})
-        yield _of("worker_lag_seconds", {(lag.topic, str(lag.partition)): lag.seconds for lag in lags})
+        yield _family("worker_lag_messages", {(lag.topic, str(lag.partition)): lag.messages for lag in lags})
+        yield _family("worker_lag_seconds", {(lag.topic, str(lag.partition)): lag.seconds for lag in lags})
         headroom = {(lag.topic, str(lag.partition)): lag.headroom for lag in lags if lag.headroom is not None}
-        yield _of("worker_retention_headroom_seconds", headroom)
+        yield _family("worker_retention_headroom_seconds", headroom)
 
     def _histograms(self) -> Iterator[Metric]:
         yield self._histogram("worker_delivery_seconds", {(): "delivery"})
@@ -150,63 +164,66 @@ class Collector:
             bounds = [*(str(bound / unit) for bound in HISTOGRAMS[cell].bounds), "+Inf"]
             counts, total = [0] * len(bounds), 0
             for slot in self._used:
-                more, plus = slot.histogram(cell)
-                counts, total = [a + b for a, b in zip(counts, more, strict=True)], total + plus
+                slot_counts, slot_total = slot.histogram(cell)
+                counts = [a + b for a, b in zip(counts, slot_counts, strict=True)]
+                total += slot_total
             family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total / unit)
         return family
 
     def _services(self) -> Iterator[Metric]:
-        seen, settings = self._state, self._state.settings
-        ups = [slot.get("sink_up") for slot in alive(self._stats)]
-        up = min(ups) if ups else seen.store_up
-        yield _of("worker_sink_up", {} if up is None else {(): int(up)})
-        yield _of("worker_sink_retries_total", {(reason,): self._sum(f"retries_{reason}") for reason in RETRY_REASONS})
-        yield _of("worker_kafka_up", {(): int(seen.kafka_up or 0)})
-        yield _of("worker_topic_partitions", {(topic,): n for topic, n in seen.topics.items()})
-        counted = seen.devices is not None and seen.store_up
-        devices = {(topic, settings.backend): n for topic, n in seen.devices_by_topic.items()}
-        yield _of("worker_devices", devices if counted else {})
+        state, settings = self._state, self._state.settings
+        sinks_up = [slot.get("sink_up") for slot in running_slots(self._stats)]
+        up = min(sinks_up) if sinks_up else state.store_up
+        yield _family("worker_sink_up", {} if up is None else {(): int(up)})
+        yield _family(
+            "worker_sink_retries_total", {(reason,): self._sum(f"retries_{reason}") for reason in RETRY_REASONS}
+        )
+        yield _family("worker_kafka_up", {(): int(state.kafka_up or 0)})
+        yield _family("worker_topic_partitions", {(topic,): n for topic, n in state.topics.items()})
+        is_current = state.devices is not None and state.store_up
+        devices = {(topic, settings.backend): n for topic, n in state.devices_by_topic.items()}
+        yield _family("worker_devices", devices if is_current else {})
 
     def _processes(self) -> Iterator[Metric]:
-        running, settings = alive(self._stats), self._state.settings
+        running, settings = running_slots(self._stats), self._state.settings
         used = {(str(slot.index),): slot for slot in self._used}
         gauges = {(str(slot.index),): slot for slot in running}
         now, wall = time.monotonic_ns(), time.time_ns() - time.monotonic_ns()
-        yield _of("worker_processes", {(): len(running)})
-        yield _of("worker_processes_wanted", {(): settings.processes or self._state.partitions})
-        yield _of("worker_partitions_assigned", {(): sum(slot.get("assigned") for slot in running)})
-        yield _of("worker_rebalances_total", {(): self._sum("rebalances")})
-        yield _of("worker_restarts_total", {(): self._sum("restarts")})
-        yield _of("worker_slot_restarts_total", {label: slot.get("restarts") for label, slot in used.items()})
-        spent = {label: slot.get("cpu_ns") / 1e9 for label, slot in used.items()}
-        yield _of("worker_slot_cpu_seconds_total", spent)
+        yield _family("worker_processes", {(): len(running)})
+        yield _family("worker_processes_wanted", {(): settings.processes or self._state.partitions})
+        yield _family("worker_partitions_assigned", {(): sum(slot.get("assigned") for slot in running)})
+        yield _family("worker_rebalances_total", {(): self._sum("rebalances")})
+        yield _family("worker_restarts_total", {(): self._sum("restarts")})
+        yield _family("worker_slot_restarts_total", {label: slot.get("restarts") for label, slot in used.items()})
+        cpu_seconds = {label: slot.get("cpu_ns") / 1e9 for label, slot in used.items()}
+        yield _family("worker_slot_cpu_seconds_total", cpu_seconds)
         memory = {label: slot.get("rss_bytes") for label, slot in gauges.items()}
-        yield _of("worker_slot_resident_memory_bytes", memory)
+        yield _family("worker_slot_resident_memory_bytes", memory)
         started = {label: round((wall + slot.get("started_ns")) / 1e9, 1) for label, slot in gauges.items()}
-        yield _of("worker_slot_start_time_seconds", started)
+        yield _family("worker_slot_start_time_seconds", started)
         age = {label: max(0, now - slot.get("heartbeat_ns")) / 1e9 for label, slot in gauges.items()}
-        yield _of("worker_slot_heartbeat_age_seconds", age)
-        yield _of("worker_slot_paused", {label: slot.get("paused") for label, slot in gauges.items()})
-        yield _of("worker_build_info", {tuple(self._build): 1})
+        yield _family("worker_slot_heartbeat_age_seconds", age)
+        yield _family("worker_slot_paused", {label: slot.get("paused") for label, slot in gauges.items()})
+        yield _family("worker_build_info", {tuple(self._build): 1})
 
     def _sum(self, cell: str) -> int:
         return sum(slot.get(cell) for slot in self._used)
 
 
 class Exposition:
-    """The text that Prometheus reads."""
+    """The metrics as text, in the formats that Prometheus reads."""
 
     def __init__(self, collector: Collector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(collector)
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """Return the exposition in the format that the client accepts, and its content type."""
+        """Return all metrics in the format that the client accepts, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
-def _of(name: str, values: Mapping[Any, float]) -> Metric:
+def _family(name: str, values: Mapping[Any, float]) -> Metric:
     kind = METRICS[name]
     family = (CounterMetricFamily if kind.type == "counter" else GaugeMetricFamily)(name, kind.help, labels=kind.labels)
     for labels, value in values.items():
@@ -214,5 +231,5 @@ def _of(name: str, values: Mapping[Any, float]) -> Metric:
     return family
 
 
-def _places(values: dict[tuple[str, int], int]) -> dict[tuple[str, ...], int]:
+def _by_partition(values: dict[tuple[str, int], int]) -> dict[tuple[str, ...], int]:
     return {(topic, str(partition)): value for (topic, partition), value in sorted(values.items())}

@@ -1,7 +1,7 @@
-"""The monitor child: serves the pages, watches the group's lag, reports the devices, tells the parent what it needs.
+"""The monitor process: serves the pages, measures the group's lag, reports the devices, follows topics and partitions.
 
-To the parent go lines: `partitions N` once Kafka, the topic and the store are there and whenever N changes, `finished`
-once everything that was in the topic at start is committed (`--until-end`).
+It writes lines to the supervisor: `partitions N` once Kafka, the topic and the store have answered and whenever N
+changes, and `finished` once all events that were in the topic at start are committed (`--until-end`).
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ _TICK_UNTIL_END_S = 0.5
 _PARTITIONS_EVERY_S = 5.0
 _RETENTION_EVERY_S = 600.0
 _RETRY_S = 1.0
-_GRACE_S = 3.0  # shorter silences of Kafka's are not spoken of
-_START_GRACE_S = 15.0  # the group's first coordinator may take longer
-_RECORD_BYTES = 12  # of the log for each event beside its payload
+_GRACE_S = 3.0  # shorter outages of Kafka are not reported
+_START_GRACE_S = 15.0  # the first coordinator of a group may take longer
+_RECORD_BYTES = 12  # of the log for each event, besides its payload
 
 _T = TypeVar("_T")
 
 
 class Monitor:
-    """The event loop's tasks, a thread for the blocking Kafka client, and what was seen."""
+    """The tasks of the event loop, a thread for the blocking Kafka client, and the monitor's state."""
 
-    def __init__(self, settings: Settings, stats: Stats, to_parent: int) -> None:
+    def __init__(self, settings: Settings, stats: Stats, report_fd: int) -> None:
         self._settings = settings
         self._stats = stats
-        self._to_parent = to_parent
+        self._report_fd = report_fd
         self._parent = os.getppid()
         self._kafka = ThreadPoolExecutor(1, "kafka")
         self._lag = GroupLag(settings)
-        self._heard = time.monotonic()  # when Kafka last answered
+        self._answered_at = time.monotonic()  # when Kafka last answered
         self._retention: dict[str, Retention] = {}
         self._selection = Selection(settings)
-        self._refused: set[str] = set()  # topics that match, but cannot be read
-        self._targets: dict[Key, int] | None = None  # the ends to reach
-        self._finished = False  # whether they are
-        self._seen = MonitorState(settings)
-        self._report = Report(self._seen)
+        self._unreadable: set[str] = set()  # topics that match, but cannot be read
+        self._target_offsets: dict[Key, int] | None = None  # of `--until-end`
+        self._is_finished = False  # whether the target offsets are committed
+        self._state = MonitorState(settings)
+        self._report = Report(self._state)
         self._unowned = UnownedPartitions()
         self._accounts = Accounts(stats)
         self._sums = self._accounts.read()
-        self._exposition = Exposition(Collector(stats, self._seen, self._accounts))
-        self._status = Status(stats, self._seen, self._accounts)
+        self._exposition = Exposition(Collector(stats, self._state, self._accounts))
+        self._status = Status(stats, self._state, self._accounts)
         self._server = Server(
             {
                 "/": self._status.page,
@@ -79,7 +79,7 @@ class Monitor:
         )
 
     async def run(self) -> int:
-        """Watch until SIGUSR2, the supervisor's; return the exit code."""
+        """Run until the supervisor sends SIGUSR2; return the exit code."""
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, stop.set)
         address = await self._server.start(self._settings.metrics_host, self._settings.metrics_port)
@@ -88,24 +88,24 @@ class Monitor:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
         if work.done():
-            work.result()  # raises: the work has no end of its own
+            work.result()  # raises: the work only ends with an error
         work.cancel()
-        await self._report.last()
+        await self._report.print_final()
         await self._server.close()
         return ExitCode.OK
 
     async def _work(self) -> None:
         counts = await self._find_topics()
-        self._seen.error = f"starting: waiting for {self._settings.backend}"
+        self._state.error = f"starting: waiting for {self._settings.backend}"
         for topic in counts:
-            await self._report.open(topic, self._complain)
-        self._call_roll(counts)
+            await self._report.wait_and_add(topic, self._report_error)
+        self._publish_topics(counts)
         if self._settings.until_end:
-            self._targets = await self._patiently(self._lag.ends, counts)
-            self._see(await self._patiently(self._refresh, counts), counts)
-        if not self._finished:
-            self._tell_partitions(sum(counts.values()))
-        self._seen.error = ""
+            self._target_offsets = await self._retry(self._lag.ends, counts)
+            self._record_lags(await self._retry(self._refresh_lags, counts), counts)
+        if not self._is_finished:
+            self._send_partitions(sum(counts.values()))
+        self._state.error = ""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(counts))
             tasks.create_task(self._report.run())
@@ -113,154 +113,156 @@ class Monitor:
     # the topics
 
     async def _find_topics(self) -> dict[str, int]:
-        """Return how many partitions each topic has, once there is one; one that is named has to be there."""
+        """Wait for a topic; return the number of partitions of each. Raises Fatal if a named topic does not exist."""
         while True:
-            counts = await self._patiently(self._lag.partitions)
+            counts = await self._retry(self._lag.partitions)
             servers = self._settings.bootstrap_servers
             for topic in self._selection.names:
                 if topic not in counts:
                     raise Fatal(
-                        f"topic {topic} does not exist on Kafka at {servers}; to make it: "
+                        f"topic {topic} does not exist on Kafka at {servers}; to create it: "
                         f"python -m worker produce --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
                         f"kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {servers}"
                     )
-            if clash := self._selection.clash(list(counts)):
+            if clash := self._selection.find_table_clash(list(counts)):
                 raise Fatal(_clash(clash))
             if counts:
-                self._seen.kafka_up, self._seen.topics = True, counts
+                self._state.kafka_up, self._state.topics = True, counts
                 return counts
-            none = f"no topic on Kafka at {servers} matches {self._settings.topic}"
+            error_text = f"no topic on Kafka at {servers} matches {self._settings.topic}"
             if self._settings.until_end:
-                raise Fatal(f"{none}; dead-letter topics and Kafka's own are left out")
-            self._complain(none)
+                raise Fatal(f"{error_text}; dead-letter topics and Kafka's internal topics are excluded")
+            self._report_error(error_text)
             await asyncio.sleep(_PARTITIONS_EVERY_S)
 
-    async def _follow(self, known: dict[str, int]) -> dict[str, int]:
-        """Return how many partitions each topic has now; consumers are told of topics that came or went."""
-        found = await self._blocking(self._lag.partitions)
-        counts = {topic: count for topic, count in found.items() if topic in known or await self._admit(topic, known)}
-        for topic in known.keys() - counts.keys():
-            log.warning("topic %s is gone", topic)
-            await self._report.forget(topic)
-        self._refused &= found.keys()
-        self._call_roll(counts)
+    async def _follow_topics(self, before: dict[str, int]) -> dict[str, int]:
+        """Return the number of partitions of each topic now, and publish topics that were created or deleted."""
+        existing = await self._blocking(self._lag.partitions)
+        counts = {
+            topic: count for topic, count in existing.items() if topic in before or await self._add_topic(topic, before)
+        }
+        for topic in before.keys() - counts.keys():
+            log.warning("topic %s was deleted", topic)
+            await self._report.remove(topic)
+        self._unreadable &= existing.keys()
+        self._publish_topics(counts)
         return counts
 
-    def _call_roll(self, there: Iterable[str]) -> None:
-        """Tell the consumers which topics to read, where that is news: those that are named or were found."""
-        topic_list = [*dict.fromkeys([*self._selection.names, *there])]
+    def _publish_topics(self, topics: Iterable[str]) -> None:
+        """Write the named and the matching topics to the topic list that consumers follow, if it changed."""
+        topic_list = [*dict.fromkeys([*self._selection.names, *topics])]
         if self._stats.topic_list.read()[1] != topic_list:
             self._stats.topic_list.write(topic_list)
 
-    async def _admit(self, topic: str, known: Iterable[str]) -> bool:
-        """Whether a topic that has appeared can be read; it must not stop the others."""
-        if topic in self._refused:
+    async def _add_topic(self, topic: str, others: Iterable[str]) -> bool:
+        """Return whether a new topic can be read. Its errors must not stop the others."""
+        if topic in self._unreadable:
             return False
         try:
-            if clash := self._selection.clash([*known, topic]):
+            if clash := self._selection.find_table_clash([*others, topic]):
                 raise Fatal(_clash(clash))
-            await self._report.admit(topic)
+            await self._report.add(topic)
         except Retryable as error:
-            log.warning("topic %s has to wait: %s", topic, error)
+            log.warning("topic %s cannot be read yet: %s", topic, error)
             return False
         except Fatal as error:
-            log.error("topic %s is not read: %s", topic, error)
-            self._refused.add(topic)
+            log.error("topic %s cannot be read and is ignored: %s", topic, error)
+            self._unreadable.add(topic)
             return False
-        log.info("topic %s was found", topic)
+        log.info("new topic %s", topic)
         return True
 
-    async def _patiently(self, call: Callable[..., _T], *arguments: Any) -> _T:
-        """Return what a question to Kafka returns, however long Kafka is away."""
+    async def _retry(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        """Return the result of a call to Kafka; wait while Kafka is unavailable."""
         while True:
             try:
                 return await self._blocking(call, *arguments)
             except Retryable as error:
-                self._kafka_is_away(error)
+                self._handle_kafka_error(error)
                 await asyncio.sleep(_RETRY_S)
 
     async def _blocking(self, call: Callable[..., _T], *arguments: Any) -> _T:
-        answer = await asyncio.get_running_loop().run_in_executor(self._kafka, call, *arguments)
-        self._heard = time.monotonic()
-        return answer
+        result = await asyncio.get_running_loop().run_in_executor(self._kafka, call, *arguments)
+        self._answered_at = time.monotonic()
+        return result
 
-    def _kafka_is_away(self, error: Exception) -> None:
-        starting = self._seen.kafka_up and self._seen.starting
-        if time.monotonic() - self._heard < (_START_GRACE_S if starting else _GRACE_S):
-            return  # a new coordinator or leader is being found
-        self._seen.kafka_up = False
-        self._complain(f"Kafka at {self._settings.bootstrap_servers} does not answer: {_plain(error)}")
+    def _handle_kafka_error(self, error: Exception) -> None:
+        starting = self._state.kafka_up and self._state.is_starting
+        if time.monotonic() - self._answered_at < (_START_GRACE_S if starting else _GRACE_S):
+            return  # a new coordinator or leader is being elected
+        self._state.kafka_up = False
+        self._report_error(f"Kafka at {self._settings.bootstrap_servers} does not answer: {_plain(error)}")
 
-    def _complain(self, text: str) -> None:
-        self._seen.error = text
-        log.warning("%s; still trying", text)  # the log shows the same line once a minute
+    def _report_error(self, text: str) -> None:
+        self._state.error = text
+        log.warning("%s; still trying", text)  # the log repeats a line at most once a minute
 
     # the group
 
     async def _watch(self, counts: dict[str, int]) -> None:
-        """Refresh the lag every tick, and the number of partitions every few; whatever fails is asked again."""
+        """Refresh the lag every tick and the partitions every few seconds. Calls that fail are repeated."""
         loop = asyncio.get_running_loop()
         tick = _TICK_UNTIL_END_S if self._settings.until_end else _TICK_S
-        told, counted_at, retention_due = sum(counts.values()), loop.time(), 0.0
+        sent_partitions, counted_at, retention_due = sum(counts.values()), loop.time(), 0.0
         while True:
             started = loop.time()
             if os.getppid() != self._parent:
-                raise Fatal("the supervisor is gone", code=ExitCode.FAILED)
+                raise Fatal("the supervisor has ended", code=ExitCode.FAILED)
             try:
                 if started - counted_at >= _PARTITIONS_EVERY_S:
-                    counts = await self._follow(counts)
+                    counts = await self._follow_topics(counts)
                     counted_at = started
-                lags = await self._blocking(self._refresh, counts) if counts else []
+                lags = await self._blocking(self._refresh_lags, counts) if counts else []
             except (Retryable, Fatal) as error:
-                self._kafka_is_away(error)
+                self._handle_kafka_error(error)
             else:
-                self._see(lags, counts)
-                if (partitions := sum(counts.values())) and partitions != told:
-                    log.info("there are %d partitions now", partitions)
-                    self._tell_partitions(partitions)
-                    told = partitions
-                if started >= retention_due:  # after the lag: some brokers have no answer to this
+                self._record_lags(lags, counts)
+                if (partitions := sum(counts.values())) and partitions != sent_partitions:
+                    log.info("the number of partitions is now %d", partitions)
+                    self._send_partitions(partitions)
+                    sent_partitions = partitions
+                if started >= retention_due:  # after the lag: some brokers do not answer this request
                     retention_due = started + _RETENTION_EVERY_S
                     self._retention = await self._blocking(self._lag.retention, list(counts))
             self._sums = self._accounts.read()
-            self._seen.see_progress(self._stats, self._sums.accounted)
-            if self._seen.store_up and (unowned := self._unowned.look(self._seen.lags, self._sums.owner)):
-                self._share_out_anew(unowned)
+            self._state.record_progress(self._stats, self._sums.accounted)
+            if self._state.store_up and (unowned := self._unowned.find(self._state.lags, self._sums.owner)):
+                self._request_reassignment(unowned)
             self._status.sample(self._sums)
             await asyncio.sleep(max(tick / 4, tick - (loop.time() - started)))
 
-    def _share_out_anew(self, unowned: list[Key]) -> None:
-        """Have the consumers subscribe again: the group then shares its partitions out."""
+    def _request_reassignment(self, unowned: list[Key]) -> None:
+        """Have the consumers subscribe again, which makes the group compute a new assignment."""
         names = ", ".join(f"{topic}[{partition}]" for topic, partition in unowned[:10])
         log.warning(
-            "%d partitions have unread events, no consumer of this worker, and no commits: asking the group to share "
-            "its partitions out anew (%s)",
+            "%d partitions have unread events, no consumer of this worker and no commits: subscribing again, so that "
+            "the group computes a new assignment (%s)",
             len(unowned),
             names + (" …" if len(unowned) > 10 else ""),
         )
         self._stats.topic_list.write(self._stats.topic_list.read()[1])
 
-    def _see(self, lags: list[PartitionLag], counts: dict[str, int]) -> None:
-        self._seen.see_lags(lags, counts)
-        gone = [topic for topic in self._selection.names if topic not in counts]
-        self._seen.error = f"topic {', '.join(gone)} is gone" if gone else ""
-        if not self._finished and self._reached(lags):
-            self._finished = True
-            self._tell("finished")
+    def _record_lags(self, lags: list[PartitionLag], counts: dict[str, int]) -> None:
+        self._state.record_lags(lags, counts)
+        missing = [topic for topic in self._selection.names if topic not in counts]
+        self._state.error = f"topic {', '.join(missing)} does not exist" if missing else ""
+        if not self._is_finished and self._are_targets_committed(lags):
+            self._is_finished = True
+            self._send("finished")
 
-    def _refresh(self, counts: dict[str, int]) -> list[PartitionLag]:
-        """Blocking; in Kafka's thread."""
+    def _refresh_lags(self, counts: dict[str, int]) -> list[PartitionLag]:
+        """Return the lag of all partitions. Blocking: call it in the Kafka thread."""
         return self._lag.refresh(counts, self._retention, self._event_bytes())
 
     def _event_bytes(self) -> float:
         total = self._sums.total
         return total["bytes"] / total["consumed"] + _RECORD_BYTES if total["consumed"] else 0.0
 
-    def _reached(self, lags: list[PartitionLag]) -> bool:
-        if self._targets is None:
+    def _are_targets_committed(self, lags: list[PartitionLag]) -> bool:
+        if self._target_offsets is None:
             return False
-        known = {lag.key: lag for lag in lags}
-        return all(key in known and known[key].reached(end) for key, end in self._targets.items())
+        by_key = {lag.key: lag for lag in lags}
+        return all(key in by_key and by_key[key].has_reached(end) for key, end in self._target_offsets.items())
 
     # pages
 
@@ -270,38 +272,40 @@ class Monitor:
 
     def _livez(self, _request: Request) -> Response:
         alive = os.getppid() == self._parent
-        return Response(b"alive\n") if alive else Response(b"the supervisor is gone\n", status=503)
+        return Response(b"alive\n") if alive else Response(b"the supervisor has ended\n", status=503)
 
     def _readyz(self, _request: Request) -> Response:
-        reason = self._seen.unready(self._stats)
+        reason = self._state.unready_reason(self._stats)
         return Response(f"{reason}\n".encode(), status=503) if reason else Response(b"ready\n")
 
-    def _tell_partitions(self, count: int) -> None:
-        self._stats.topic_list.partitions = count  # first: the consumers that the parent now forks look at it
-        self._tell(f"partitions {count}")
+    def _send_partitions(self, count: int) -> None:
+        self._stats.topic_list.partitions = count  # first: the consumers that the supervisor then forks read it
+        self._send(f"partitions {count}")
 
-    def _tell(self, line: str) -> None:
-        os.write(self._to_parent, f"{line}\n".encode())
+    def _send(self, line: str) -> None:
+        os.write(self._report_fd, f"{line}\n".encode())
 
 
-def run(settings: Settings, stats: Stats, to_parent: int) -> int:
-    """Be the monitor; called in a fresh child of the supervisor. Raises Fatal where waiting would not help."""
+def run(settings: Settings, stats: Stats, report_fd: int) -> int:
+    """Run the monitor in a new child of the supervisor. Raises Fatal for errors that retrying cannot fix."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with suppress(ImportError):
         from uvloop import new_event_loop as loop_factory
     runner = asyncio.Runner(loop_factory=loop_factory)
     try:
-        return runner.run(Monitor(settings, stats, to_parent).run())
+        return runner.run(Monitor(settings, stats, report_fd).run())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
 
 
 def _clash(clash: tuple[str, str, str]) -> str:
-    one, other, table = clash
-    return f"topics {one} and {other} would both go into the table {table}: --table needs other names, or give one only"
+    first, second, table = clash
+    return (
+        f"topics {first} and {second} would both be written to the table {table}: change --table, or select one topic"
+    )
 
 
 def _plain(error: Exception) -> str:
-    """Return an error's text without what differs from one try to the next."""
+    """Return an error's text without the parts that differ between attempts."""
     return re.sub(r" \(after \d+ms in state \w+\)", "", str(error))

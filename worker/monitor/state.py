@@ -1,4 +1,4 @@
-"""What the monitor knows beside the shared counters, and what it concludes: is the worker ready."""
+"""What the monitor knows besides the shared counters, and whether the worker is ready."""
 
 from __future__ import annotations
 
@@ -7,91 +7,93 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.config.settings import Settings
-from worker.core.accounts import alive
+from worker.core.accounts import running_slots
 from worker.core.counters import Stats
 from worker.core.records import Key
 from worker.kafka.group_lag import PartitionLag
 
-_LAG_KEPT_S = 15.0  # without an answer of Kafka's; then lag is unknown, and says so by not being there
-_BEAT_S = 30.0
+_LAG_VALID_S = 15.0  # without an answer from Kafka; after that the lag is unknown and not shown
+_HEARTBEAT_S = 30.0
 _PROGRESS_S = 60.0
 
 
 @dataclass(slots=True)
 class MonitorState:
-    """Seen by the monitor's loop, read by its pages. Instants are time.monotonic()."""
+    """Written by the monitor's loop, read by its pages. Times are of time.monotonic()."""
 
     settings: Settings
     now: Callable[[], float] = time.monotonic
-    kafka_up: bool | None = None  # None: it has not answered, and need not have yet
-    begun: bool = False  # whether the group's lag was ever known
-    topics: dict[str, int] = field(default_factory=dict)  # how many partitions each has
-    devices: int | None = None  # of all topics
+    kafka_up: bool | None = None  # None: no answer yet, and none is overdue
+    was_lag_known: bool = False
+    topics: dict[str, int] = field(default_factory=dict)  # topic → number of partitions
+    devices: int | None = None  # distinct over all topics
     devices_by_topic: dict[str, int] = field(default_factory=dict)
     devices_at: float = 0.0
-    store_up: bool | None = None  # whether the last count was answered
-    error: str = "starting: waiting for Kafka"  # the monitor's own, empty without any
-    progress_at: float | None = None  # when events were last accounted for, or the group's commits last moved
+    store_up: bool | None = None  # whether the last count succeeded
+    error: str = "starting: waiting for Kafka"  # of the monitor itself; empty if there is none
+    progress_at: float | None = None  # when the ledger or the group's commits last advanced
     _progress: tuple[int, int] = (0, 0)
     _lags: dict[Key, tuple[float, PartitionLag]] = field(default_factory=dict)
 
     @property
     def partitions(self) -> int:
-        """The partitions of all topics."""
+        """The number of partitions of all topics."""
         return sum(self.topics.values())
 
     @property
-    def starting(self) -> bool:
-        """Whether the first answers are still to come, and nobody need worry yet."""
-        return not self.begun and self.kafka_up is not False
+    def is_starting(self) -> bool:
+        """Whether the first answers are still outstanding, and none is overdue."""
+        return not self.was_lag_known and self.kafka_up is not False
 
     @property
     def lags(self) -> list[PartitionLag]:
-        """The lag of each partition where it is known, ascending."""
-        oldest = self.now() - _LAG_KEPT_S
-        return [lag for _, (taken, lag) in sorted(self._lags.items()) if taken > oldest]
+        """The lag of each partition for which it is known, in order of topic and partition."""
+        since = self.now() - _LAG_VALID_S
+        return [lag for _, (measured_at, lag) in sorted(self._lags.items()) if measured_at > since]
 
-    def see_lags(self, lags: list[PartitionLag], topics: dict[str, int]) -> None:
-        """Take a fresh look at the group; `topics` are the partitions of those that are there."""
+    def record_lags(self, lags: list[PartitionLag], topics: dict[str, int]) -> None:
+        """Record the lag of the group; `topics` has the number of partitions of each existing topic."""
         self.kafka_up, self.topics = True, topics
         now = self.now()
         self._lags.update({lag.key: (now, lag) for lag in lags})
-        self._lags = {key: seen for key, seen in self._lags.items() if key[0] in topics}
-        self.begun = self.begun or bool(lags)
+        self._lags = {key: measured for key, measured in self._lags.items() if key[0] in topics}
+        self.was_lag_known = self.was_lag_known or bool(lags)
 
-    def see_devices(self, by_topic: dict[str, int], together: int | None = None) -> None:
-        """Take a fresh count, of each topic and of all."""
-        self.devices = sum(by_topic.values()) if together is None else together
+    def record_devices(self, by_topic: dict[str, int], total: int | None = None) -> None:
+        """Record a count of each topic and of all topics together."""
+        self.devices = sum(by_topic.values()) if total is None else total
         self.devices_by_topic, self.devices_at, self.store_up = by_topic, self.now(), True
 
-    def see_progress(self, stats: Stats, accounted: int) -> None:
-        """Notice whether anything moved since the last call; `accounted` is Sums.accounted."""
-        seen = (accounted, sum(lag.position for lag in self.lags))
-        own, group = seen[0] > self._progress[0], seen[1] > self._progress[1] > 0
-        standing_by = not any(slot.get("assigned") for slot in alive(stats))
+    def record_progress(self, stats: Stats, accounted: int) -> None:
+        """Record whether anything advanced since the last call; `accounted` is Sums.accounted."""
+        progress = (accounted, sum(lag.position for lag in self.lags))
+        own, group = progress[0] > self._progress[0], progress[1] > self._progress[1] > 0
+        standing_by = not any(slot.get("assigned") for slot in running_slots(stats))
         if own or (group and standing_by):
             self.progress_at = self.now()
-        self._progress = seen
+        self._progress = progress
 
-    def unready(self, stats: Stats) -> str:
-        """Return why no progress is being made, or nothing where there is some, or nothing left to do."""
+    def unready_reason(self, stats: Stats) -> str:
+        """Return why there is no progress; empty if there is progress or nothing to do."""
         now = self.now()
-        if not any(now - slot.get("heartbeat_ns") / 1e9 < _BEAT_S for slot in alive(stats)):
-            return self.error or ("starting" if self.starting else f"no consumer has shown life for {_BEAT_S:g} s")
+        if not any(now - slot.get("heartbeat_ns") / 1e9 < _HEARTBEAT_S for slot in running_slots(stats)):
+            return self.error or (
+                "starting" if self.is_starting else f"no consumer has sent a heartbeat for {_HEARTBEAT_S:g} s"
+            )
         if not self.partitions:
-            return self.error or "the topic is gone"
+            return self.error or "the topic was deleted"
         if not self.lags:
             if self.kafka_up is False:
-                return "Kafka does not answer, so the lag is not known"
-            return "starting: the lag is not known yet" if self.starting else "the lag is not known yet"
+                return "Kafka does not answer, so the lag is unknown"
+            return "starting: the lag is unknown" if self.is_starting else "the lag is unknown"
         behind = sum(lag.messages for lag in self.lags)
         if not behind:
             return ""
-        # Who has told no trouble has only not opened the store yet.
-        away = any(slot.get("error_ns") and not slot.get("sink_up") for slot in alive(stats))
-        why = f": {self.settings.backend} does not answer" if away else ""
+        # A consumer without an error has only not opened the store yet.
+        store_down = any(slot.get("error_ns") and not slot.get("sink_up") for slot in running_slots(stats))
+        cause = f": {self.settings.backend} does not answer" if store_down else ""
         if self.progress_at is None:
-            return f"{behind} events unread, and nothing written yet{why}"
+            return f"{behind} events unread, and nothing written yet{cause}"
         if now - self.progress_at > _PROGRESS_S:
-            return f"{behind} events unread, and nothing written for {now - self.progress_at:.0f} s{why}"
+            return f"{behind} events unread, and nothing written for {now - self.progress_at:.0f} s{cause}"
         return ""

@@ -1,4 +1,4 @@
-"""Where events go: what every sink offers, and how one is opened."""
+"""The interface of every sink, and `open_sink`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from worker.core.records import Field
 
 
 class Sink(Protocol):
-    """A store. Every method may raise Retryable (its trouble) or Fatal (configuration, rights)."""
+    """A store. Every method may raise Retryable (the store's error) or Fatal (configuration, rights)."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The fields of an event that the store keeps, each with its converter; known once open."""
+        """The fields of an event that the store keeps, each with its converter. Available after open."""
 
     @property
     def exactly_once(self) -> bool:
-        """Whether the same range may be written twice and is counted once; known once open."""
+        """Whether a range that is written twice is stored once. Available after open."""
 
     def open(self) -> None:
-        """Connect, make the table if it is missing, learn its shape. May be called again after any trouble."""
+        """Connect, create the table if it is missing, read its schema. May be called again after any error."""
 
     def write(self, batch: Batch) -> None:
         """Return once the store has acknowledged all rows of the batch, of which some may be stored already.
@@ -31,21 +31,21 @@ class Sink(Protocol):
         """
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
-        """Return how many rows of the offsets [start, end) the store already has; None where it cannot tell."""
+        """Return how many rows of the offsets [start, end) the store already has; None if it cannot tell."""
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
-        """Return the number of distinct devices in the store; with `others`, in what they name together with it.
+        """Return the number of distinct devices in the table or key, in union with those that `others` name.
 
-        `topic` leaves those of other topics out, where the store can tell: for topics that share a place. None where
-        the store does not keep them: see `uncounted`.
+        `topic` excludes other topics that share the table, if the store can tell them apart. None if the store does not
+        keep devices: see `uncounted`.
         """
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
 
 
 def uncounted(settings: Settings) -> str:
-    """Say why `devices` is None, and what to do."""
+    """Return why `devices` is None, and what to do."""
     return (
         f"devices are not counted: no column of {settings.table} is filled from {settings.device_field}; "
         "--device-field names another field"
@@ -53,7 +53,7 @@ def uncounted(settings: Settings) -> str:
 
 
 def open_sink(settings: Settings) -> Sink:
-    """Return the sink that the settings name, not yet connected; its library is imported only now."""
+    """Return the sink that the settings name, not yet connected. Its client library is imported only here."""
     if settings.backend == "redis":
         from worker.sinks.redis.sink import RedisSink
 

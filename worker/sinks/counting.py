@@ -1,4 +1,4 @@
-"""The distinct devices of one topic or several, and the lines that report them."""
+"""The distinct devices of one or several topics, and the lines that report them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from worker.sinks import Sink
 
 
 def count_devices(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[dict[str, int], int | None]:
-    """Return the distinct devices of each topic whose store keeps them, and of all together (None: it keeps none).
+    """Return the distinct devices of each topic whose store keeps them, and of all together (None: no store does).
 
-    `sinks` are those of one topic or more.
+    `sinks` has the sink of each topic, at least one.
     """
-    (first, sink), *others = sinks.items()
-    tell = not (settings.one_topic or settings.table_by_topic)
-    counted = {topic: one.devices(topic=topic if tell else "") for topic, one in sinks.items()}
-    by_topic = {topic: count for topic, count in counted.items() if count is not None}
+    first, *others = sinks
+    shared = not (settings.one_topic or settings.table_by_topic)
+    counts = {topic: sink.devices(topic=topic if shared else "") for topic, sink in sinks.items()}
+    by_topic = {topic: count for topic, count in counts.items() if count is not None}
     if not others:
-        return by_topic, counted[first]
-    return by_topic, sink.devices(*(settings.for_topic(topic) for topic, _ in others))
+        return by_topic, counts[first]
+    return by_topic, sinks[first].devices(*map(settings.for_topic, others))
 
 
 def report(settings: Settings, by_topic: Mapping[str, int], together: int) -> list[str]:

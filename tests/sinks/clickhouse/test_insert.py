@@ -1,4 +1,4 @@
-"""Encoded blocks, sent to a real ClickHouse: each value comes back as the server itself reads it from JSON text."""
+"""Encoded blocks, sent to a real ClickHouse: each stored value is the one that the server itself reads from JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create(client: Client, table: str, columns: str, engine: str = "Memory") -> 
 def send(
     client: Client, table: str, header: list[tuple[str, str]], columns: Sequence[list[Any]], **options: Any
 ) -> None:
-    """Insert whole columns of JSON values."""
+    """Insert columns of JSON values."""
     data = [
         codec(kind).encode([codec(kind).convert(values)]) for (_, kind), values in zip(header, columns, strict=True)
     ]
@@ -52,17 +52,17 @@ def send(
     insert_block(client, f"INSERT INTO {table} ({names}) VALUES", {**SYNC, **options}, header, len(columns[0]), data)
 
 
-def send_chunks(client: Client, table: str, kind: str, record_batches: list[list[Any]]) -> None:
-    """Insert numbered values of one type, chunk by chunk into one block."""
+def send_record_batches(client: Client, table: str, kind: str, record_batches: list[list[Any]]) -> None:
+    """Insert numbered values of one type: several record batches in one block."""
     rows = sum(map(len, record_batches))
-    one = codec(kind)
-    data = [offsets("Int64", [range(rows)]), one.encode([one.convert(records) for records in record_batches])]
-    header = [("i", "Int64"), ("c", one.type)]
+    column = codec(kind)
+    data = [offsets("Int64", [range(rows)]), column.encode([column.convert(records) for records in record_batches])]
+    header = [("i", "Int64"), ("c", column.type)]
     insert_block(client, f"INSERT INTO {table} (i, c) VALUES", SYNC, header, rows, data)
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_values_come_back_as_the_server_reads_them_from_json(client: Client, table: str, kind: str) -> None:
+def test_stored_values_are_those_that_the_server_reads_from_json(client: Client, table: str, kind: str) -> None:
     create(client, table, f"i Int64, c {kind}")
     described = client.execute(f"DESCRIBE TABLE {table}")[1][1]
 
@@ -70,7 +70,7 @@ def test_values_come_back_as_the_server_reads_them_from_json(client: Client, tab
     @given(st.lists(st.lists(VALUES[kind], max_size=12), min_size=1, max_size=3))
     def check(record_batches: list[list[Any]]) -> None:
         client.execute(f"TRUNCATE TABLE {table}")
-        send_chunks(client, table, described, record_batches)
+        send_record_batches(client, table, described, record_batches)
         values = [value for records in record_batches for value in records]
         text = b"\n".join(orjson.dumps({"i": i, "c": value}) for i, value in enumerate(values)).decode()
         stored = client.execute(f"SELECT toJSONString(c) FROM {table} ORDER BY i")
@@ -97,7 +97,7 @@ def test_values_come_back_as_the_server_reads_them_from_json(client: Client, tab
         ("Date32", 86_400_000, "1900-01-01T00:00:00.000Z", "2299-12-31T23:59:59.999Z"),
     ],
 )
-def test_times_come_back_cut_to_the_columns_precision(
+def test_times_are_stored_rounded_down_to_the_columns_precision(
     client: Client, table: str, kind: str, step_ms: int, low: str, high: str
 ) -> None:
     create(client, table, f"i Int64, c {kind}")
@@ -105,7 +105,7 @@ def test_times_come_back_cut_to_the_columns_precision(
     epoch, millisecond = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
     millis = [(first + (last - first) * part / 97 - epoch) // millisecond for part in range(98)]
     millis += [0, 1, 999, 1_638_526_530_123]
-    send_chunks(client, table, kind, [list(map(to_iso, millis))])
+    send_record_batches(client, table, kind, [list(map(to_iso, millis))])
     stored = client.execute(
         f"SELECT toUnixTimestamp64Milli(toDateTime64(toString(c, 'UTC'), 3, 'UTC')) FROM {table} ORDER BY i"
         if "Time" in kind
@@ -114,8 +114,8 @@ def test_times_come_back_cut_to_the_columns_precision(
     assert [row[0] for row in stored] == [value // step_ms * step_ms for value in millis]
 
 
-def test_a_block_of_many_chunks_arrives_whole(client: Client, table: str) -> None:
-    """Several times larger than the driver's buffers."""
+def test_a_block_of_many_record_batches_is_stored_complete(client: Client, table: str) -> None:
+    """The block is several times larger than the driver's buffers."""
     create(client, table, "t LowCardinality(String), p Int32, o Int64, s String, l LowCardinality(String)")
     rows = 100_000
     record_batches = [range(start, start + 1000) for start in range(0, rows, 1000)]
@@ -159,7 +159,7 @@ def test_the_same_block_with_the_same_token_is_written_once(client: Client, tabl
     assert client.execute(f"SELECT count() FROM {table}") == [(4,)]
 
 
-def test_a_token_is_known_from_another_connection_with_or_without_compression(
+def test_a_token_deduplicates_across_connections_with_and_without_compression(
     client: Client, clickhouse: Service, table: str
 ) -> None:
     engine = "MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 1000"
@@ -180,7 +180,7 @@ def test_a_token_is_known_from_another_connection_with_or_without_compression(
         ("MODIFY COLUMN b Nullable(Int8)", r"its column b is Nullable\(Int8\), no longer Int8"),
     ],
 )
-def test_a_table_that_was_altered_is_noticed_before_anything_is_sent(
+def test_an_altered_table_is_detected_before_anything_is_sent(
     client: Client, table: str, change: str, message: str
 ) -> None:
     create(client, table, "a Int8, b Int8", "MergeTree ORDER BY a")
@@ -192,7 +192,7 @@ def test_a_table_that_was_altered_is_noticed_before_anything_is_sent(
     assert client.execute(f"SELECT a FROM {table}") == [(1,)]
 
 
-def test_a_column_that_is_gone_is_the_servers_error(client: Client, table: str) -> None:
+def test_a_dropped_column_is_an_error_of_the_server(client: Client, table: str) -> None:
     create(client, table, "a Int8, b Int8", "MergeTree ORDER BY a")
     client.execute(f"ALTER TABLE {table} DROP COLUMN b")
     with pytest.raises(errors.ServerException, match="No such column b"):
@@ -206,7 +206,7 @@ def test_a_setting_that_the_server_does_not_know_is_an_error(client: Client, tab
     assert caught.value.code == errors.ErrorCodes.UNKNOWN_SETTING
 
 
-def test_after_a_refused_block_the_connection_is_dropped_and_the_next_insert_opens_another(
+def test_after_a_refused_block_the_connection_is_closed_and_the_next_insert_opens_another(
     client: Client, table: str
 ) -> None:
     create(client, table, "a Int8, CONSTRAINT small CHECK a < 10", "MergeTree ORDER BY a")
@@ -218,7 +218,7 @@ def test_after_a_refused_block_the_connection_is_dropped_and_the_next_insert_ope
     assert client.execute(f"SELECT a FROM {table}") == [(2,)]
 
 
-def test_a_block_that_is_cut_short_writes_nothing(client: Client, table: str) -> None:
+def test_an_incomplete_block_writes_nothing(client: Client, table: str) -> None:
     """As with a worker that is killed while it sends."""
     create(client, table, "s String", "MergeTree ORDER BY s")
     header = [("s", "String")]
@@ -229,10 +229,10 @@ def test_a_block_that_is_cut_short_writes_nothing(client: Client, table: str) ->
 
 
 @pytest.mark.parametrize("revision", [54453, 54461])
-def test_a_server_of_an_older_protocol_is_spoken_to_in_it(
+def test_an_older_protocol_revision_is_supported(
     client: Client, clickhouse: Service, table: str, revision: int
 ) -> None:
-    """54453 has no byte for a column's serialization; the client decides here which one is spoken."""
+    """54453 has no byte for a column's serialization. Here the client chooses the revision."""
     create(client, table, "a Nullable(Int8), l LowCardinality(String)")
     older = connect(f"{clickhouse.address}?client_revision={revision}")
     try:
@@ -242,7 +242,7 @@ def test_a_server_of_an_older_protocol_is_spoken_to_in_it(
     assert client.execute(f"SELECT * FROM {table}") == [(1, "x"), (None, "y")]
 
 
-def test_a_password_may_be_given_beside_the_url_and_is_in_no_error() -> None:
+def test_a_password_may_be_separate_from_the_url_and_is_in_no_error() -> None:
     with start_clickhouse(users={"writer": {"password": "sec/r@t"}}) as server:
         url = server.address.replace("default@", "writer@")
         good, bad = connect(url, "sec/r@t"), connect(url, "sec/r@u")
@@ -255,7 +255,7 @@ def test_a_password_may_be_given_beside_the_url_and_is_in_no_error() -> None:
     assert "sec/r" not in str(caught.value)
 
 
-def test_an_address_has_no_secrets_and_always_a_port() -> None:
+def test_an_address_has_a_port_and_no_secrets() -> None:
     assert address("clickhouse://user:secret@host:9001/db") == "host:9001"
     assert address("clickhouse://host/db") == "host:9000"
     assert address("clickhouses://host/db") == "host:9440"

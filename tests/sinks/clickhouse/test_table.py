@@ -1,4 +1,4 @@
-"""Which columns are filled from which field, and what is refused with what to do."""
+"""Which columns are filled from which field, and what is rejected with advice."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TABLE = [
 ]
 
 
-def test_a_column_is_filled_from_the_field_of_its_name_and_the_rest_is_the_servers() -> None:
-    found = bind_columns(TABLE, {})
-    assert [(one.column, one.field.path, one.field.required) for one in found] == [
+def test_a_column_is_filled_from_the_field_of_its_name_unless_the_server_fills_it() -> None:
+    bindings = bind_columns(TABLE, {})
+    assert [(binding.column, binding.field.path, binding.field.required) for binding in bindings] == [
         ("time", ("time",), True),
         ("request.user", ("request", "user"), False),
     ]
 
 
 def test_map_names_another_field_also_for_columns_with_a_default() -> None:
-    found = bind_columns(TABLE, {"time": "@timestamp", "size": "response.bytes", "raw": r"a\.b"})
-    assert [(one.column, one.field.name, one.field.path) for one in found] == [
+    bindings = bind_columns(TABLE, {"time": "@timestamp", "size": "response.bytes", "raw": r"a\.b"})
+    assert [(binding.column, binding.field.name, binding.field.path) for binding in bindings] == [
         ("time", "@timestamp", ("@timestamp",)),
         ("request.user", "request.user", ("request", "user")),
         ("size", "response.bytes", ("response", "bytes")),
@@ -38,7 +38,7 @@ def test_map_names_another_field_also_for_columns_with_a_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mapped", "says"),
+    ("mapped", "message"),
     [
         ({"tme": "t"}, r"--map t=tme: there is no column tme \(did you mean time\?\)"),
         ({"zzz": "t"}, r"there is no column zzz; correct it, or ALTER TABLE … ADD COLUMN zzz"),
@@ -47,12 +47,12 @@ def test_map_names_another_field_also_for_columns_with_a_default() -> None:
         ({"host": "t"}, "column host is ALIAS"),
     ],
 )
-def test_a_mapping_that_cannot_be_is_refused_with_what_to_do(mapped: dict[str, str], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_an_impossible_mapping_is_rejected_with_advice(mapped: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         bind_columns(TABLE, mapped)
 
 
-def test_a_table_without_a_column_to_fill_and_a_type_that_is_not_supported_are_refused() -> None:
+def test_a_table_without_a_column_to_fill_and_an_unsupported_type_are_rejected() -> None:
     with pytest.raises(ValueError, match="no column that an event could fill"):
         bind_columns(TABLE[2:], {})
     with pytest.raises(ValueError, match="column v: type Dynamic is not supported; give it a DEFAULT, or another type"):
@@ -73,11 +73,13 @@ def test_a_table_without_a_column_to_fill_and_a_type_that_is_not_supported_are_r
         ("device_ip", {}, ""),
     ],
 )
-def test_what_is_counted_is_the_column_that_the_field_fills(field: str, mapped: dict[str, str], column: str) -> None:
+def test_devices_are_counted_in_the_column_that_the_field_fills(
+    field: str, mapped: dict[str, str], column: str
+) -> None:
     assert counted(TABLE, bind_columns(TABLE, mapped), field) == column
 
 
-def test_a_table_for_device_events_has_to_hold_them_and_another_need_not() -> None:
+def test_a_table_for_device_events_must_be_able_to_hold_them() -> None:
     table = [Column("timestamp", "UInt64"), Column("device_ip", "Nullable(IPv4)"), Column("error_code", "Int8")]
     with pytest.raises(
         ValueError, match="column timestamp is UInt64, which cannot hold an event's timestamp; its type"

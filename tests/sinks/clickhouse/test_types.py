@@ -1,4 +1,4 @@
-"""What goes into a column, byte for byte as clickhouse-driver writes it, and what is refused."""
+"""Columns have the same bytes as those of clickhouse-driver, and invalid values are rejected."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.column_values import VALUES
 from worker.decoding.converters import BadValue
 from worker.sinks.clickhouse.types import codec, constant, offsets
 
-REFUSALS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
-ALIKE = [  # types of which the driver takes the very same Python values
+REJECTIONS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
+SAME_VALUES = [  # types for which the driver accepts the same Python values
     *(f"{sign}{bits}" for sign in ("Int", "UInt") for bits in (8, 16, 32, 64)),
     *("Float32", "Float64", "Bool", "String", "Nullable(String)", "Nullable(Int32)", "LowCardinality(String)"),
     *(
@@ -33,7 +33,7 @@ ALIKE = [  # types of which the driver takes the very same Python values
     ),
 ]
 OWN_DICTIONARIES = [kind for kind in VALUES if "LowCardinality" in kind]
-FOREIGN: st.SearchStrategy[Any] = st.sampled_from(
+ANY_VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, True, 0, -1, 300, 1 << 63, -1 << 63, 1.0, 1.5, 1e300),
         *("", "a", "12", "1e5", "x" * 300, "ü" * 3, "2021-12-03", "2999-01-01", "10.0.0.1", "::"),
@@ -44,11 +44,11 @@ FOREIGN: st.SearchStrategy[Any] = st.sampled_from(
 
 
 def encoded(kind: str, *record_batches: list[Any]) -> bytes:
-    one = codec(kind)
-    return one.encode([one.convert(records) for records in record_batches])
+    column = codec(kind)
+    return column.encode([column.convert(records) for records in record_batches])
 
 
-def by_driver(kind: str, values: Sequence[Any]) -> bytes:
+def encoded_by_driver(kind: str, values: Sequence[Any]) -> bytes:
     context = Context()
     context.client_settings = {"strings_as_bytes": False, "strings_encoding": "utf-8", "use_numpy": False}
     out = BytesIO()
@@ -58,38 +58,38 @@ def by_driver(kind: str, values: Sequence[Any]) -> bytes:
     return out.getvalue()
 
 
-def refused(kind: str, values: list[Any]) -> bool:
+def rejects(kind: str, values: list[Any]) -> bool:
     try:
         codec(kind).convert(values)
-    except REFUSALS:
+    except REJECTIONS:
         return True
     return False
 
 
-@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("kind", SAME_VALUES)
 @given(data=st.data())
 def test_bytes_are_those_of_the_driver(kind: str, data: st.DataObject) -> None:
     values = data.draw(st.lists(VALUES[kind].filter(lambda value: kind != "Int128" or type(value) is int), min_size=1))
-    assert encoded(kind, values) == by_driver(kind, values)
+    assert encoded(kind, values) == encoded_by_driver(kind, values)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in VALUES if kind not in OWN_DICTIONARIES])
 @given(data=st.data())
-def test_chunks_make_the_same_column_as_the_whole(kind: str, data: st.DataObject) -> None:
+def test_a_column_does_not_depend_on_how_it_is_split_into_record_batches(kind: str, data: st.DataObject) -> None:
     values = data.draw(st.lists(VALUES[kind], max_size=10))
-    cut = data.draw(st.integers(0, len(values)))
-    assert encoded(kind, values[:cut], [], values[cut:]) == encoded(kind, values)
+    split = data.draw(st.integers(0, len(values)))
+    assert encoded(kind, values[:split], [], values[split:]) == encoded(kind, values)
 
 
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
-def test_a_chunk_is_refused_exactly_if_one_of_its_values_is(kind: str, data: st.DataObject) -> None:
-    values = data.draw(st.lists(VALUES[kind] | FOREIGN, max_size=6))
-    assert refused(kind, values) == any(refused(kind, [value]) for value in values)
+def test_a_record_batch_is_rejected_exactly_if_one_of_its_values_is(kind: str, data: st.DataObject) -> None:
+    values = data.draw(st.lists(VALUES[kind] | ANY_VALUES, max_size=6))
+    assert rejects(kind, values) == any(rejects(kind, [value]) for value in values)
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_a_column_without_values_is_empty_but_for_its_prefix(kind: str) -> None:
+def test_a_column_without_values_is_only_its_prefix(kind: str) -> None:
     assert encoded(kind) == encoded(kind, []) == encoded(kind, [], []) == codec(kind).prefix
 
 
@@ -98,11 +98,11 @@ def test_a_column_without_values_is_empty_but_for_its_prefix(kind: str) -> None:
     [(f"Int{bits}", -(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32, 64, 128, 256)]
     + [(f"UInt{bits}", 0, (1 << bits) - 1) for bits in (8, 16, 32, 64, 128, 256)],
 )
-def test_an_integer_beyond_the_type_is_refused_not_wrapped(kind: str, low: int, high: int) -> None:
-    assert not refused(kind, [low, high, 0])
-    assert refused(kind, [0, low - 1])
-    assert refused(kind, [0, high + 1])
-    assert refused(kind, [str(high + 1)])
+def test_an_integer_beyond_the_type_is_rejected_not_wrapped(kind: str, low: int, high: int) -> None:
+    assert not rejects(kind, [low, high, 0])
+    assert rejects(kind, [0, low - 1])
+    assert rejects(kind, [0, high + 1])
+    assert rejects(kind, [str(high + 1)])
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_an_integer_beyond_the_type_is_refused_not_wrapped(kind: str, low: int, 
         ("JSON", []), ("JSON", "{}"), ("JSON", None),
     ],
 )  # fmt: skip
-def test_a_value_that_the_type_cannot_hold_is_refused(kind: str, value: Any) -> None:
-    assert refused(kind, [value])
+def test_a_value_that_the_type_cannot_hold_is_rejected(kind: str, value: Any) -> None:
+    assert rejects(kind, [value])
 
 
-def test_the_reason_tells_a_wrong_type_from_a_bad_time() -> None:
+def test_each_kind_of_invalid_value_has_its_reason() -> None:
     for kind, value, reason in (
         ("Int8", "1", "wrong_type"),
         ("DateTime", "x", "bad_timestamp"),
@@ -175,7 +175,7 @@ def test_a_value_is_encoded_exactly(kind: str, value: Any, expected: bytes) -> N
 
 
 @pytest.mark.parametrize(("keys", "width"), [(1, 1), (256, 1), (257, 2), (65_536, 2), (65_537, 4)])
-def test_a_dictionary_has_the_narrowest_index_that_reaches_all_its_keys(keys: int, width: int) -> None:
+def test_a_dictionary_has_the_narrowest_index_for_its_keys(keys: int, width: int) -> None:
     values = [str(number) for number in range(keys)]
     column = encoded("LowCardinality(String)", values)
     index = column[-width * keys :]
@@ -199,7 +199,7 @@ def test_offsets_may_be_ranges_or_lists_in_any_integer_column() -> None:
         offsets("Int32", record_batches)
 
 
-def test_a_type_as_describe_breaks_it_into_lines_is_on_one_line() -> None:
+def test_a_type_that_describe_writes_on_several_lines_is_on_one_line() -> None:
     kind = codec("Tuple(\n    a Int8,\n    b Tuple(\n        c String,\n        d Decimal(9, 2)))")
     assert kind.type == "Tuple(a Int8, b Tuple(c String, d Decimal(9, 2)))"
     assert kind.encode([kind.convert([{"a": 1, "b": {"c": "x", "d": 1}}])]) == b"\1\1x" + struct.pack("<i", 100)
@@ -209,7 +209,7 @@ def test_a_type_as_describe_breaks_it_into_lines_is_on_one_line() -> None:
     "kind",
     ["Variant(Int8, String)", "Array(Dynamic)", "AggregateFunction(sum, UInt64)", "Map(UInt64, String)", "Int9", ""],
 )
-def test_a_type_that_is_not_supported_is_named(kind: str) -> None:
+def test_an_unsupported_type_is_named_in_the_error(kind: str) -> None:
     with pytest.raises(ValueError, match=r"type .*is not supported"):
         codec(kind)
 

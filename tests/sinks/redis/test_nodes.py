@@ -1,4 +1,4 @@
-"""URLs of Redis: what they name, and that no password of one is shown."""
+"""Redis URLs: what they name, and that their passwords are never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_url_names_a_server_a_cluster_or_sentinels() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis+cluster://a:1/3", "redis+sentinel://a:1", "redis+sentinel://a:1/m/x"])
-def test_a_url_that_nothing_can_be_made_of_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(Fatal, match="--redis-url"):
         where(url)
 
@@ -31,18 +31,18 @@ def test_a_url_that_nothing_can_be_made_of_is_refused(url: str) -> None:
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel"])
 def test_a_password_in_a_url_is_masked_and_refused_in_an_argument(scheme: str) -> None:
     url = f"{scheme}://user:canary@a:1,b:2/m/0"
-    assert "canary" not in str(load({}, {"WORKER_REDIS_URL": url})[0].shown())
+    assert "canary" not in str(load({}, {"WORKER_REDIS_URL": url})[0].redacted())
     with pytest.raises(UsageError, match="password in an argument") as refused:
         load({"redis_url": url}, {})
     assert "canary" not in str(refused.value)
 
 
-def test_the_file_of_a_key_is_no_secret() -> None:
+def test_the_path_of_a_key_file_is_not_a_secret() -> None:
     url = "rediss://h/0?ssl_keyfile=/client.key&ssl_certfile=/client.pem"
-    assert load({"redis_url": url}, {})[0].shown()["redis_url"] == url
+    assert load({"redis_url": url}, {})[0].redacted()["redis_url"] == url
     with pytest.raises(UsageError):
         load({"redis_url": f"{url}&ssl_password=canary"}, {})
 
 
-def test_keys_of_one_slot() -> None:
+def test_a_prefix_keeps_keys_in_one_slot() -> None:
     assert [same_slot(key) for key in ("a{b}c", "plain")] == ["a{b}c", "{plain}"]

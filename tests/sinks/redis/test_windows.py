@@ -1,4 +1,4 @@
-"""Windows: every event is in the slice of its own time, and slices that cover a span count it once."""
+"""Windows: every event is in the slice of its own time, and the slices that cover a time span do not overlap."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ def keys(**options: str) -> Keys:
 
 @settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 3000), names.filter(bool))
-def test_a_span_is_covered_once_by_slices_that_cannot_be_joined(first: int, length: int, wanted: set[str]) -> None:
-    among = windows(wanted)
-    unit = among[0].seconds
+def test_a_span_is_covered_once_by_slices_that_cannot_be_merged(first: int, length: int, wanted: set[str]) -> None:
+    available = windows(wanted)
+    unit = available[0].seconds
     start, end = first * unit, (first + length) * unit
-    found = cover(start, end, among)
-    assert found == sorted(found, key=lambda one: one[0].seconds * one[1])
-    edge = start
-    for window, number in found:
-        assert number * window.seconds == edge
-        edge += window.seconds
-    assert edge == end
-    for coarse in among:  # no slice lies in one of a coarser window that lies in the span
+    covering = cover(start, end, available)
+    assert covering == sorted(covering, key=lambda item: item[0].seconds * item[1])
+    covered_to = start
+    for window, number in covering:
+        assert number * window.seconds == covered_to
+        covered_to += window.seconds
+    assert covered_to == end
+    for coarse in available:  # no slice is inside a slice of a coarser window that fits in the span
         first_whole, last_whole = -(-start // coarse.seconds), end // coarse.seconds
-        places = [n * w.seconds // coarse.seconds for w, n in found if w.seconds < coarse.seconds]
-        assert not any(first_whole <= place < last_whole for place in places)
+        numbers = [n * w.seconds // coarse.seconds for w, n in covering if w.seconds < coarse.seconds]
+        assert not any(first_whole <= number < last_whole for number in numbers)
 
 
-def test_days_are_between_hours_and_these_between_minutes() -> None:
-    found = cover(DAY + 22 * 3600 + 58 * 60, DAY + 86_400 * 2 + 3600 + 60, windows(TTLS))
-    spelled = [f"{window.name} {window.spell(number)}" for window, number in found]
-    assert spelled == [
+def test_hours_and_minutes_cover_the_ends_of_a_span_of_days() -> None:
+    covering = cover(DAY + 22 * 3600 + 58 * 60, DAY + 86_400 * 2 + 3600 + 60, windows(TTLS))
+    assert [f"{window.name} {window.spell(number)}" for window, number in covering] == [
         "minute 2026-11-24T22:58",
         "minute 2026-11-24T22:59",
         "hour 2026-11-24T23",
@@ -57,14 +56,14 @@ def test_days_are_between_hours_and_these_between_minutes() -> None:
     ]
 
 
-def test_a_span_that_no_slices_make_up_is_refused() -> None:
+def test_a_span_that_does_not_begin_with_a_slice_is_refused() -> None:
     with pytest.raises(ValueError, match="whole hours"):
         cover(60, 7200, windows(["hour", "day"]))
 
 
-moments = st.integers(DAY - 200_000, DAY + 200_000)
+times = st.integers(DAY - 200_000, DAY + 200_000)
 values = st.sampled_from(["NL", "DE", "a:b", "", 3, "3", "ü", "x" * 80, "%"])
-record_batches = st.lists(st.lists(st.tuples(moments, st.integers(0, 20), values), min_size=1, max_size=20), max_size=4)
+record_batches = st.lists(st.lists(st.tuples(times, st.integers(0, 20), values), min_size=1, max_size=20), max_size=4)
 
 
 @settings(deadline=None)
@@ -77,33 +76,33 @@ def test_each_key_has_the_devices_of_its_slice_and_value(record_batches: list[An
     expected: dict[str, set[str]] = defaultdict(set)
     labels = Labels()
     for records in record_batches:
-        events = [{"timestamp": moment, "device_ip": f"d{device}", "country": v} for moment, device, v in records]
+        events = [{"timestamp": time, "device_ip": f"d{device}", "country": v} for time, device, v in records]
         for parts, part in zip(columns, decode(list(map(orjson.dumps, events)), sink.fields).columns, strict=True):
             parts.append(part)
-        for moment, device, value in records:
+        for time, device, value in records:
             for label in {"", labels[value]} if by else {""}:
                 tail = f":country={label}" if label else ""
                 expected[f"devices:{{t}}{tail}"].add(f"d{device}")
                 for window in windows(wanted):
-                    spelled = window.spell(moment // window.seconds)
-                    expected[f"devices:{{t}}:{window.name}:{spelled}{tail}"].add(f"d{device}")
-    found = list(slices(group(columns, kept, Labels()), kept))
-    assert {key: devices for key, _, devices in found if devices} == expected
-    assert len({key for key, _, _ in found}) == len(found)
+                    start = window.spell(time // window.seconds)
+                    expected[f"devices:{{t}}:{window.name}:{start}{tail}"].add(f"d{device}")
+    written = list(slices(group(columns, kept, Labels()), kept))
+    assert {key: devices for key, _, devices in written if devices} == expected
+    assert len({key for key, _, _ in written}) == len(written)
 
 
-def test_a_key_lives_for_its_ttl_after_its_slice_however_late_it_is_written() -> None:
+def test_a_key_expires_at_its_ttl_after_the_end_of_its_slice() -> None:
     kept = keys(windows="minute,day", window_ttl="minute=2h")
     minute, day = kept.windows
     assert kept.expires(minute, DAY // 60) == DAY + 60 + 7200
     assert kept.expires(day, DAY // 86_400) == DAY + 86_400 + TTLS["day"]
 
 
-def test_values_beyond_the_limit_share_a_key_and_what_redis_has_is_known() -> None:
+def test_values_beyond_the_limit_share_a_key_and_labels_in_redis_count() -> None:
     labels = Labels()
-    labels.learn(["seen"])
+    labels.learn(["stored"])
     assert [labels[n] for n in range(VALUES)] == [*map(str, range(VALUES - 1)), OTHER]
-    assert (labels["seen"], labels[0], labels["x" * 65]) == ("seen", "0", OTHER)
+    assert (labels["stored"], labels[0], labels["x" * 65]) == ("stored", "0", OTHER)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +116,12 @@ def test_values_beyond_the_limit_share_a_key_and_what_redis_has_is_known() -> No
         ({"device_ip": "a", "timestamp": DAY, "country": 1.5}, "wrong_type", "country"),
     ],
 )
-def test_only_windows_judge_the_time_and_only_by_the_value(event: dict[str, Any], reason: str, field: str) -> None:
+def test_only_windows_check_the_time_and_only_by_checks_the_value(
+    event: dict[str, Any], reason: str, field: str
+) -> None:
     payload = orjson.dumps(event)
-    judged = RedisSink(load({"topic": "t", "windows": "day", "by": "country"}, {})[0]).fields
-    (reject,) = decode([payload], judged).rejects
+    fields = RedisSink(load({"topic": "t", "windows": "day", "by": "country"}, {})[0]).fields
+    (reject,) = decode([payload], fields).rejects
     assert (reject.reason, reject.field) == (reason, field)
     assert not decode([payload], RedisSink(load({"topic": "t"}, {})[0]).fields).rejects
 
@@ -133,13 +134,13 @@ def test_all_keys_have_the_hash_tag_of_the_total() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "text", "says"),
+    ("option", "text", "message"),
     [
         ("windows", "week", "minute, hour, day"),
         ("window_ttl", "day=forever", "minute=1d,hour=30d,day=400d"),
         ("window_ttl", "day=0d", "minute=1d,hour=30d,day=400d"),
     ],
 )
-def test_options_say_what_to_write(option: str, text: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_an_invalid_option_is_an_error_that_says_what_to_write(option: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         load({"topic": "t", option: text}, {})

@@ -1,4 +1,4 @@
-"""Clickstream into daily distinct users by country, as docs/windows.md says: late, replayed, and with keys lost."""
+"""Daily distinct users by country of a clickstream, as in docs/windows.md: late events, replays and lost keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 import pytest
 import redis
 
-from tests.support.job import Job
+from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, run_worker, wait_until
 from worker.local import Server
 
@@ -24,12 +24,12 @@ BY_COUNTRY = ("--windows", "minute,hour,day", "--by", "country")
 
 
 class Click(NamedTuple):
-    moment: int  # Unix seconds
+    time: int  # Unix seconds
     user: str
     country: str
 
     def payload(self) -> bytes:
-        text = datetime.fromtimestamp(self.moment, UTC).isoformat().replace("+00:00", "Z")
+        text = datetime.fromtimestamp(self.time, UTC).isoformat().replace("+00:00", "Z")
         return orjson.dumps({"timestamp": text, "device_ip": self.user, "country": self.country})
 
 
@@ -42,11 +42,8 @@ def clicks(count: int, since: int, until: int) -> list[Click]:
 
 
 @pytest.fixture
-def job(kafka: Service, own_redis: Server, topic_name: str, group_id: str) -> Job:
-    place = f"devices:{{{topic_name}}}"
-    job = Job(
-        kafka=kafka.address, topic=topic_name, group=group_id, backend="redis", url=own_redis.address, place=place
-    )
+def job(kafka: Service, own_redis: Server, topic_name: str, make_job: MakeJob) -> Job:
+    job = replace(make_job(kafka, own_redis.address), target=f"devices:{{{topic_name}}}")
     job.create(2)
     return job
 
@@ -59,34 +56,35 @@ def client(own_redis: Server) -> Iterator[Any]:
 
 @pytest.fixture
 def midnight() -> int:
-    """The last one (UTC) that was; what a test looks at is days before it."""
+    """The last midnight (UTC); the tests' events are days before it."""
     return int(time.time()) // DAY * DAY
 
 
 def counted(job: Job, since: int, until: int, *more: str) -> list[str]:
-    span = (datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M") for moment in (since, until))
-    start, end = span
+    start, end = (datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M") for time in (since, until))
     with run_worker("count", *job.arguments("--from", start, "--to", end, *more)) as worker:
         assert worker.wait() == 0, worker.tail()
     return worker.stdout
 
 
-def clean(client: Any, users: Sequence[str]) -> int:
+def count_clean(client: Any, users: Sequence[str]) -> int:
+    """Return the count of a new HyperLogLog with these users."""
     client.delete("clean")
     client.pfadd("clean", *users)
     return int(client.pfcount("clean"))
 
 
-def expected(client: Any, those: Sequence[Click]) -> list[str]:
-    """Return what `count --by country` prints, of clean HyperLogLogs."""
-    lines = [f"Total devices: {clean(client, [click.user for click in those])}"]
-    for country in sorted(COUNTRIES, key=lambda one: (len(one.encode()) + 2 * one.count(" "), one)):
-        lines.append(f"{country}: {clean(client, [click.user for click in those if click.country == country])}")
+def expected(client: Any, clicks: Sequence[Click]) -> list[str]:
+    """Return what `count --by country` should print, sorted, from new HyperLogLogs."""
+    lines = [f"Total devices: {count_clean(client, [click.user for click in clicks])}"]
+    for country in COUNTRIES:
+        users = [click.user for click in clicks if click.country == country]
+        lines.append(f"{country}: {count_clean(client, users)}")
     return sorted(lines)
 
 
-def within(those: Sequence[Click], since: int, until: int) -> list[Click]:
-    return [click for click in those if since <= click.moment < until]
+def within(clicks: Sequence[Click], since: int, until: int) -> list[Click]:
+    return [click for click in clicks if since <= click.time < until]
 
 
 def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
@@ -95,7 +93,7 @@ def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
     with run_worker("check", *job.arguments(*BY_COUNTRY)) as worker:
         assert worker.wait() == 0, worker.tail()
     stored, sample = map(int, re.findall(r"(\d+) of the (\d+) newest events would be stored", worker.tail())[0])
-    assert stored == sample - 1  # as many of each partition: how many that are is the producer's choice
+    assert stored == sample - 1  # the sample's size depends on how the producer spread the events over partitions
     assert any("timestamp: 1 missing_field" in line for line in worker.stdout), worker.tail()
     job.finish(*BY_COUNTRY)
 
@@ -104,8 +102,8 @@ def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
         (midnight - 5 * DAY, midnight),
         (midnight - 4 * DAY + 5 * 3600, midnight - 2 * DAY + 3600),
     ]:
-        found = counted(job, since, until, "--by", "country")
-        assert sorted(found) == expected(client, within(events, since, until))
+        lines = counted(job, since, until, "--by", "country")
+        assert sorted(lines) == expected(client, within(events, since, until))
     (dead_letter,) = job.dead_letters()
     assert dead_letter.reason == "missing_field"
     with run_worker("verify", *job.arguments(*BY_COUNTRY)) as worker:
@@ -121,59 +119,59 @@ def test_late_events_are_in_their_own_window_and_replays_change_nothing(job: Job
     job.send([click.payload() for click in [*late, ancient]])
     job.finish(*BY_COUNTRY)
     first_day = midnight - 2 * DAY, midnight - DAY
-    found = counted(job, *first_day)
-    assert found == [f"Total devices: {clean(client, [c.user for c in within([*events, *late], *first_day)])}"]
-    keys = sorted(client.keys(f"{job.place}*"))
-    assert not [key for key in keys if str(datetime.fromtimestamp(ancient.moment, UTC).year).encode() in key]
-    assert client.pfcount(job.place) == clean(client, [click.user for click in [*events, *late, ancient]])
+    lines = counted(job, *first_day)
+    assert lines == [f"Total devices: {count_clean(client, [c.user for c in within([*events, *late], *first_day)])}"]
+    keys = sorted(client.keys(f"{job.target}*"))
+    assert not [key for key in keys if str(datetime.fromtimestamp(ancient.time, UTC).year).encode() in key]
+    assert client.pfcount(job.target) == count_clean(client, [click.user for click in [*events, *late, ancient]])
 
     before = {key: (client.dump(key), client.expiretime(key)) for key in keys}
     replace(job, group=f"{job.group}-again").finish(*BY_COUNTRY)
     after = {key: (client.dump(key), client.expiretime(key)) for key in keys}
     counts = {key: client.pfcount(key) for key in keys if client.type(key) == b"string"}
-    assert set(client.keys(f"{job.place}*")) == set(keys)
+    assert set(client.keys(f"{job.target}*")) == set(keys)
     assert {key: expires for key, (_, expires) in after.items()} == {k: expires for k, (_, expires) in before.items()}
-    for key, total in counts.items():  # a DUMP has a cached count, so the values are compared by their union
+    for key, total in counts.items():  # a DUMP includes a cached count, so the HyperLogLogs are compared by union
         client.restore("before", 0, before[key][0], replace=True)
         assert client.pfcount("before") == total
         assert client.pfcount(key, "before") == total
 
 
-def test_every_window_expires_and_a_lost_key_comes_back_with_its_ttl(job: Job, client: Any, midnight: int) -> None:
-    moment = midnight - DAY + 3600
-    day = f"{job.place}:day:{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}"
+def test_every_window_expires_and_a_lost_key_is_recreated_with_its_ttl(job: Job, client: Any, midnight: int) -> None:
+    time_of_day = midnight - DAY + 3600
+    day = f"{job.target}:day:{datetime.fromtimestamp(time_of_day, UTC):%Y-%m-%d}"
     with job.start("--windows", "day,hour") as worker:
-        job.send([Click(moment, f"a-{n}", "NL").payload() for n in range(100)])
+        job.send([Click(time_of_day, f"a-{n}", "NL").payload() for n in range(100)])
         job.all_done()
         assert client.expiretime(day) == midnight + 400 * DAY
-        client.delete(day, f"{job.place}:windows")  # as eviction does
-        job.send([Click(moment, f"b-{n}", "NL").payload() for n in range(100)])
+        client.delete(day, f"{job.target}:windows")  # as eviction does
+        job.send([Click(time_of_day, f"b-{n}", "NL").payload() for n in range(100)])
         job.all_done()
         assert worker.running(), worker.tail()
     assert client.expiretime(day) == midnight + 400 * DAY
-    assert client.pfcount(day) == clean(client, [f"b-{n}" for n in range(100)])
-    without_ttl = [key.decode() for key in client.keys(f"{job.place}*") if client.ttl(key) < 0]
-    assert sorted(without_ttl) == [job.place, f"{job.place}:windows"]
-    replace(job, group=f"{job.group}-again").finish("--windows", "day,hour")  # what mends it: read again
-    everyone = [f"{which}-{n}" for which in "ab" for n in range(100)]
-    assert client.pfcount(day) == clean(client, everyone)
-    assert counted(job, midnight - DAY, midnight) == [f"Total devices: {clean(client, everyone)}"]
+    assert client.pfcount(day) == count_clean(client, [f"b-{n}" for n in range(100)])
+    without_ttl = [key.decode() for key in client.keys(f"{job.target}*") if client.ttl(key) < 0]
+    assert sorted(without_ttl) == [job.target, f"{job.target}:windows"]
+    replace(job, group=f"{job.group}-again").finish("--windows", "day,hour")  # the fix: read the topic again
+    users = [f"{prefix}-{n}" for prefix in "ab" for n in range(100)]
+    assert client.pfcount(day) == count_clean(client, users)
+    assert counted(job, midnight - DAY, midnight) == [f"Total devices: {count_clean(client, users)}"]
 
 
-def test_nothing_is_missing_or_without_a_ttl_after_a_kill(job: Job, client: Any, midnight: int) -> None:
+def test_no_device_is_missing_and_every_window_has_a_ttl_after_a_kill(job: Job, client: Any, midnight: int) -> None:
     events = clicks(20_000, midnight - DAY, midnight)
     with job.start(*BY_COUNTRY) as worker:
         job.send([click.payload() for click in events[:10_000]])
-        wait_until(lambda: job.accounted() > 0, PATIENCE_S, "it is under way")
+        wait_until(lambda: job.accounted() > 0, PATIENCE_S, "the worker has committed")
         worker.kill_tree()
     job.send([click.payload() for click in events[10_000:]])
     job.finish(*BY_COUNTRY)
-    found = counted(job, midnight - DAY, midnight, "--by", "country")
-    assert sorted(found) == expected(client, events)
-    assert not [k for k in client.keys(f"{job.place}:*:20*") if client.ttl(k) < 0]
+    lines = counted(job, midnight - DAY, midnight, "--by", "country")
+    assert sorted(lines) == expected(client, events)
+    assert not [k for k in client.keys(f"{job.target}:*:20*") if client.ttl(k) < 0]
 
 
-def test_check_warns_of_a_policy_that_evicts_windows(job: Job, client: Any) -> None:
+def test_check_warns_about_a_policy_that_evicts_windows(job: Job, client: Any) -> None:
     client.config_set("maxmemory-policy", "volatile-lru")
     for options, level in ((("--windows", "day"), "WARN"), ((), "OK")):
         with run_worker("check", *job.arguments(*options)) as worker:
@@ -183,7 +181,7 @@ def test_check_warns_of_a_policy_that_evicts_windows(job: Job, client: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("options", "message"),
     [
         (("--from", "2026-11-01", "--to", "2026-11-02"), "run the worker with --windows"),
         (("--from", "2026-11-02", "--to", "2026-11-01"), "a later --to TIME"),
@@ -191,7 +189,7 @@ def test_check_warns_of_a_policy_that_evicts_windows(job: Job, client: Any) -> N
         (("--by", "country", "--backend", "clickhouse"), "of ClickHouse ask the table"),
     ],
 )
-def test_count_says_what_to_write(own_redis: Server, topic_name: str, more: Sequence[str], says: str) -> None:
-    with run_worker("count", "--topic", topic_name, "--redis-url", own_redis.address, *more) as worker:
+def test_count_says_what_to_write(own_redis: Server, topic_name: str, options: Sequence[str], message: str) -> None:
+    with run_worker("count", "--topic", topic_name, "--redis-url", own_redis.address, *options) as worker:
         assert worker.wait() == 2, worker.tail()
-    assert says in worker.stderr[-1]
+    assert message in worker.stderr[-1]

@@ -1,27 +1,29 @@
-"""What `check` says: one finding, one line."""
+"""A finding of `check`: one line of its output."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from worker.commands.terminal import printable
 from worker.core.errors import WorkerError
 from worker.core.records import Field
 
 
 class Finding(NamedTuple):
-    """A thing that was looked at, what was found, and the option or command that mends it."""
+    """What was checked, the result, and the option or command that fixes it."""
 
     level: str  # OK, WARN or FAIL
-    what: str
-    found: str
+    subject: str
+    result: str
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:4}  {self.what}: {self.found}" + (f"; fix: {self.fix}" if self.fix else "")
+        text = f"{self.level:4}  {self.subject}: {self.result}" + (f"; fix: {self.fix}" if self.fix else "")
+        return printable(text)  # it may have texts of servers, and field names of events
 
 
 class Stored(NamedTuple):
-    """A field of an event that the store keeps, with its column; both texts are empty where there are no columns."""
+    """A field of an event that the store keeps, with its column. Redis has no columns: both texts are empty."""
 
     field: Field
     column: str = ""
@@ -34,19 +36,19 @@ class Stored(NamedTuple):
         return f"{self.column} {self.type}{source}"
 
 
-def ok(what: str, found: str) -> Finding:
-    return Finding("OK", what, found)
+def ok(subject: str, result: str) -> Finding:
+    return Finding("OK", subject, result)
 
 
-def warn(what: str, found: str, fix: str) -> Finding:
-    return Finding("WARN", what, found, fix)
+def warn(subject: str, result: str, fix: str) -> Finding:
+    return Finding("WARN", subject, result, fix)
 
 
-def fail(what: str, found: str, fix: str) -> Finding:
-    return Finding("FAIL", what, found, fix)
+def fail(subject: str, result: str, fix: str) -> Finding:
+    return Finding("FAIL", subject, result, fix)
 
 
-def fail_with(what: str, error: WorkerError, fix: str = "") -> Finding:
-    """Return what the worker's own error means; without a fix of ours it is the advice that its text ends with."""
+def fail_with(subject: str, error: WorkerError, fix: str = "") -> Finding:
+    """Return the finding for the worker's own error. Without a `fix` it takes the advice at the end of the error."""
     text, _, advice = str(error).partition("; ")
-    return fail(what, str(error) if fix else text, fix or advice or "see the server's log")
+    return fail(subject, str(error) if fix else text, fix or advice or "see the server's log")

@@ -1,4 +1,4 @@
-"""What `check` finds out about Kafka: reachable, the topic, the dead-letter topic, the group, rights."""
+"""The checks of Kafka: connection, topics, dead-letter topics, consumer group, rights, retention."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _TIMEOUT_S = 8.0
 _HOUR = 3600.0
 
 
-def look_at_kafka(settings: Settings, create: bool, partitions: int, readable: list[str]) -> Iterator[Finding]:
-    """Yield the findings; fill in the topics that can be read. They are made only if `create`.
+def check_kafka(settings: Settings, create: bool, partitions: int, readable: list[str]) -> Iterator[Finding]:
+    """Yield the findings; append the topics that can be read to `readable`. Creates missing topics if `create`.
 
-    Ends early where nothing more can be asked.
+    Stops early if the brokers do not answer or there is no topic.
     """
     try:
         lag = GroupLag(settings)
@@ -59,17 +59,17 @@ def look_at_kafka(settings: Settings, create: bool, partitions: int, readable: l
                     "topic", f"{topic} does not exist", f"--create --partitions {partitions}, or name another --topic"
                 )
             if selection.patterns and not counts:
-                yield fail("topic", f"none matches {settings.topic}", "another --topic")
-            if clash := selection.clash(list(counts)):
+                yield fail("topic", f"no topic matches {settings.topic}", "another --topic")
+            if clash := selection.find_table_clash(list(counts)):
                 yield fail("topic", f"{clash[0]} and {clash[1]} would both go into {clash[2]}", "another --table")
             if not counts:
                 return
-            yield _partitions(settings, counts)
+            yield _check_partitions(settings, counts)
             for topic in counts:
-                yield from _topic(admin, topic)
-                yield from _dead_letters(admin, settings.for_topic(topic), create)
-            yield from _group(admin, settings)
-            yield from _retention(lag, settings, counts)
+                yield from _check_topic(admin, topic)
+                yield from _check_dead_letters(admin, settings.for_topic(topic), create)
+            yield from _check_group(admin, settings)
+            yield from _check_retention(lag, settings, counts)
             readable += counts
         except KafkaException as error:
             yield fail("Kafka", error.args[0].str(), "the rights of this client (kafka-acls.sh), or the broker's log")
@@ -81,7 +81,7 @@ def _unreachable(settings: Settings, error: WorkerError) -> Finding:
     if isinstance(error, Retryable):
         hint = "--bootstrap-servers HOST:PORT (is it running?)"
         if "security.protocol" in str(error) or "Disconnected" in str(error):
-            hint += ", or -X security.protocol=… as the listener wants it"
+            hint += ", or -X security.protocol=… as the listener requires"
         return fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)
     return fail_with("Kafka", error)
 
@@ -92,34 +92,34 @@ def _create(admin: AdminClient, topic: str, partitions: int, config: dict[str, s
 
 
 def _wait_for(lag: GroupLag, topics: list[str]) -> dict[str, int]:
-    """Return the number of partitions of each topic once the brokers show those that were just made."""
+    """Return the number of partitions of each topic once the brokers list the topics just created."""
     deadline = time.monotonic() + _TIMEOUT_S
     while set(topics) - (counts := lag.partitions()).keys() and time.monotonic() < deadline:
         time.sleep(0.1)
     return counts
 
 
-def _described(admin: AdminClient, topic: str) -> Any:
-    """Return the topic's description; None where there is none."""
-    asked = admin.describe_topics(
+def _describe(admin: AdminClient, topic: str) -> Any:
+    """Return the topic's description; None if it does not exist."""
+    answers = admin.describe_topics(
         TopicCollection([topic]), include_authorized_operations=True, request_timeout=_TIMEOUT_S
     )
     try:
-        return asked[topic].result()
+        return answers[topic].result()
     except KafkaException as error:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
         raise
 
 
-def _lacking(description: Any, *needed: AclOperation) -> str:
-    """Return the names of the rights that this client lacks; nothing where the broker does not tell."""
+def _missing_rights(description: Any, *needed: AclOperation) -> str:
+    """Return the names of the rights that this client lacks; empty if the broker does not report rights."""
     granted = description.authorized_operations
     return "" if granted is None else ", ".join(right.name for right in needed if right not in granted)
 
 
 def _config(admin: AdminClient, topic: str) -> dict[str, ConfigEntry]:
-    """Return the topic's configuration; nothing where this client may not read it."""
+    """Return the topic's configuration; empty if this client may not read it."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         return dict(admin.describe_configs([resource], request_timeout=_TIMEOUT_S)[resource].result())
@@ -127,89 +127,95 @@ def _config(admin: AdminClient, topic: str) -> dict[str, ConfigEntry]:
         return {}
 
 
-def _partitions(settings: Settings, counts: Mapping[str, int]) -> Finding:
-    wanted, count = settings.processes, sum(counts.values())
-    whose = f"{next(iter(counts))} has" if len(counts) == 1 else f"{len(counts)} topics have"
-    if wanted is not None and wanted > count:
-        found = f"{whose} {count} partitions, so {wanted - count} of {wanted} processes only stand by"
-        more = f"kafka-topics.sh --alter --topic {next(iter(counts))} --partitions {wanted}"
-        return warn("partitions", found, "--processes auto" + (f", or {more}" if len(counts) == 1 else ""))
-    share = "a process for each" if wanted in (None, count) else f"shared by {wanted} processes"
-    return ok("partitions", f"{whose} {count}, {share}")
+def _check_partitions(settings: Settings, counts: Mapping[str, int]) -> Finding:
+    processes, count = settings.processes, sum(counts.values())
+    topics_have = f"{next(iter(counts))} has" if len(counts) == 1 else f"{len(counts)} topics have"
+    if processes is not None and processes > count:
+        result = f"{topics_have} {count} partitions, so {processes - count} of {processes} processes are idle"
+        alter = f"kafka-topics.sh --alter --topic {next(iter(counts))} --partitions {processes}"
+        return warn("partitions", result, "--processes auto" + (f", or {alter}" if len(counts) == 1 else ""))
+    share = "a process for each" if processes in (None, count) else f"shared by {processes} processes"
+    return ok("partitions", f"{topics_have} {count}, {share}")
 
 
-def _topic(admin: AdminClient, topic: str) -> Iterator[Finding]:
-    description = _described(admin, topic)
-    if lacking := description and _lacking(description, AclOperation.READ, AclOperation.DESCRIBE):
-        yield fail("rights", f"this client lacks {lacking} on topic {topic}", _grant("READ DESCRIBE", "topic", topic))
+def _check_topic(admin: AdminClient, topic: str) -> Iterator[Finding]:
+    description = _describe(admin, topic)
+    if missing := description and _missing_rights(description, AclOperation.READ, AclOperation.DESCRIBE):
+        yield fail("rights", f"this client lacks {missing} on topic {topic}", _grant("READ DESCRIBE", "topic", topic))
     else:
-        yield ok("rights", f"topic {topic} may be read")
+        yield ok("rights", f"topic {topic} can be read")
     policy = _config(admin, topic).get("cleanup.policy")
     if policy is not None and "compact" in str(policy.value):
         yield warn(
             "compaction",
-            f"{topic} is compacted: events may vanish before they are read",
+            f"{topic} is compacted: events may be removed before they are read",
             _alter(topic, "cleanup.policy=delete"),
         )
 
 
-def _dead_letters(admin: AdminClient, settings: Settings, create: bool) -> Iterator[Finding]:
-    topic, what = settings.dead_letter_topic_name, "dead letters"
+def _check_dead_letters(admin: AdminClient, settings: Settings, create: bool) -> Iterator[Finding]:
+    topic, subject = settings.dead_letter_topic_name, "dead letters"
     origin = _config(admin, settings.topic).get("max.message.bytes")
     config = topic_config(admin, settings.topic)
-    description = _described(admin, topic)
+    description = _describe(admin, topic)
     if description is None and create:
         _create(admin, topic, 1, config)
-        yield ok(what, f"made {topic}")
+        yield ok(subject, f"created {topic}")
         return
     if description is None:
         new = NewTopic(topic, num_partitions=1, replication_factor=-1, config=config)
         try:
             admin.create_topics([new], request_timeout=_TIMEOUT_S, validate_only=True)[topic].result()
         except KafkaException as error:
-            found = f"{topic} does not exist and cannot be made: {error.args[0].str()}"
-            yield fail(what, found, _grant("CREATE WRITE DESCRIBE", "topic", topic))
+            result = f"{topic} does not exist and cannot be created: {error.args[0].str()}"
+            yield fail(subject, result, _grant("CREATE WRITE DESCRIBE", "topic", topic))
             return
-        yield ok(what, f"{topic} does not exist; it is made when the first letter comes")
+        yield ok(subject, f"{topic} does not exist; it is created for the first dead letter")
         return
-    if lacking := _lacking(description, AclOperation.WRITE, AclOperation.DESCRIBE):
-        yield fail(what, f"this client lacks {lacking} on {topic}", _grant("WRITE DESCRIBE", "topic", topic))
+    if missing := _missing_rights(description, AclOperation.WRITE, AclOperation.DESCRIBE):
+        yield fail(subject, f"this client lacks {missing} on {topic}", _grant("WRITE DESCRIBE", "topic", topic))
         return
     replicas = min(len(partition.replicas) for partition in description.partitions)
     largest = int(str(origin.value)) if origin is not None else 0
-    unfit = list(_unfit_for_letters(topic, _config(admin, topic), largest, replicas))
-    yield from unfit or [ok(what, f"{topic} exists")]
+    faults = list(_dead_letter_faults(topic, _config(admin, topic), largest, replicas))
+    yield from faults or [ok(subject, f"{topic} exists")]
 
 
-def _unfit_for_letters(topic: str, config: Mapping[str, ConfigEntry], largest: int, replicas: int) -> Iterator[Finding]:
-    """Say what of a topic's configuration would refuse letters, or lose them. `largest` event: bytes."""
-    what = "dead letters"
+def _dead_letter_faults(
+    topic: str, config: Mapping[str, ConfigEntry], largest: int, replicas: int
+) -> Iterator[Finding]:
+    """Yield the settings of a topic that would refuse dead letters or lose them. `largest` event: bytes."""
+    subject = "dead letters"
     values = {name: str(entry.value) for name, entry in config.items()}
     if int(values.get("max.message.bytes", largest)) < largest:
-        found = (
-            f"{topic} takes {values['max.message.bytes']} bytes, its origin {largest}: a large bad event would block"
+        result = (
+            f"{topic} accepts {values['max.message.bytes']} bytes, its origin {largest}: a large invalid event would "
+            "block its partition"
         )
-        yield fail(what, found, _alter(topic, f"max.message.bytes={largest}"))
+        yield fail(subject, result, _alter(topic, f"max.message.bytes={largest}"))
     if int(values.get("min.insync.replicas", 1)) > replicas:
-        found = (
-            f"{topic} wants {values['min.insync.replicas']} in-sync replicas and has {replicas}: a letter would block"
+        result = (
+            f"{topic} needs {values['min.insync.replicas']} in-sync replicas and has {replicas}: a dead letter would "
+            "block its partition"
         )
-        yield fail(what, found, _alter(topic, f"min.insync.replicas={replicas}"))
+        yield fail(subject, result, _alter(topic, f"min.insync.replicas={replicas}"))
     if "compact" in values.get("cleanup.policy", ""):
-        found = f"{topic} is compacted, which refuses what has no key: a letter would block"
-        yield fail(what, found, _alter(topic, "cleanup.policy=delete"))
+        result = f"{topic} is compacted and refuses messages without a key: a dead letter would block its partition"
+        yield fail(subject, result, _alter(topic, "cleanup.policy=delete"))
     elif (age_ms := int(values.get("retention.ms", -1))) >= 0:
-        found = f"{topic} removes letters after {age_ms / 1000 / _HOUR:.1f} h"
-        yield warn(what, found, _alter(topic, "retention.ms=-1"))
+        result = f"{topic} removes dead letters after {age_ms / 1000 / _HOUR:.1f} h"
+        yield warn(subject, result, _alter(topic, "retention.ms=-1"))
 
 
-def _described_group(admin: AdminClient, group: str) -> Any:
-    """Describe a group; a cluster that never had one makes its coordinator first, and refuses meanwhile."""
+def _describe_group(admin: AdminClient, group: str) -> Any:
+    """Describe a group. A new cluster first creates its coordinator, and returns errors until then."""
     deadline = time.monotonic() + _TIMEOUT_S
     while True:
-        asked = admin.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=_TIMEOUT_S)
+        answers = admin.describe_consumer_groups(
+            [group], include_authorized_operations=True, request_timeout=_TIMEOUT_S
+        )
         try:
-            return asked[group].result()
+            return answers[group].result()
         except KafkaException as error:
             final = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.GROUP_AUTHORIZATION_FAILED)
             if error.args[0].code() in final or time.monotonic() > deadline:
@@ -217,10 +223,10 @@ def _described_group(admin: AdminClient, group: str) -> Any:
             time.sleep(0.2)
 
 
-def _group(admin: AdminClient, settings: Settings) -> Iterator[Finding]:
+def _check_group(admin: AdminClient, settings: Settings) -> Iterator[Finding]:
     group = settings.group_id
     try:
-        found = _described_group(admin, group)
+        description = _describe_group(admin, group)
     except KafkaException as error:
         code = error.args[0]
         if code.code() == KafkaError.GROUP_ID_NOT_FOUND:
@@ -228,52 +234,55 @@ def _group(admin: AdminClient, settings: Settings) -> Iterator[Finding]:
         elif code.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             yield fail("group", f"{group}: {code.str()}", _grant("READ DESCRIBE", "group", group))
         else:
-            yield fail("group", f"{group} cannot be described: {code.name()} {code.str()}", "look at the brokers' logs")
+            yield fail("group", f"{group} cannot be described: {code.name()} {code.str()}", "see the brokers' logs")
         return
-    if lacking := _lacking(found, AclOperation.READ):
-        yield fail("group", f"this client lacks {lacking} on group {group}", _grant("READ DESCRIBE", "group", group))
+    if missing := _missing_rights(description, AclOperation.READ):
+        yield fail("group", f"this client lacks {missing} on group {group}", _grant("READ DESCRIBE", "group", group))
         return
-    new = "consumer" if settings.kafka.get("group.protocol") == "consumer" else "classic"
-    names = ", ".join(sorted({member.client_id for member in found.members}))
-    if not found.members:
+    protocol = "consumer" if settings.kafka.get("group.protocol") == "consumer" else "classic"
+    names = ", ".join(sorted({member.client_id for member in description.members}))
+    if not description.members:
         yield ok("group", f"{group} has no members now")
-    elif (found.type == ConsumerGroupType.CONSUMER) != (new == "consumer"):
-        fix = "-X group.protocol=consumer" if new == "classic" else "leave out -X group.protocol"
+    elif (description.type == ConsumerGroupType.CONSUMER) != (protocol == "consumer"):
+        fix = "-X group.protocol=consumer" if protocol == "classic" else "leave out -X group.protocol"
         yield fail(
             "group", f"the members of {group} ({names}) use the other group protocol", f"{fix}, or another --group-id"
         )
-    elif new == "classic" and found.partition_assignor not in ("", *assignors(settings)):
+    elif protocol == "classic" and description.partition_assignor not in ("", *assignors(settings)):
         own = " or ".join(assignors(settings))
-        text = f"the members of {group} ({names}) use the assignor {found.partition_assignor}, the worker {own}"
-        yield fail("group", text, "stop them, or another --group-id")
+        result = f"the members of {group} ({names}) use the assignor {description.partition_assignor}, the worker {own}"
+        yield fail("group", result, "stop them, or another --group-id")
     else:
-        yield ok("group", f"{group} has {len(found.members)} members ({names}), which share the partitions")
+        yield ok("group", f"{group} has {len(description.members)} members ({names}), which share the partitions")
 
 
-def _retention(lag: GroupLag, settings: Settings, counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Compare what the group has not read with what retention removes."""
+def _check_retention(lag: GroupLag, settings: Settings, counts: Mapping[str, int]) -> Iterator[Finding]:
+    """Compare the events that the group has not read with the retention of their topics."""
     retention = lag.retention(counts)
     lags = lag.refresh(counts, retention)
     for topic in counts:
-        whose = "" if settings.one_topic else f" of {topic}"
-        own = [one for one in lags if one.topic == topic]
-        yield from _room(settings.for_topic(topic), own, retention.get(topic, Retention()), whose)
+        of_topic = "" if settings.one_topic else f" of {topic}"
+        topic_lags = [partition for partition in lags if partition.topic == topic]
+        yield from _check_headroom(settings.for_topic(topic), topic_lags, retention.get(topic, Retention()), of_topic)
 
 
-def _room(settings: Settings, lags: list[PartitionLag], retention: Retention, whose: str) -> Iterator[Finding]:
-    gone = [one for one in lags if one.committed is not None and one.committed < one.start]
-    for one in gone:
-        text = f"retention removed {one.committed}-{one.start - 1} of partition {one.partition}{whose} unread"
+def _check_headroom(
+    settings: Settings, lags: list[PartitionLag], retention: Retention, of_topic: str
+) -> Iterator[Finding]:
+    removed = [lag for lag in lags if lag.committed is not None and lag.committed < lag.start]
+    for lag in removed:
+        result = f"retention removed {lag.committed}-{lag.start - 1} of partition {lag.partition}{of_topic} unread"
         reset = f"kafka-consumer-groups.sh --group {settings.group_id} --reset-offsets --to-earliest --execute"
-        yield fail("retention", text, f"{reset} --topic {settings.topic}:{one.partition}")
-    behind = sum(one.messages for one in lags)
-    rooms = [one.headroom for one in lags if one.messages and one.headroom is not None]
-    text = f"{behind} events{whose} unread" + (f", the first is removed in {min(rooms) / _HOUR:.1f} h" if rooms else "")
-    if rooms and retention.seconds and min(rooms) < max(_HOUR, retention.seconds / 10) and not gone:
+        yield fail("retention", result, f"{reset} --topic {settings.topic}:{lag.partition}")
+    unread = sum(lag.messages for lag in lags)
+    headrooms = [lag.headroom for lag in lags if lag.messages and lag.headroom is not None]
+    result = f"{unread} events{of_topic} unread"
+    result += f", the first is removed in {min(headrooms) / _HOUR:.1f} h" if headrooms else ""
+    if headrooms and retention.seconds and min(headrooms) < max(_HOUR, retention.seconds / 10) and not removed:
         fix = f"{_alter(settings.topic, f'retention.ms={int(2 * retention.seconds) * 1000}')}, or more --processes"
-        yield warn("retention", text, fix)
-    elif not gone:
-        yield ok("retention", text)
+        yield warn("retention", result, fix)
+    elif not removed:
+        yield ok("retention", result)
 
 
 def _grant(rights: str, kind: str, name: str) -> str:

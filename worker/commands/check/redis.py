@@ -1,4 +1,4 @@
-"""What `check` finds out about Redis: reachable, rights, the key, and what could lose it."""
+"""The checks of Redis: connection, rights, the key, and the settings that could lose it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _FULL = 0.9
 _VERIFY = "+pfadd +pfcount +pfmerge +expire +del"
 
 
-def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iterator[Finding]:
-    """Yield the findings; fill in the fields of an event that are stored. Writes nothing."""
+def check_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iterator[Finding]:
+    """Yield the findings; append the fields of an event that are stored to `fields`. Writes nothing."""
     keys = Keys(settings)
     fields += map(Stored, RedisSink(settings).fields)
     with closing(Node(settings, keys.total, _TIMEOUT_S)) as node:
@@ -30,7 +30,7 @@ def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> It
             client = node.client()
             client.ping()
         except exceptions.NoPermissionError:
-            pass  # it answers, and what it has to let us do is asked below
+            pass  # it answers; the rights that the worker needs are checked below
         except (TypeError, ValueError) as error:
             yield fail("Redis", f"{node.where}: {error}", "correct the options in --redis-url")
             return
@@ -38,9 +38,9 @@ def look_at_redis(settings: Settings, _create: bool, fields: list[Stored]) -> It
             yield _unreachable(node, node.to_retryable(error))
             return
         yield ok("Redis", f"{node.where} answers")
-        yield _writable(client, keys)
-        yield _counted(settings, keys.total)
-        yield from _server(client, bool(keys.windows))
+        yield _check_writes(client, keys)
+        yield _check_key(settings, keys.total)
+        yield from _check_server(client, bool(keys.windows))
 
 
 def _unreachable(node: Node, error: Retryable) -> Finding:
@@ -49,8 +49,8 @@ def _unreachable(node: Node, error: Retryable) -> Finding:
     return fail("Redis", f"{node.where} does not answer: {error}", "--redis-url redis://HOST:PORT/0 (is it running?)")
 
 
-def _needed(keys: Keys) -> list[tuple[str, ...]]:
-    """Return a command of each kind that a worker sends."""
+def _commands_to_try(keys: Keys) -> list[tuple[str, ...]]:
+    """Return one command of each kind that the worker sends."""
     commands: list[tuple[str, ...]] = [("PFADD", keys.total, ""), ("PFCOUNT", keys.total)]
     if keys.windows:
         window = keys.windows[0]
@@ -62,9 +62,9 @@ def _needed(keys: Keys) -> list[tuple[str, ...]]:
     return commands
 
 
-def _writable(client: redis.Redis, keys: Keys) -> Finding:
-    """Say whether the commands would be taken: queued in a transaction they meet every refusal, and are discarded."""
-    commands = _needed(keys)
+def _check_writes(client: redis.Redis, keys: Keys) -> Finding:
+    """Queue the commands in a transaction, where Redis checks rights and role, and discard it."""
+    commands = _commands_to_try(keys)
     rights = " ".join(dict.fromkeys(f"+{words[0].lower()}" for words in commands))
     pool = client.connection_pool
     connection: Any = pool.get_connection()
@@ -76,55 +76,53 @@ def _writable(client: redis.Redis, keys: Keys) -> Finding:
         pattern = f"{keys.prefix}*" if keys.windows or keys.by else keys.total
         return fail(
             "rights",
-            f"this user may not {words[0]}" + (f" {words[1]}" if words[1:] else ", with which writes are tried"),
+            f"this user may not {words[0]}" + (f" {words[1]}" if words[1:] else ", which this check uses"),
             f"ACL SETUSER … ~{pattern} {rights} +multi +discard (verify: {_VERIFY} on ~{keys.prefix}:verify:*, too)",
         )
     except exceptions.ReadOnlyError:
-        return fail("role", "this is a replica, which takes no writes", "point --redis-url at its primary")
+        return fail("role", "this is a replica, which refuses writes", "point --redis-url at its primary")
     except exceptions.OutOfMemoryError:
-        return fail("memory", "maxmemory is reached and nothing may be evicted", "CONFIG SET maxmemory …")
+        return fail("memory", "maxmemory is reached and no key may be evicted", "CONFIG SET maxmemory …")
     except exceptions.AskError:
-        return fail("cluster", "this node of a cluster does not have the key", "--redis-url redis+cluster://HOST:PORT")
+        return fail("cluster", "this cluster node does not own the key", "--redis-url redis+cluster://HOST:PORT")
     except (exceptions.RedisError, OSError) as error:
         return fail("writes", f"refused: {error}", "see the server's log")
     else:
-        return ok("rights", f"writes to {keys.total} are taken")
+        return ok("rights", f"writes to {keys.total} are accepted")
     finally:
         connection.disconnect()  # discards
         pool.release(connection)
 
 
-def _counted(settings: Settings, key: str) -> Finding:
+def _check_key(settings: Settings, key: str) -> Finding:
     with closing(RedisSink(settings)) as sink:
         try:
             return ok("key", f"{key} has {sink.devices()} devices")
         except WorkerError as error:
             if getattr(error, "reason", "") == "wrong_type":
-                return fail("key", f"{key} is no HyperLogLog", f"--redis-key another, or RENAME {key} …")
+                return fail("key", f"{key} is not a HyperLogLog", f"another --redis-key, or RENAME {key} …")
             return fail_with("key", error)
 
 
-def _server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
-    """Yield what could lose the key."""
+def _check_server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
+    """Check the settings that could lose the key: eviction, memory, role, persistence."""
     try:
         info: dict[str, Any] = client.info("everything")
     except (exceptions.RedisError, OSError) as error:
-        yield warn(
-            "server", f"INFO is refused ({error}): eviction and persistence are not known", "ACL SETUSER … +info"
-        )
+        yield warn("server", f"INFO is refused ({error}): eviction and persistence are unknown", "ACL SETUSER … +info")
         return
     limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy.startswith("volatile") and windows:
         yield warn(
             "eviction",
-            f"maxmemory-policy {policy} may drop windows: their keys have a TTL",
+            f"maxmemory-policy {policy} may evict windows: their keys have a TTL",
             "CONFIG SET maxmemory-policy noeviction",
         )
     elif policy.startswith("allkeys"):
         yield warn(
             "eviction",
-            f"maxmemory-policy {policy} may drop the key" + ("" if limit else " once a maxmemory is set"),
+            f"maxmemory-policy {policy} may evict the key" + ("" if limit else " once a maxmemory is set"),
             "CONFIG SET maxmemory-policy noeviction" + ("" if windows else " (or volatile-lru: the key has no TTL)"),
         )
     else:
@@ -134,7 +132,7 @@ def _server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
     else:
         yield ok("memory", f"{used} of {limit} bytes are used" if limit else "no maxmemory")
     if info.get("role") == "slave" and not int(info.get("slave_read_only", 1)):
-        yield fail("role", "a replica loses what is written to it", "point --redis-url at its primary")
+        yield fail("role", "a replica loses the data written to it", "point --redis-url at its primary")
     if not int(info.get("aof_enabled", 0)):
         yield warn(
             "persistence",

@@ -1,4 +1,4 @@
-"""The `dlq` command: list, count and replay (see `replay`) dead letters."""
+"""The `dlq` command: list, count and replay dead letters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from worker.commands.dlq.sender import replay
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode
 
-__all__ = ["count_letters", "list_letters", "replay"]
+__all__ = ["count_dead_letters", "list_dead_letters", "replay"]
 
 
 def list_dead_letters(settings: Settings, *, reason: str | None, limit: int, payload: bool, out: TextIO) -> int:
-    """Print one line per letter, oldest first, and how many more there are; payloads only if asked for."""
+    """Print one line per dead letter, oldest first, and how many more there are; payloads only if `payload`."""
     others: Counter[str] = Counter()
     more = 0
     for number, dead_letter in enumerate(_of_group(settings, reason, others)):
@@ -26,12 +26,12 @@ def list_dead_letters(settings: Settings, *, reason: str | None, limit: int, pay
             more += 1
     if more:
         print(f"and {more} more (--limit {limit + more})", file=out)
-    _say_others(others, out)
+    _print_others(others, out)
     return ExitCode.OK
 
 
 def count_dead_letters(settings: Settings, *, out: TextIO) -> int:
-    """Print how many letters there are by reason, field and origin partition, and in all."""
+    """Print the number of dead letters by reason and field, by origin partition, and in total."""
     reasons: Counter[str] = Counter()
     partitions: Counter[int] = Counter()
     origins: set[tuple[int, int]] = set()
@@ -49,13 +49,13 @@ def count_dead_letters(settings: Settings, *, out: TextIO) -> int:
         print(f"{settings.topic}[{partition}]: {count}", file=out)
     span = f", from {_time(first)} to {_time(last)}" if partitions else ""
     total = partitions.total()
-    print(f"total: {total} letters of {len(origins)} events, {size} bytes{span}", file=out)
-    _say_others(others, out)
+    print(f"total: {total} dead letters of {len(origins)} events, {size} bytes{span}", file=out)
+    _print_others(others, out)
     return ExitCode.OK
 
 
 def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> Iterator[StoredDeadLetter]:
-    """Yield the letters of the topic and the group; count those that other groups have written of the topic."""
+    """Yield the dead letters of this topic and group; count those of the topic by other groups in `others`."""
     for dead_letter in read_dead_letters(settings):
         if reason not in (None, dead_letter.reason):
             continue
@@ -65,13 +65,13 @@ def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> I
             others[dead_letter.group] += 1
 
 
-def _say_others(others: Counter[str], out: TextIO) -> None:
+def _print_others(others: Counter[str], out: TextIO) -> None:
     for group, count in sorted(others.items()):
-        print(f"left out: {count} letters of another group (--group-id {group})", file=out)
+        print(f"left out: {count} dead letters of another group (--group-id {group})", file=out)
 
 
 def _line(dead_letter: StoredDeadLetter, payload: bool) -> str:
-    """Return a letter in one line; a payload as Python writes bytes, so that it cannot speak to the terminal."""
+    """Return a dead letter as one line. The payload is escaped, so that it cannot send control characters."""
     words = [
         f"{dead_letter.topic}[{dead_letter.partition}]@{dead_letter.offset}",
         dead_letter.reason,

@@ -1,4 +1,4 @@
-"""What stands in the dead-letter topic: each letter with the origin and the reason that `deadletter` wrote."""
+"""The messages of the dead-letter topic, with the origin and the reason from their headers."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from worker.kafka.log_reader import LogReader
 class StoredDeadLetter(NamedTuple):
     """One message of the dead-letter topic."""
 
-    home: int  # its partition in the dead-letter topic
-    position: int  # its offset there
-    group: str  # the consumer group that could not write it; empty where the letter does not tell
-    topic: str  # the event's, as are partition and offset; empty and -1 where no worker wrote this message
+    dlq_partition: int  # its own partition, in the dead-letter topic
+    dlq_offset: int
+    group: str  # the consumer group that could not write the event; empty if there is no such header
+    topic: str  # the event's, like partition and offset; empty and -1 if no worker wrote this message
     partition: int
     offset: int
     reason: str
     field: str
-    time_ms: int  # Unix time at which it became a letter
+    time_ms: int  # Unix time of the dead letter, not of the event
     payload: bytes
 
     def concerns(self, settings: Settings) -> bool:
-        """Whether its event was read from the topic by the group: others may share the topic for dead letters."""
+        """Whether this group read the event from this topic; other topics and groups may use the dead-letter topic."""
         return self.topic == settings.topic and self.group in ("", settings.group_id)
 
 
 def read_dead_letters(settings: Settings) -> Iterator[StoredDeadLetter]:
-    """Yield all that the dead-letter topic has now, partition by partition; nothing where there is no such topic."""
+    """Yield every dead letter that the topic has now, partition by partition; none if the topic does not exist."""
     with closing(LogReader(settings, settings.dead_letter_topic_name)) as log_reader:
-        bounds = [log_reader.bounds(home) for home in range(log_reader.partitions())]
-        for home, (start, end) in enumerate(bounds):
-            for messages in log_reader.read(home, start, end):
+        bounds = [log_reader.bounds(partition) for partition in range(log_reader.partitions())]
+        for partition, (start, end) in enumerate(bounds):
+            for messages in log_reader.read(partition, start, end):
                 for message in messages:
-                    yield _dead_letter(home, message)
+                    yield _parse(partition, message)
 
 
-def _dead_letter(home: int, message: Message) -> StoredDeadLetter:
+def _parse(dlq_partition: int, message: Message) -> StoredDeadLetter:
     headers = {name: value or b"" for name, value in cast("list[tuple[str, bytes | None]]", message.headers() or [])}
 
     def text(name: str) -> str:
@@ -51,7 +51,7 @@ def _dead_letter(home: int, message: Message) -> StoredDeadLetter:
         return int(text(name)) if text(name).isdecimal() else -1
 
     return StoredDeadLetter(
-        home,
+        dlq_partition,
         cast(int, message.offset()),
         text("group"),
         text("topic"),

@@ -1,4 +1,4 @@
-"""The `produce` command: a fleet's events into a topic, as fast as it takes them or paced, each one accounted for."""
+"""The `produce` command: write a fleet's events to a topic, as fast as possible or paced, and account for each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import TextIO
 
 from worker.commands.produce.fleet import MAX_DEVICES, Fleet
 from worker.commands.produce.topic import SLICE_S, Topic
+from worker.commands.progress import ProgressBar
 from worker.core.errors import ExitCode, Fatal
 
 _BATCH = 1000  # events of one partition handed to librdkafka in one call
-_TURNS = 16  # of every partition at least, so that a small run spreads evenly too
+_BATCHES_PER_PARTITION = 16  # at least, so that a small run spreads evenly too
 _TICK_S = 0.02  # the shortest sleep of a paced run: shorter ones cost more CPU than the events
 
 
 @dataclass(frozen=True)
 class ProduceOptions:
-    """What to write, and where. Raises Fatal (usage) for a value outside its range."""
+    """What to write, and where. Raises Fatal (usage) if a value is out of range."""
 
     bootstrap_servers: str
     topic: str
@@ -29,100 +30,70 @@ class ProduceOptions:
     seed: int | None = None
     partitions: int | None = None
     bad_ratio: float = 0.0
-    properties: Mapping[str, str] = field(default_factory=dict)  # librdkafka's; they win
+    properties: Mapping[str, str] = field(default_factory=dict)  # librdkafka's; they take precedence
 
     def __post_init__(self) -> None:
-        for flag, value, good, expected in (
+        for flag, value, is_valid, expected in (
             ("--num-devices", self.num_devices, 1 <= self.num_devices <= MAX_DEVICES, f"1 to {MAX_DEVICES}"),
             ("--num-messages", self.num_messages, self.num_messages >= 0, "0 or more"),
             ("--pause-ms", self.pause_ms, self.pause_ms >= 0, "0 or more"),
             ("--partitions", self.partitions, self.partitions is None or self.partitions >= 1, "1 or more"),
             ("--bad-ratio", self.bad_ratio, 0 <= self.bad_ratio <= 1, "a number from 0 to 1"),
         ):
-            if not good:
+            if not is_valid:
                 raise Fatal(f"{flag} {value}: write {expected}", code=ExitCode.USAGE)
 
 
 def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: TextIO | None) -> int:
-    """Write the events and return the exit code: OK, or FAILED where the brokers did not take every event.
+    """Write the events and return the exit code: OK, or FAILED if the brokers did not accept every event.
 
-    Once `stop()` is true it takes no more, delivers what is queued (10 s at most) and returns. Brokers that do not
-    answer are waited for. Raises Fatal where waiting does not help: the topic is missing, or the rights.
-    The result is a line on stderr, `produced N, failed M …`; `progress` gets a bar if it is a terminal.
+    Once `stop()` is true it sends no more events, delivers those in the queue (10 s at most) and returns. It waits for
+    brokers that do not answer. Raises Fatal for errors that retrying cannot fix: a missing topic or missing rights.
+    The result is a line on stderr, `produced N, failed M …`. `progress` shows a progress bar if it is a terminal.
     """
     fleet = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
     topic = Topic(options.topic, {"bootstrap.servers": options.bootstrap_servers, **options.properties}, stop)
     partitions = topic.partitions(options.partitions)
-    bar = _Bar(progress if progress is not None and progress.isatty() else None, options.num_messages)
     started = time.monotonic()
     try:
-        if partitions:
-            _write(options, fleet, topic, partitions, stop, bar)
-        topic.drain(bar.show)
+        with ProgressBar(progress, options.num_messages) as bar:
+            if partitions:
+                _write(options, fleet, topic, partitions, stop, bar)
+            topic.drain(bar.show)
     finally:
-        bar.end()
         delivered = topic.delivered
-        lost = topic.taken - delivered
-        print(_report(topic, fleet, delivered, lost, time.monotonic() - started), file=sys.stderr, flush=True)
-    return ExitCode.FAILED if lost else ExitCode.OK
+        failed = topic.sent - delivered
+        print(_report(topic, fleet, delivered, failed, time.monotonic() - started), file=sys.stderr, flush=True)
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
 def _write(
-    options: ProduceOptions, fleet: Fleet, topic: Topic, partitions: int, stop: Callable[[], bool], bar: _Bar
+    options: ProduceOptions, fleet: Fleet, topic: Topic, partitions: int, stop: Callable[[], bool], bar: ProgressBar
 ) -> None:
-    """Hand over all events that are due, batch by batch, the partitions in turn."""
-    batch = max(1, min(_BATCH, options.num_messages // (partitions * _TURNS)))
+    """Send the events when they are due, in batches, to the partitions in turn."""
+    batch_size = max(1, min(_BATCH, options.num_messages // (partitions * _BATCHES_PER_PARTITION)))
     pause_s = options.pause_ms / 1000
     started = time.monotonic()
-    turn = 0
-    while topic.taken < options.num_messages and not stop():
+    batches = 0
+    while topic.sent < options.num_messages and not stop():
         due = options.num_messages
         if pause_s:
-            # By the clock, not by a sleep after each event: pauses of microseconds are kept on average, too.
+            # By the clock, not by a sleep after each event: that keeps pauses of microseconds on average, too.
             elapsed = time.monotonic() - started
             due = min(due, int(elapsed / pause_s) + 1)
-            if due <= topic.taken:
-                time.sleep(min(SLICE_S, max(_TICK_S, topic.taken * pause_s - elapsed)))
+            if due <= topic.sent:
+                time.sleep(min(SLICE_S, max(_TICK_S, topic.sent * pause_s - elapsed)))
                 topic.wait(0)
                 continue
-        topic.send(fleet.take(min(batch, due - topic.taken)), turn % partitions)
-        turn += 1
+        topic.send(fleet.take(min(batch_size, due - topic.sent)), batches % partitions)
+        batches += 1
         bar.show(topic.delivered)
 
 
-def _report(topic: Topic, fleet: Fleet, delivered: int, lost: int, seconds: float) -> str:
-    text = f"produced {delivered}, failed {lost}: topic {topic.name}, {seconds:.1f} s"
+def _report(topic: Topic, fleet: Fleet, delivered: int, failed: int, seconds: float) -> str:
+    text = f"produced {delivered}, failed {failed}: topic {topic.name}, {seconds:.1f} s"
     if delivered and seconds:
         text += f", {delivered / seconds:.0f}/s"
     if fleet.bad:
         text += f", {fleet.bad} bad on purpose"
     return "; ".join([text, *(f"{count} x {reason}" for reason, count in topic.failed.most_common(5))])
-
-
-class _Bar:
-    """One line on a terminal, rewritten in place at most ten times a second; nothing without a terminal."""
-
-    def __init__(self, terminal: TextIO | None, total: int) -> None:
-        self._terminal = terminal
-        self._total = max(total, 1)
-        self._started = self._shown = time.monotonic()
-
-    def show(self, done: int) -> None:
-        if self._terminal is None:
-            return
-        now = time.monotonic()
-        if now - self._shown < 0.1:
-            return
-        self._shown = now
-        rate = done / (now - self._started)
-        left = f"{(self._total - done) / rate:.0f} s left" if rate else "waiting"
-        bindings = "█" * (30 * done // self._total)
-        share = f"{done / self._total:4.0%} {done}/{self._total}"
-        self._terminal.write(f"\r{bindings:░<30} {share}  {rate:.0f}/s  {left}\x1b[K")
-        self._terminal.flush()
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._terminal is not None:
-            self._terminal.write("\r\x1b[K")
-            self._terminal.flush()

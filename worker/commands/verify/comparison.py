@@ -1,4 +1,4 @@
-"""Kafka's offsets against the store's rows and the dead letters: what is missing, doubled, extra. No I/O."""
+"""Compare Kafka's offsets with the store's rows and the dead letters: missing, doubled, extra. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROBLEMS = ("missing", "doubled", "extra")
 
 
 class Ranges:
-    """How many offsets were added, and the first `keep` ranges of them. They come in ascending order."""
+    """How many offsets were added, and the first `keep` ranges of them. Offsets are added in ascending order."""
 
     def __init__(self, keep: int) -> None:
         self.count = 0
@@ -21,7 +21,7 @@ class Ranges:
         self._last = -2
 
     def add(self, offsets: Iterable[int]) -> None:
-        """Add offsets, one more than once if it is at fault more than once."""
+        """Add offsets; one that is doubled several times is added as often."""
         for offset in offsets:
             self.count += 1
             if offset - self._last in (0, 1):
@@ -40,7 +40,7 @@ class Ranges:
 
 @dataclass
 class Account:
-    """One partition's result. `events`, `rows`, `letters` and `skipped` count what is below the committed offset."""
+    """One partition's result. `events`, `rows`, `dead_letters` and `skipped` count offsets below the committed one."""
 
     keep: int
     events: int = 0
@@ -49,7 +49,7 @@ class Account:
     skipped: int = 0
     ahead: int = 0  # rows that the group has not committed yet
     both: int = 0  # rows whose events have a dead letter, too
-    removed: int = 0  # rows whose events retention has removed: only their doubles can be seen
+    removed: int = 0  # rows whose events retention has removed: only duplicates can be detected
     missing: Ranges = field(init=False)
     doubled: Ranges = field(init=False)
     extra: Ranges = field(init=False)
@@ -67,11 +67,12 @@ class Account:
         committed: int,
         log_start: int,
     ) -> None:
-        """Take one slice of the partition's offsets, slices ascending.
+        """Compare one slice of the partition's offsets; slices are ascending.
 
-        `log` are the offsets that have a message (ascending), `tombstones` those of them without a payload, `letters`
-        those that have dead letters, `rows` the offsets of the rows (ascending, doubles included). An offset below
-        `committed` has to be accounted for once; one from there on may be. Below `log_start` nothing is known of `log`.
+        `log` are the offsets that have a message (ascending), `tombstones` those of them without a payload,
+        `dead_letters` those that have dead letters, `rows` the offsets of the rows (ascending, duplicates included).
+        Each offset below `committed` must be accounted for once, higher ones may be. `log` is unknown below
+        `log_start`.
         """
         self.removed += bisect_left(rows, log_start)
         self.rows += bisect_left(rows, committed) - bisect_left(rows, min(log_start, committed))
@@ -81,18 +82,34 @@ class Account:
         self.skipped += sum(offset < committed for offset in tombstones)
         if not tombstones and not dead_letters and len(log) == len(rows) and list(log) == list(rows):
             return
-        there = set(rows)
+        stored = set(rows)
         due = set(log).difference(tombstones)
-        self.missing.add(sorted(o for o in due.difference(there, dead_letters) if log_start <= o < committed))
+        self.missing.add(sorted(o for o in due.difference(stored, dead_letters) if log_start <= o < committed))
         self.doubled.add(second for first, second in pairwise(rows) if first == second)
-        self.both += len(there.intersection(dead_letters))
-        self.extra.add(sorted(offset for offset in there - due if offset >= log_start))
+        self.both += len(stored.intersection(dead_letters))
+        self.extra.add(sorted(offset for offset in stored - due if offset >= log_start))
 
     def counts(self) -> dict[str, int]:
         """Return all numbers by name."""
-        numbers = {name: getattr(self, name) for name in ("events", "rows", "letters", "skipped", "ahead")}
+        numbers = {name: getattr(self, name) for name in ("events", "rows", "dead_letters", "skipped", "ahead")}
         return numbers | {problem: getattr(self, problem).count for problem in PROBLEMS}
 
-    def good(self, *, merged: bool = False) -> bool:
-        """Whether everything is accounted for once; what is missing is not asked where rows were `merged`."""
+    def is_good(self, *, merged: bool = False) -> bool:
+        """Whether every event is accounted for once. Missing rows are accepted if rows were `merged`."""
         return not any(getattr(self, problem).count for problem in PROBLEMS if not (merged and problem == "missing"))
+
+
+def notes(committed: int | None, low: int, high: int) -> list[str]:
+    """Return what a comparison up to the committed offset does not cover; the log is [low, high)."""
+    lines = []
+    if committed is None:
+        lines.append("the group has not committed anything here")
+    elif committed < low:
+        lines.append(f"lost: retention removed {committed}-{low - 1} before the group read them")
+    elif committed < high:
+        lines.append(f"{committed}-{high - 1} are not committed yet, and may be missing")
+    elif committed > high:
+        lines.append(f"the group has committed {committed}, but the log ends at {high}: was the topic created again?")
+    if low:
+        lines.append(f"retention removed the events before {low}")
+    return lines

@@ -1,4 +1,4 @@
-"""The rows of a ClickHouse table by the origin columns that the worker writes: which offsets are there, how often."""
+"""The rows of a ClickHouse table by the origin columns that the worker writes: which offsets it has, and how often."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from worker.sinks.clickhouse.names import table_name
 
 
 class Rows:
-    """The offsets that the table has rows of, by its origin columns.
+    """The offsets that the table has rows for, by its origin columns.
 
-    `merging` says how the server itself merges rows of several events, so that an event without a row need not be
-    lost; empty where it does not.
+    `merging` describes how the table's engine merges rows of several events, so that an event without a row is not
+    necessarily lost; empty if it does not merge them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -27,20 +27,20 @@ class Rows:
         self._topic = settings.topic
         try:
             names = self._origin_columns(settings.table)
-            self._origin = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
-            self._origin += " AND _topic = %(topic)s" if "_topic" in names else ""
+            self._condition = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
+            self._condition += " AND _topic = %(topic)s" if "_topic" in names else ""
             self.merging = merging(*self._engine(settings.table), names)
         except WorkerError:
             self.close()
             raise
 
     def _origin_columns(self, table: str) -> list[str]:
-        """Return the origin columns that the table has; Fatal where they do not tell which event a row is of."""
-        names = {name for name, *_ in self._ask(f"DESCRIBE TABLE {self._table}")}
+        """Return the table's origin columns; raise Fatal if they do not identify the event of a row."""
+        names = {name for name, *_ in self._execute(f"DESCRIBE TABLE {self._table}")}
         if absent := [name for name in ("_partition", "_offset") if name not in names]:
             raise Fatal(
-                f"{self._where}: {table} has no column {' and '.join(absent)}, so its rows do not tell which events "
-                "they are of; python -m worker check says how to add them"
+                f"{self._where}: {table} has no column {' and '.join(absent)}, so its rows do not say which events "
+                "they come from; worker check shows how to add them"
             )
         return [name for name in ("_topic", "_partition", "_offset") if name in names]
 
@@ -49,7 +49,7 @@ class Rows:
         database, _, name = table.rpartition(".")
         of = "database = if(%(database)s = '', currentDatabase(), %(database)s) AND name = %(name)s"
         query = f"SELECT engine, sorting_key FROM system.tables WHERE {of}"
-        ((engine, key),) = self._ask(query, {"database": database, "name": name})
+        ((engine, key),) = self._execute(query, {"database": database, "name": name})
         return str(engine), str(key)
 
     def close(self) -> None:
@@ -57,27 +57,26 @@ class Rows:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the first offset that has a row, and the one after the last; (0, 0) without rows."""
-        found = self._select("min(_offset), max(_offset) + 1, count()", partition, 0, 2**63 - 1)
-        ((first, end, count),) = found
+        ((first, end, count),) = self._select("min(_offset), max(_offset) + 1, count()", partition, 0, 2**63 - 1)
         return (int(first), int(end)) if count else (0, 0)
 
     def offsets(self, partition: int, start: int, end: int, limit: int | None = None) -> array[int]:
-        """Return the offsets of the rows in [start, end), ascending; one that has two rows twice.
+        """Return the offsets of the rows in [start, end), ascending; an offset with two rows twice.
 
-        With a limit it is the first so many rows, and all others of the last one's offset.
+        With a `limit` these are the first `limit` rows, and all other rows of the last offset among them.
         """
         tail = " ORDER BY o" + (f" LIMIT {limit} WITH TIES" if limit else "")
         columns = self._select("toInt64(_offset) AS o", partition, start, end, tail, columnar=True)
         return array("q", columns[0] if columns else ())
 
     def _select(
-        self, what: str, partition: int, start: int, end: int, tail: str = "", *, columnar: bool = False
+        self, expressions: str, partition: int, start: int, end: int, tail: str = "", *, columnar: bool = False
     ) -> Any:
         values = {"topic": self._topic, "partition": partition, "start": start, "end": end}
-        query = f"SELECT {what} FROM {self._table} WHERE {self._origin}{tail}"
-        return self._ask(query, values, columnar=columnar)
+        query = f"SELECT {expressions} FROM {self._table} WHERE {self._condition}{tail}"
+        return self._execute(query, values, columnar=columnar)
 
-    def _ask(self, query: str, values: dict[str, Any] | None = None, *, columnar: bool = False) -> Any:
+    def _execute(self, query: str, values: dict[str, Any] | None = None, *, columnar: bool = False) -> Any:
         try:
             return self._client.execute(query, values, columnar=columnar)
         except DRIVER_ERRORS as error:

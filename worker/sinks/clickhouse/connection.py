@@ -11,10 +11,10 @@ _DEFAULTS = {"client_name": "kafka-ingest-worker", "send_receive_timeout": 60.0,
 
 
 def connect(url: str, password: str = "") -> Client:
-    """Return a client that connects at its first query; one connection, for one thread.
+    """Return a client that connects at its first query: one connection, for one thread.
 
-    The URL may carry whatever clickhouse-driver knows: `?compression=lz4`, `?send_receive_timeout=300`, `?ca_certs=…`,
-    settings of queries. A setting that the server does not know is an error, not ignored.
+    The URL's query accepts all options of clickhouse-driver (`?compression=lz4`, `?send_receive_timeout=300`,
+    `?ca_certs=…`) and query settings. A setting that the server does not know is an error; it is not ignored.
     """
     host, options = parse_url(url)
     if password:
@@ -30,7 +30,7 @@ def address(url: str) -> str:
 
 
 def certificate_advice(error: Exception) -> str:
-    """Return what to do where this client does not trust the server's certificate; nothing for another error."""
+    """Return what to do if this client does not trust the server's certificate; empty for any other error."""
     if "CERTIFICATE_VERIFY_FAILED" not in str(error):
         return ""
-    return "name the authority that signed the server's certificate: --clickhouse-url clickhouses://…?ca_certs=FILE"
+    return "name the CA that signed the server's certificate: --clickhouse-url clickhouses://…?ca_certs=FILE"

@@ -98,28 +98,27 @@ def _place(table: str) -> dict[str, str]:
 
 
 def merging(engine: str, sorting_key: str, origin: Collection[str]) -> str:
-    """Return how an engine merges rows of several events, and what would prevent that; empty where it does not.
+    """Return how an engine merges rows of several events, and what would prevent it; empty if it does not merge them.
 
-    Rows with the same sorting key are merged: those of one event at most where all `origin` columns are part of it.
+    Rows with the same sorting key are merged. If all `origin` columns are part of the key, only one event has it.
     """
     if "Summing" in engine:
-        return f"{engine} adds rows up and drops those that add up to zero; a MergeTree table could be verified"
+        return f"{engine} sums rows up and removes those whose sums are zero; use a MergeTree table to verify"
     absent = set(origin).difference(_plain_columns(sorting_key))
     if not absent or not re.search("Replacing|Collapsing|Aggregating|Coalescing", engine):
         return ""
     return (
-        f"{engine} merges rows with the same ({sorting_key}); it could be told if {', '.join(origin)} were part of "
-        "its ORDER BY"
+        f"{engine} merges rows with the same ({sorting_key}); to verify, make {', '.join(origin)} part of its ORDER BY"
     )
 
 
 def _plain_columns(sorting_key: str) -> set[str]:
-    """Return the columns of a sorting key that are no function's arguments, of which several may have one value."""
+    """Return the columns of a sorting key that are not function arguments: a function may map several values to one."""
     depth, words = 0, [""]
-    for sign in sorting_key:
-        depth += (sign == "(") - (sign == ")")
-        if sign == "," and not depth:
+    for character in sorting_key:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
             words.append("")
         else:
-            words[-1] += sign
+            words[-1] += character
     return {word.strip(" `") for word in words}

@@ -1,4 +1,4 @@
-"""What an error of ClickHouse or of its driver means, and what to do: for the sink, `check` and `verify`."""
+"""What an error of ClickHouse or its driver means, and what to do: for the sink, `check` and `verify`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from worker.core.errors import Retryable
 from worker.sinks.clickhouse.connection import certificate_advice
 
 DRIVER_ERRORS = (errors.Error, OSError, EOFError)
-"""All that a query may raise: a lost answer is a built-in exception."""
+"""Everything that a query may raise. A lost connection raises a built-in exception."""
 
-# src/Common/ErrorCodes.cpp. What is named nowhere is tried again: nothing is dropped for an error nobody has met yet.
+# Codes of src/Common/ErrorCodes.cpp. Any code that is in none of these sets is retried, so that no event is lost.
 _REASONS = {
     3: "connection", 107: "other", 159: "timeout", 202: "overloaded", 203: "overloaded",
     209: "timeout", 210: "connection", 241: "memory", 242: "read_only", 243: "no_space", 252: "too_many_parts",
@@ -67,7 +67,7 @@ def failing_view(error: errors.ServerException) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without a stack trace and without the values of rows that the server quotes."""
+    """Return an error's message without its stack trace and without the row values that the server quotes."""
     if not isinstance(error, errors.ServerException):
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     text = error.message.split("Stack trace")[0].splitlines()[0].strip()
@@ -76,7 +76,7 @@ def first_line(error: Exception) -> str:
 
 
 def advice(error: Exception) -> str:
-    """Return what to do; nothing where only the server's log tells."""
+    """Return what to do; empty if only the server's log explains the error."""
     if not isinstance(error, errors.ServerException):
         return certificate_advice(error)
     if error.code in (192, 193, 194, 516):
@@ -84,5 +84,5 @@ def advice(error: Exception) -> str:
     if error.code in REFUSED_SETTINGS:
         return "let the user change the settings that the worker sends: a profile without readonly and constraints"
     if error.code == 497:
-        return "GRANT it, or make the table by hand"
+        return "GRANT it, or create the table manually"
     return ""

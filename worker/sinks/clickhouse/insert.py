@@ -1,7 +1,7 @@
-"""The one way that rows go to ClickHouse: a block of columns that are encoded already, through clickhouse-driver.
+"""The only way to write rows to ClickHouse: one block of encoded columns, through clickhouse-driver.
 
-The driver connects, authenticates, encrypts, compresses and reads answers. Only its path from Python values to bytes is
-gone round, and it is the part of the driver that knows no settings: see `_write_block`.
+The driver connects, authenticates, encrypts, compresses and reads responses. Only its conversion from Python values to
+bytes is bypassed; that part of the driver depends on no settings, see `_write_block`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clickhouse_driver.varint import write_varint
 from clickhouse_driver.writer import write_binary_str, write_binary_uint8
 
 Header = Sequence[tuple[str, str]]
-"""The columns of a block: name and type, as ClickHouse spells it."""
+"""The columns of a block: name and type, as ClickHouse writes them."""
 
 
 class BlockMismatch(Exception):
@@ -26,11 +26,11 @@ class BlockMismatch(Exception):
 def insert_block(
     client: Client, query: str, settings: dict[str, Any], header: Header, rows: int, data: Sequence[bytes]
 ) -> None:
-    """Run `INSERT INTO t (…) VALUES` with one block; when this returns the server has acknowledged it.
+    """Run `INSERT INTO t (…) VALUES` with one block; when this returns, the server has acknowledged it.
 
-    `data[i]` is column i of the header in the Native format, see `columns`. Raises SchemaChanged, the driver's errors,
-    OSError and EOFError. After any of them the connection is closed, and the next query opens another; after all but
-    SchemaChanged the rows may have been written.
+    `data[i]` is column i of the header in the Native format, see `types`. Raises BlockMismatch, the driver's errors,
+    OSError and EOFError. After any of them the connection is closed, and the next query opens another one. After any
+    but BlockMismatch the rows may have been written.
     """
     with client.disconnect_on_error(query, settings):
         connection = client.connection
@@ -39,7 +39,7 @@ def insert_block(
         expected = client.receive_sample_block().columns_with_types
         if expected != list(header):
             raise BlockMismatch(_difference(expected, header))
-        if rows:  # a block without rows would be the end already
+        if rows:  # a block without rows marks the end
             _write_block(connection, header, rows, data)
             client.receive_profile_events()
         connection.send_data(RowOrientedBlock())  # the end
@@ -48,7 +48,7 @@ def insert_block(
 
 
 def _write_block(connection: Any, header: Header, rows: int, data: Sequence[bytes]) -> None:
-    """Send a block: what the driver's Connection.send_data and BlockOutputStream.write do, with encoded columns."""
+    """Send a block as the driver's Connection.send_data and BlockOutputStream.write do, but with encoded columns."""
     revision = connection.server_info.used_revision
     write_varint(ClientPacketTypes.DATA, connection.fout)
     if revision >= defines.DBMS_MIN_REVISION_WITH_TEMPORARY_TABLES:
@@ -62,7 +62,7 @@ def _write_block(connection: Any, header: Header, rows: int, data: Sequence[byte
         write_binary_str(name, out)
         write_binary_str(kind, out)
         if revision >= defines.DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION:
-            write_binary_uint8(0, out)  # every value is there: not sparse
+            write_binary_uint8(0, out)  # every value is present: not sparse
         out.write(column)
     connection.block_out.finalize()
 

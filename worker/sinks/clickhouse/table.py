@@ -1,8 +1,8 @@
-"""Which columns of a table the worker fills, each from which field of an event. No I/O.
+"""Which columns of a table the worker fills, and from which fields of an event. No I/O.
 
-A column is filled from the field that `--map` names for it, else from the field of its own name, of which dots make a
-path. What the server fills itself (DEFAULT, EPHEMERAL, MATERIALIZED, ALIAS) is left to it; the first two are filled
-like any other where `--map` names them.
+A column is filled from the field that `--map` names for it, else from the field with its name, in which dots make a
+path. The server fills columns with DEFAULT, EPHEMERAL, MATERIALIZED or ALIAS itself; the worker fills the first two if
+`--map` names them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.core.records import Field
 from worker.sinks.clickhouse import types
 
 ORIGIN = ("_topic", "_partition", "_offset")
-# What the fields of a device event may become. A table that has a column of each name is for such events.
+# The types that can hold the fields of a device event. A table with a column of each name is for such events.
 _DEVICE_EVENT = {
     "timestamp": ("DateTime", "Date"),
     "device_ip": ("String", "FixedString", "IPv4", "IPv6"),
@@ -27,11 +27,11 @@ _COMPUTED = ("MATERIALIZED", "ALIAS")
 
 
 class Column(NamedTuple):
-    """A column as DESCRIBE TABLE has it."""
+    """A column as DESCRIBE TABLE returns it."""
 
     name: str
     type: str
-    default: str = ""  # DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL; empty where the server needs a value
+    default: str = ""  # DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL; empty if the server needs a value
 
 
 class ColumnBinding(NamedTuple):
@@ -43,9 +43,9 @@ class ColumnBinding(NamedTuple):
 
 
 def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[ColumnBinding]:
-    """Return the columns to fill, in the table's order; `mapped` is the field that `--map` names for a column.
+    """Return the columns to fill, in the table's order; `mapped` has the field that `--map` names for a column.
 
-    ValueError says why that cannot be done, and what to do.
+    ValueError says why the table cannot be filled, and what to do.
     """
     _check(table, mapped)
     bindings = [
@@ -55,17 +55,17 @@ def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Col
     ]
     if not bindings:
         raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
-    _check_device_event({one.column: one.codec.type for one in bindings if one.field.path == (one.column,)})
+    _check_device_event({b.column: b.codec.type for b in bindings if b.field.path == (b.column,)})
     return bindings
 
 
 def counted(table: Sequence[Column], bindings: Sequence[ColumnBinding], device_field: str) -> str:
-    """Return the column whose distinct values are the devices; empty where the table has none.
+    """Return the column whose distinct values are the devices; empty if the table has none.
 
-    That is the first one which the field fills, else one of its name that the server fills.
+    It is the first column that the field fills, else a column of the field's name that the server fills.
     """
-    path = field_paths.path(device_field)
-    names = [one.column for one in bindings if one.field.path == path]
+    path = field_paths.parse_path(device_field)
+    names = [binding.column for binding in bindings if binding.field.path == path]
     names += [column.name for column in table if column.name == ".".join(path) and column.default != "EPHEMERAL"]
     return names[0] if names else ""
 
@@ -77,7 +77,7 @@ def _check(table: Sequence[Column], mapped: Mapping[str, str]) -> None:
         if name in ORIGIN:
             raise ValueError(f"{flag}: the worker itself fills {name}, with the event's origin; name another column")
         if name not in defaults:
-            guess = nearest(name, [known for known in defaults if known not in ORIGIN])
+            guess = nearest(name, [column for column in defaults if column not in ORIGIN])
             raise ValueError(
                 f"{flag}: there is no column {name}{guess}; correct it, or ALTER TABLE … ADD COLUMN {name} …"
             )
@@ -88,7 +88,7 @@ def _check(table: Sequence[Column], mapped: Mapping[str, str]) -> None:
 
 
 def _check_device_event(types: Mapping[str, str]) -> None:
-    """Refuse a table for device events that would take none: each would become a dead letter."""
+    """Reject a table for device events that cannot hold any: each would become a dead letter."""
     if not _DEVICE_EVENT.keys() <= types.keys():
         return
     for name, allowed in _DEVICE_EVENT.items():
@@ -104,7 +104,7 @@ def _bind(column: Column, field: str) -> ColumnBinding:
         codec = types.codec(column.type)
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
-    path = field_paths.path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
+    path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
     return ColumnBinding(
-        column.name, Field(field_paths.spell(path), path, codec.convert, required=codec.null is not None), codec
+        column.name, Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None), codec
     )

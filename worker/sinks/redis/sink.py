@@ -1,4 +1,4 @@
-"""Distinct devices into Redis HyperLogLogs. PFADD is idempotent: a range added twice counts once."""
+"""Distinct devices → Redis HyperLogLogs. PFADD is idempotent: a range that is added twice counts once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from worker.config.field_paths import path
+from worker.config.field_paths import parse_path
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.errors import Fatal, Retryable
@@ -15,12 +15,12 @@ from worker.decoding.converters import identities, texts
 from worker.sinks.redis.nodes import Node, packed
 from worker.sinks.redis.windows import Keys, Labels, group, slices
 
-# Elements of one PFADD. A command blocks the server for about 180 ns an element.
+# Elements of one PFADD. The command blocks the server for about 180 ns per element.
 _PFADD_ELEMENTS = 5000
 
 
 class RedisSink:
-    """One connection, and one HyperLogLog per topic; with windows or `--by` more of them, see `windows`."""
+    """One connection, and one HyperLogLog per topic; more with windows or `--by`, see `windows`."""
 
     exactly_once = False  # not needed: see the module's first line
 
@@ -28,11 +28,11 @@ class RedisSink:
         self._key = settings.redis_key_name
         self._keys = Keys(settings)
         self._labels = Labels()
-        self.fields = (_counted(settings.device_field), *self._keys.fields())
+        self.fields = (_device_field(settings.device_field), *self._keys.fields())
         self._node = Node(settings, self._key)
 
     def open(self) -> None:
-        """Connect and look whether the key can be counted."""
+        """Connect and check that the key is a HyperLogLog."""
         try:
             self.devices()
             if self._keys.by:
@@ -43,17 +43,17 @@ class RedisSink:
             raise
 
     def write(self, batch: Batch) -> None:
-        """Add the batch's distinct devices: PFADDs of up to 5000 elements, one round trip, every reply looked at."""
+        """Add the batch's distinct devices: PFADDs of up to 5000 elements, one round trip, every reply checked."""
         if len(batch.columns) == 1:
             self._node.exchange(list(_pfadds(self._key, set().union(*batch.columns[0]))))
         else:
-            self._node.exchange(list(self._windows(batch)))
+            self._node.exchange(list(self._window_commands(batch)))
 
-    def _windows(self, batch: Batch) -> Iterator[bytes]:
+    def _window_commands(self, batch: Batch) -> Iterator[bytes]:
         """Yield the commands for the total and for each slice and value.
 
-        The names of windows and values, and when a key expires, are said each time: a key that Redis has lost comes
-        back whole, and a crash between two commands is mended when the batch is read again.
+        Every batch writes the names of windows and values and the expiry times again. So a key that Redis has lost is
+        complete when it returns, and the next read of the batch fixes a crash between two commands.
         """
         keys, now = self._keys, time.time()
         grouped = group(batch.columns, keys, self._labels)
@@ -62,16 +62,16 @@ class RedisSink:
         if labels := sorted({label for _, label in grouped if label}):
             yield packed("SADD", keys.values, *labels)
         for key, expires, devices in slices(grouped, keys):
-            if expires is None or expires > now:  # else it would be gone at once
+            if expires is None or expires > now:  # else Redis would delete it at once
                 yield from _pfadds(key, devices)
                 if expires is not None:
                     yield packed("EXPIREAT", key, str(expires))
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
-        """Return None: a HyperLogLog does not tell, and need not."""
+        """Return None: a HyperLogLog cannot tell, and PFADD does not need it."""
 
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
-        """Return PFCOUNT of the key and of those of the others; a HyperLogLog does not tell its topics apart."""
+        """Return PFCOUNT of the keys of this sink and of `others`; a HyperLogLog cannot tell its topics apart."""
         keys = {self._key, *(other.redis_key_name for other in others)}
         return int(self._node.ask("PFCOUNT", *sorted(keys)))
 
@@ -79,12 +79,12 @@ class RedisSink:
         self._node.close()
 
 
-def _counted(name: str) -> Field:
-    """Return the field that is counted. A device_ip is a text; what else counts as an identity may be a number."""
-    return Field(name, path(name), texts if name == "device_ip" else identities)
+def _device_field(name: str) -> Field:
+    """Return the field that is counted. A device_ip is a string; any other identity may also be an integer."""
+    return Field(name, parse_path(name), texts if name == "device_ip" else identities)
 
 
 def _pfadds(key: str, devices: Iterable[str]) -> Iterator[bytes]:
-    rest = iter(devices)
-    while part := tuple(islice(rest, _PFADD_ELEMENTS)):
-        yield packed("PFADD", key, *part)
+    remaining = iter(devices)
+    while elements := tuple(islice(remaining, _PFADD_ELEMENTS)):
+        yield packed("PFADD", key, *elements)

@@ -1,8 +1,8 @@
-"""Columns of JSON values → bytes of ClickHouse's Native format, for any type that a table may have.
+"""Columns of JSON values → bytes of ClickHouse's Native format, for any column type.
 
-The reading order: `coding` says what a type is to the worker, `texts`, `times`, `numbers` and `nested` are the types.
-Nothing is wrapped, cut or guessed: a value that the column cannot hold as it is makes `convert` raise. The format is
-that of ClickHouse's own src/DataTypes/Serializations.
+Read `codec` first: it defines what a type is to the worker. `texts`, `times`, `numbers` and `nested` hold the types.
+`convert` never wraps, truncates or guesses a value: it raises if the column cannot hold the value as it is. The format
+is defined in ClickHouse's src/DataTypes/Serializations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Codec", "codec", "constant", "offsets"]
 
 @cache
 def codec(type_name: str) -> Codec:
-    """Return the codec of a type as ClickHouse spells it; ValueError names the type that is not supported."""
+    """Return the codec of a type as ClickHouse writes it; ValueError names the type that is not supported."""
     type_name = plain(type_name)
     name, arguments = split(type_name)
     if name not in _TYPES:
@@ -30,32 +30,32 @@ def codec(type_name: str) -> Codec:
 
 
 def constant(type_name: str, value: Any, rows: int) -> bytes:
-    """Return a column that has the same value in each of its rows."""
+    """Return a column with the same value in every row."""
     kind = codec(type_name)
-    whole, rest = divmod(rows, _CHUNK)
-    return kind.encode([kind.convert([value] * _CHUNK)] * whole + [kind.convert([value] * rest)])
+    parts, rest = divmod(rows, _PART_ROWS)
+    return kind.encode([kind.convert([value] * _PART_ROWS)] * parts + [kind.convert([value] * rest)])
 
 
 def offsets(type_name: str, record_batches: Sequence[Sequence[int]]) -> bytes:
     """Return a column of offsets, which are integers from 0 up."""
     if type_name in ("Int64", "UInt64"):
         return b"".join(
-            [_run(records) if isinstance(records, range) else array("q", records) for records in record_batches]
+            [_encode_range(batch) if isinstance(batch, range) else array("q", batch) for batch in record_batches]
         )
     kind = codec(type_name)
-    return kind.encode([kind.convert(list(records)) for records in record_batches])
+    return kind.encode([kind.convert(list(batch)) for batch in record_batches])
 
 
-_CHUNK = 1000
+_PART_ROWS = 1000
 _LANES = 1024
 _COUNT_UP = int.from_bytes(array("q", range(_LANES)).tobytes(), "little")
 _ONES = int.from_bytes(array("q", [1] * _LANES).tobytes(), "little")
 
 
-def _run(offsets: range) -> bytes:
-    """Return consecutive offsets as 64-bit integers: one addition of big integers for 1024 of them.
+def _encode_range(offsets: range) -> bytes:
+    """Return consecutive offsets as 64-bit integers: one addition of big integers for each 1024 of them.
 
-    No lane carries into the next, for offsets are below 2^63. A fifth of the time of `array("q", offsets)`.
+    No lane carries into the next, because offsets are below 2^63. Takes a fifth of the time of `array("q", offsets)`.
     """
     parts = [
         (_COUNT_UP + start * _ONES).to_bytes(8 * _LANES, "little")
@@ -64,7 +64,7 @@ def _run(offsets: range) -> bytes:
     return b"".join(parts)[: 8 * len(offsets)]
 
 
-def _integer(bits: int, *, signed: bool) -> _Make:
+def _integer(bits: int, *, signed: bool) -> _Factory:
     return lambda _: numbers.integer(bits, signed)
 
 
@@ -78,7 +78,7 @@ def _low_cardinality(arguments: list[str]) -> Codec:
 def _map(arguments: list[str]) -> Codec:
     key, value = map(codec, arguments)
     if type(key.null) is not str:
-        raise ValueError(f"type Map({', '.join(arguments)}) is not supported: the keys of a JSON object are texts")
+        raise ValueError(f"type Map({', '.join(arguments)}) is not supported: the keys of a JSON object are strings")
     return nested.map_of(key, value)
 
 
@@ -87,9 +87,9 @@ def _tuple(arguments: list[str]) -> Codec:
     return nested.tuple_of(list(names), list(map(codec, types)))
 
 
-_Make = Callable[[list[str]], Codec]
+_Factory = Callable[[list[str]], Codec]
 
-_TYPES: dict[str, _Make] = {
+_TYPES: dict[str, _Factory] = {
     **{f"Int{bits}": _integer(bits, signed=True) for bits in (8, 16, 32, 64, 128, 256)},
     **{f"UInt{bits}": _integer(bits, signed=False) for bits in (8, 16, 32, 64, 128, 256)},
     "Float32": lambda _: Codec(numbers.float32, null=0),

@@ -1,4 +1,4 @@
-"""ClickHouse's spelling of types: `Map(String, Decimal(10, 2))` → `Map`, [`String`, `Decimal(10, 2)`]."""
+"""ClickHouse's type names: `Map(String, Decimal(10, 2))` → `Map`, [`String`, `Decimal(10, 2)`]."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "0": "\0"}
 
 
 def plain(type_name: str) -> str:
-    """Return a type on one line, as blocks have it; DESCRIBE breaks the lines of a Tuple with names."""
+    """Return a type on one line, as in blocks; DESCRIBE writes a named Tuple on several lines."""
     return re.sub(r",\n *", ", ", re.sub(r"\(\n *", "(", type_name))
 
 
 def split(type_name: str) -> tuple[str, list[str]]:
-    """Return a type's name and its arguments as they are written."""
-    name, bracket, rest = type_name.partition("(")
-    if not bracket:
+    """Return a type's name, and its arguments unparsed."""
+    name, parenthesis, rest = type_name.partition("(")
+    if not parenthesis:
         return type_name, []
     if not rest.endswith(")"):
-        raise ValueError(f"{type_name} is no type: a bracket is missing")
+        raise ValueError(f"{type_name} is not a type: a parenthesis is missing")
     arguments, depth = [""], 0
     for token in _token.findall(rest[:-1]):
         depth += (token == "(") - (token == ")")
@@ -34,18 +34,18 @@ def split(type_name: str) -> tuple[str, list[str]]:
 
 
 def member(argument: str) -> tuple[str, str]:
-    """Return a tuple element's name, empty where it has none, and its type."""
-    found = _identifier.fullmatch(argument)
-    if not found:
-        raise ValueError(f"{argument!r} is no element of a Tuple")
-    return _unquoted(found[1] or ""), found[2]
+    """Return a Tuple element's name (empty: unnamed) and its type."""
+    match = _identifier.fullmatch(argument)
+    if not match:
+        raise ValueError(f"{argument!r} is not an element of a Tuple")
+    return _unquoted(match[1] or ""), match[2]
 
 
 def enum_members(arguments: list[str]) -> dict[str, int]:
     """Return an Enum's names and their numbers."""
-    found = [_enum_member.fullmatch(argument) for argument in arguments]
-    return {_unquoted(one[1]): int(one[2]) for one in found if one}
+    matches = [_enum_member.fullmatch(argument) for argument in arguments]
+    return {_unquoted(match[1]): int(match[2]) for match in matches if match}
 
 
 def _unquoted(text: str) -> str:
-    return _escape.sub(lambda one: _ESCAPES.get(one[1], one[1]), text[1:-1]) if text[:1] in ("'", "`") else text
+    return _escape.sub(lambda match: _ESCAPES.get(match[1], match[1]), text[1:-1]) if text[:1] in ("'", "`") else text

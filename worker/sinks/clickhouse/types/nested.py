@@ -1,4 +1,4 @@
-"""Types made of others: Nullable, LowCardinality, Array, Map, Tuple."""
+"""Types that contain others: Nullable, LowCardinality, Array, Map, Tuple."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.decoding.converters import BadValue
 from worker.sinks.clickhouse.types.codec import Codec
 
 _ADDITIONAL_KEYS, _NEW_DICTIONARY = 1 << 9, 1 << 10
-_SHARED_DICTIONARIES = pack("<Q", 1)  # the only version there is
+_SHARED_DICTIONARIES = pack("<Q", 1)  # the only version that exists
 
 
 def nullable(inner: Codec) -> Codec:
@@ -23,22 +23,22 @@ def nullable(inner: Codec) -> Codec:
     def convert(values: list[Any]) -> tuple[bytes, Any]:
         if None not in values:
             return bytes(len(values)), inner.convert(values)
-        bindings = [inner.null if value is None else value for value in values]
-        return bytes(map(is_, values, repeat(None))), inner.convert(bindings)
+        filled = [inner.null if value is None else value for value in values]
+        return bytes(map(is_, values, repeat(None))), inner.convert(filled)
 
     return inner._replace(convert=convert, join=_join_each((b"".join, inner.join)), null=None)
 
 
 def low_cardinality(inner: Codec, nullable: bool) -> Codec:
-    """LowCardinality(T) or LowCardinality(Nullable(T)), of which `inner` is T: each chunk has its own dictionary.
+    """LowCardinality(T) or LowCardinality(Nullable(T)), where `inner` is T. Each record batch has its own dictionary.
 
-    The server reads a dictionary and its rows, again and again until it has all. Entry 0 is NULL if there may be one.
+    The server reads dictionaries, each with its rows, until it has all rows. Entry 0 is NULL if T is nullable.
     """
 
     def convert(values: list[Any]) -> bytes:
         if not values:
             return b""
-        if len(set(map(type, values)) - {NoneType}) > 1:  # 1, 1.0 and True are the same key, but not all may be good
+        if len(set(map(type, values)) - {NoneType}) > 1:  # 1, 1.0 and True are one key, but not all may be valid
             inner.convert([value for value in values if value is not None])
         positions = _Positions({None: 0} if nullable else {})
         rows = list(map(positions.__getitem__, values))
@@ -54,7 +54,7 @@ def low_cardinality(inner: Codec, nullable: bool) -> Codec:
 
 
 class _Positions(dict[Any, int]):
-    """Values → their positions in the order in which they were first asked for."""
+    """Values → their positions, in the order of the first lookups."""
 
     def __missing__(self, value: Any) -> int:
         position = self[value] = len(self)
@@ -62,7 +62,7 @@ class _Positions(dict[Any, int]):
 
 
 def array_of(inner: Codec) -> Codec:
-    """Array(T): where each row ends in the elements of all, then the elements."""
+    """Array(T): for each row its end position in the elements, then the elements of all rows."""
 
     def convert(values: list[Any]) -> tuple[array[int], Any]:
         if not set(map(type, values)) <= {list}:
@@ -73,7 +73,7 @@ def array_of(inner: Codec) -> Codec:
 
 
 def map_of(key: Codec, value: Codec) -> Codec:
-    """Map(K, V), of a JSON object: where each row ends in the pairs of all, then the keys, then the values."""
+    """Map(K, V), from a JSON object: for each row its end position in the pairs, then all keys, then all values."""
 
     def convert(values: list[Any]) -> tuple[array[int], Any, Any]:
         if not set(map(type, values)) <= {dict}:
@@ -86,7 +86,7 @@ def map_of(key: Codec, value: Codec) -> Codec:
 
 
 def tuple_of(names: list[str], elements: list[Codec]) -> Codec:
-    """Tuple(…): a JSON array of as many elements or, where they have names, an object with at least these keys."""
+    """Tuple(…): a JSON array of as many elements or, for named elements, an object with at least these keys."""
 
     def convert(values: list[Any]) -> tuple[Any, ...]:
         kinds = set(map(type, values))
@@ -94,7 +94,7 @@ def tuple_of(names: list[str], elements: list[Codec]) -> Codec:
             columns = by_name(values)
         elif kinds <= {list} and set(map(len, values)) <= {len(elements)}:
             columns = [list(map(itemgetter(i), values)) for i in range(len(elements))]
-        elif kinds <= {list, dict}:  # row by row, as both kinds may be good
+        elif kinds <= {list, dict}:  # row by row, because both kinds may be valid
             columns = [list(column) for column in zip(*map(row, values), strict=True)]
         else:
             raise BadValue("wrong_type")
@@ -126,9 +126,9 @@ def _ends(sizes: list[array[int]]) -> bytes:
 
 
 def _join_each(joins: tuple[Callable[[list[Any]], bytes], ...]) -> Callable[[list[Any]], bytes]:
-    """Return a join of parts that are tuples of parts: the first of all, then the second of all, and so on."""
+    """Return a join of parts that are tuples: it joins all first elements, then all second elements, and so on."""
 
     def join(parts: list[Any]) -> bytes:
-        return b"".join([each([part[i] for part in parts]) for i, each in enumerate(joins)])
+        return b"".join([join_element([part[i] for part in parts]) for i, join_element in enumerate(joins)])
 
     return join

@@ -1,7 +1,7 @@
 """Numbers: integers of all widths, floats, Bool, Enum, Decimal.
 
-A number is a JSON number: no text, no boolean, and no 5.0 where an integer is due. Only what JSON numbers cannot carry
-here, integers beyond 64 bits and exact decimals, may also come as text.
+A number must be a JSON number: no string, no boolean, and no 5.0 for an integer. Only integers beyond 64 bits and exact
+decimals, which JSON numbers cannot carry here, may also be strings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from worker.sinks.clickhouse.types.codec import Codec
 _integer_text = re.compile(r"-?[0-9]{1,78}").fullmatch
 _decimal_text = re.compile(r"(-?[0-9]{1,78})(?:\.([0-9]{1,78}))?([eE][+-]?[0-9]{1,2})?").fullmatch
 _exactly = Context(prec=400)
-_FLOAT_DIGITS = 15  # as many decimal digits as every float keeps
+_FLOAT_DIGITS = 15  # decimal digits that every float keeps
 
 
 def integer(bits: int, signed: bool) -> Codec:
-    """Int8 … UInt256. From 128 bits on texts of digits are taken, too: JSON's numbers end at 64."""
+    """Int8 … UInt256. From 128 bits on, strings of digits are accepted too: JSON numbers end at 64 bits."""
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     return Codec(integers(low, high) if bits <= 64 else _wide(bits // 8, signed), null=0)
 
@@ -46,7 +46,7 @@ def _whole(value: Any) -> int:
 
 
 def float32(values: list[Any]) -> bytes:
-    """Float32: rounded to the nearest, refused beyond the largest."""
+    """Float32: rounded to the nearest value; out_of_range beyond the largest."""
     _check_floats(values)
     try:
         return pack(f"<{len(values)}f", *values)
@@ -55,7 +55,7 @@ def float32(values: list[Any]) -> bytes:
 
 
 def float64(values: list[Any]) -> array[float]:
-    """Float64: integers are taken, as the nearest float."""
+    """Float64; an integer becomes the nearest float."""
     _check_floats(values)
     return array("d", values)
 
@@ -87,10 +87,10 @@ def enum(members: dict[str, int], code: str) -> Codec:
 
 
 def decimal(precision: int, scale: int) -> Codec:
-    """Decimal(P, S), an integer of S-th tenths: exactly, or not at all.
+    """Decimal(P, S), stored as an integer multiple of 10^-S: exact, or rejected.
 
-    A float counts as its shortest spelling (0.1 is one tenth), and is refused where that has more than 15 digits: more
-    may have been written, and lost in reading JSON. Text says any number.
+    A float means its shortest decimal form (0.1 is one tenth). It is rejected if that has more than 15 digits, because
+    the JSON text may have had more digits than the float kept. A string may have any number of digits.
     """
     size = next(size for size, digits in ((4, 9), (8, 18), (16, 38), (32, 76)) if precision <= digits)
     factor, limit = 10**scale, 10**precision
@@ -102,13 +102,13 @@ def decimal(precision: int, scale: int) -> Codec:
         if kind is float:
             guess: int = round(value * factor)  # a ValueError for NaN, an OverflowError for infinity
             if abs(guess) < 10**_FLOAT_DIGITS and guess / factor == value:
-                return guess  # of at most 15 digits there is one spelling for a float, which is the shortest
+                return guess  # a float has only one decimal form of at most 15 digits: the shortest
             return _whole_decimal(_shortest(value), scale)
-        found = _decimal_text(value)  # TypeError for what is no text
-        if not found:
+        match = _decimal_text(value)  # TypeError if it is not a string
+        if not match:
             raise BadValue("wrong_type")
-        if found[3] is None and len(found[2] or "") <= scale:
-            return int(found[1] + (found[2] or "").ljust(scale, "0"))
+        if match[3] is None and len(match[2] or "") <= scale:
+            return int(match[1] + (match[2] or "").ljust(scale, "0"))
         return _whole_decimal(Decimal(value), scale)
 
     def convert(values: list[Any]) -> array[int] | bytes:

@@ -1,6 +1,6 @@
-"""Points in time: DateTime, DateTime64, Date, Date32, from every form that `timestamps` knows.
+"""Points in time: DateTime, DateTime64, Date, Date32, from every form that `timestamps` accepts.
 
-What is finer than the column is cut off towards the past. A zone in the type is only how ClickHouse shows the value.
+Values are rounded towards the past to the column's precision. A time zone in the type changes only the display.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _bare_date = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 
 
 def date_time(values: list[Any]) -> array[int]:
-    """DateTime: seconds, of the years 1970 to 2106."""
+    """DateTime: seconds, the years 1970 to 2106."""
     return array("I", [value // 1000 for value in millis(values)])
 
 
 def date_time64(precision: int) -> Convert:
-    """DateTime64(P): 10^-P seconds, of the years 1900 to 2299 (2262 with P = 9), exact to the millisecond."""
+    """DateTime64(P): 10^-P seconds, the years 1900 to 2299 (2262 with P = 9), exact to the millisecond."""
     if precision == 3:
         return millis
     if precision > 3:

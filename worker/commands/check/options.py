@@ -1,0 +1,50 @@
+"""The checks of options: the metrics port, and batches that would make too many parts in ClickHouse."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from worker.commands.check.finding import Finding, fail, ok, warn
+from worker.config.settings import Settings
+
+_FEW_ROWS = 1000
+_INSERTS_S = 20  # of all processes; ClickHouse merges about so many new parts without falling behind
+
+
+def check_options(settings: Settings) -> Iterator[Finding]:
+    yield _check_port(settings)
+    if settings.backend != "clickhouse":
+        return
+    if settings.batch_rows < _FEW_ROWS:
+        yield warn(
+            "options",
+            f"--batch-rows {settings.batch_rows} makes many small parts in ClickHouse",
+            "--batch-rows 100000",
+        )
+    processes = settings.processes or 1
+    inserts = processes * 1000 / max(settings.linger_ms, 1)
+    if inserts > _INSERTS_S:
+        yield warn(
+            "options",
+            f"--linger-ms {settings.linger_ms} lets {processes} processes insert {inserts:.0f} times a "
+            "second into ClickHouse",
+            f"--linger-ms {max(1000, 1000 * processes // _INSERTS_S)}",
+        )
+
+
+def _check_port(settings: Settings) -> Finding:
+    subject = "metrics"
+    address = f"{settings.metrics_host}:{settings.metrics_port}"
+    try:
+        addresses = socket.getaddrinfo(settings.metrics_host, settings.metrics_port, type=socket.SOCK_STREAM)
+        with socket.socket(*addresses[0][:3]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(addresses[0][4])
+    except OSError as error:
+        return fail(
+            subject,
+            f"{address} cannot be served: {error.strerror} (a running worker may use it)",
+            "--metrics-port 0 (any free port) or another --metrics-host",
+        )
+    return ok(subject, f"{address} is free" if settings.metrics_port else "any free port")
