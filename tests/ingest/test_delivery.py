@@ -285,7 +285,7 @@ class AtLeastOnce(Delivery):
 
 
 _budget = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestExactlyOnce = Delivery.TestCase
 TestExactlyOnce.settings = _budget
@@ -341,6 +341,7 @@ def test_a_stored_block_whose_table_changed_before_the_retry_is_not_written_agai
 def test_a_view_that_raises_is_waited_out_and_nothing_is_searched_by_halves() -> None:
     world, member = _member(batch_rows=1000)
     world.logs["a", 0].append(["good"] * 8)
+    world.fetch = 8
     world.outcomes = ["view"] * 5
     for _ in range(60):
         member.turn()
