@@ -175,7 +175,7 @@ def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Set
     code, text = run(replace(stored, table=f"{stored.table}_none", map={"ip": "device.ip"}))
     assert code == ExitCode.FAILED
     assert line_of(text, "FAIL  table").endswith(
-        "make it with CREATE TABLE (the one that the worker makes is for device events)"
+        "use CREATE TABLE (the table that the worker creates is for device events)"
     )
     code, text = run(replace(stored, table="nowhere.events"))
     assert code == ExitCode.FAILED
