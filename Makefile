@@ -32,17 +32,25 @@ soak: $(VENV)/.dev  ## ten minutes of steady load with kills and an outage; comp
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 ##@ Work on it
-.PHONY: venv test check docs format bench bench-check
+.PHONY: venv test test-tools coverage check docs format bench bench-check
 venv: $(VENV)/.dev  ## build .venv with everything that the other targets need
 
-test: $(VENV)/.dev  ## all tests, against real Kafka, Redis, ClickHouse and Prometheus
-	@missing=(); for tool in $(TEST_TOOLS); do \
-		command -v "$${tool%%:*}" >/dev/null || missing+=("$${tool##*:}"); done; \
-	if (( $${#missing[@]} )); then \
-		echo "make test: programs are missing; on Debian or Ubuntu: apt-get update && apt-get install -y --no-install-recommends $$(printf '%s\n' "$${missing[@]}" | sort -u | xargs)" >&2; \
-		exit 1; fi
+test: $(VENV)/.dev test-tools  ## all tests, against real Kafka, Redis, ClickHouse and Prometheus
 	$(BIN)/python -m worker.local --fetch
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Installs missing programs where it may: as root, or with sudo that asks for no password. Else it names them.
+test-tools:
+	@missing=(); for tool in $(TEST_TOOLS); do \
+		command -v "$${tool%%:*}" >/dev/null || missing+=("$${tool##*:}"); done; \
+	$(call install_packages,make test)
+
+coverage: $(VENV)/.dev test-tools  ## branch coverage of all tests, children included; writes htmlcov/
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet
+	$(BIN)/python -m coverage report | tail -n 40
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts: what CI runs before the tests
 	$(BIN)/ruff format --check .
@@ -53,7 +61,7 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts: what CI runs befo
 docs: $(VENV)/.dev  ## write docs/options.md and docs/metrics.md from the code
 	$(BIN)/python -m docs.generate
 
-format: $(VENV)/.dev  ## rewrite the sources in the one format, and mend what ruff can mend
+format: $(VENV)/.dev  ## rewrite the sources in the one format, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -87,6 +95,21 @@ $(VENV)/.demo: constraints-demo.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
 	@$(call install,constraints.txt)
 
+define install_packages
+	if (( $${#missing[@]} )); then \
+		mapfile -t packages < <(printf '%s\n' "$${missing[@]}" | sort -u); \
+		as_root=(); (( EUID == 0 )) || as_root=(sudo -n); \
+		if command -v apt-get >/dev/null && { (( EUID == 0 )) || sudo -n true 2>/dev/null; }; then \
+			echo "installing $${packages[*]}" >&2; export DEBIAN_FRONTEND=noninteractive; \
+			"$${as_root[@]}" apt-get update -qq; \
+			"$${as_root[@]}" apt-get install -y -qq --no-install-recommends "$${packages[@]}" >/dev/null; \
+		else \
+			echo "$(1): programs are missing; on Debian or Ubuntu: apt-get update && apt-get install -y" \
+				"--no-install-recommends $${packages[*]}" >&2; exit 1; \
+		fi; \
+	fi
+endef
+
 define install
 	echo "setting up $(VENV) from $(1), once" >&2 && \
 	$(PIP) install --require-hashes --requirement $(1) && \
@@ -99,5 +122,7 @@ $(BIN)/python:
 		echo "Python 3.11 or newer is needed, and $(or $(PYTHON),what is on PATH) is not that. Debian 12, Ubuntu 24.04" \
 			"or newer: apt-get install python3 python3-venv. One that lies elsewhere: make … PYTHON=/path/to/python3.12" >&2; \
 		exit 1; }
+	@missing=(); $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv); \
+	$(call install_packages,make)
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) could not make a virtual environment. Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }

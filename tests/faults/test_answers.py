@@ -50,7 +50,7 @@ def test_lost_answer_of_a_table_without_deduplication_doubles_at_most_that_batch
     )
     rows_job.create()
     with rows_job.start("--linger-ms", "2000", *rows_job.via(clickhouse_proxy.port)) as worker:
-        worker.wait_for("delivery is at-least-once: the table lacks _partition and _offset")
+        worker.wait_for("delivery is at-least-once: the table lacks _topic and _partition and _offset")
         worker.wait_for("took a partition")
         clickhouse_proxy.drop_reply(10_000, until=END_OF_STREAM)
         rows_job.send(events(5000))
