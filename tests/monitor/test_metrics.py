@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Iterable
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.slots import own_partition, start_slot
@@ -93,13 +96,24 @@ def test_exactly_the_declared_metrics_are_served(scrape: Scrape) -> None:
         assert {frozenset(sample.labels.keys() - {"le"}) for sample in family.samples} == {frozenset(labels)}
 
 
-@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0; charset=utf-8"])
-def test_the_linter_of_prometheus_accepts_the_metrics(scrape: Scrape, accept: str) -> None:
+def test_openmetrics_has_the_same_samples(scrape: Scrape) -> None:
     own_partition(scrape.consumer(0), 0, consumed=3, written=2)
     scrape.state.record_lags([LAG], {"events": 1})
-    if accept:
-        assert scrape.exposition.text(accept)[1].startswith("application/openmetrics-text")
-        return  # promtool reads only the text format
+    accept = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    body, content_type = scrape.exposition.text(accept)
+    assert content_type.startswith("application/openmetrics-text")
+
+    def names(families: Iterable[Metric]) -> set[str]:
+        return {sample.name for family in families for sample in family.samples}
+
+    plain = names(text_string_to_metric_families(scrape.text()))
+    families = openmetrics.text_string_to_metric_families(body.decode())  # type: ignore[no-untyped-call]
+    assert names(families) == plain
+
+
+def test_the_linter_of_prometheus_accepts_the_metrics(scrape: Scrape) -> None:
+    own_partition(scrape.consumer(0), 0, consumed=3, written=2)
+    scrape.state.record_lags([LAG], {"events": 1})
     lint = subprocess.run(
         [fetch.tool("promtool"), "check", "metrics"], input=scrape.text(), capture_output=True, text=True, check=False
     )

@@ -172,5 +172,6 @@ columns = OptionParser(
     {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
 )
 field_path = OptionParser(field_paths.check_path, {"type": "string", "minLength": 1})
+optional_field_path = OptionParser(lambda text: text and field_path(text), {"type": "string"})
 table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
 dead_letter_topic = OptionParser(_dead_letter_topic, {"type": "string"})

@@ -110,7 +110,11 @@ class Settings:
         metavar="WINDOW=TIME,…",
     )
     by: str = option(
-        "Redis", "", "also HyperLogLogs for each value of this field, for at most 256 values", metavar="FIELD"
+        "Redis",
+        "",
+        "also HyperLogLogs for each value of this field, for at most 256 values",
+        parse=parsers.optional_field_path,
+        metavar="FIELD",
     )
     clickhouse_url: str = option(
         "ClickHouse",

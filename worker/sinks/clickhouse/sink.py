@@ -37,10 +37,11 @@ _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 # A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
-_IF_KNOWN = {"deduplicate_insert": "enable", "max_partitions_per_insert_block": 0}
+_PARTITIONS = "max_partitions_per_insert_block"
+_IF_KNOWN = {"deduplicate_insert": "enable", _PARTITIONS: 0}
 
 
-class _Shape(NamedTuple):
+class _Schema(NamedTuple):
     """What the table looks like, and how a batch is turned into its block."""
 
     bindings: tuple[ColumnBinding, ...]
@@ -54,7 +55,7 @@ class _Shape(NamedTuple):
     @property
     def header(self) -> list[tuple[str, str]]:
         """Return the block's columns: name, type."""
-        return [*((one.column, one.codec.type) for one in self.bindings), *self.origin]
+        return [*((binding.column, binding.codec.type) for binding in self.bindings), *self.origin]
 
 
 class ClickHouseSink:
@@ -65,54 +66,54 @@ class ClickHouseSink:
         self._table = table_name(settings.table)
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
-        self._shape: _Shape | None = None
+        self._opened_schema: _Schema | None = None
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        return self._known.fields
+        return self._schema.fields
 
     @property
     def bindings(self) -> tuple[ColumnBinding, ...]:
         """The columns that events fill, in the order of `fields`; known once open."""
-        return self._known.bindings
+        return self._schema.bindings
 
     @property
     def counted(self) -> str:
         """The column whose distinct values are the devices; empty where there is none. Known once open."""
-        return self._known.counted
+        return self._schema.counted
 
     @property
     def exactly_once(self) -> bool:
-        return self._known.exactly_once
+        return self._schema.exactly_once
 
     @property
     def blockers(self) -> tuple[ExactlyOnceBlocker, ...]:
         """What keeps the table from exactly-once, where --delivery wants it; known once open."""
-        return self._known.deduplication.blockers
+        return self._schema.deduplication.blockers
 
     @property
-    def _known(self) -> _Shape:
-        if self._shape is None:
+    def _schema(self) -> _Schema:
+        if self._opened_schema is None:
             raise RuntimeError("the sink is not open")
-        return self._shape
+        return self._opened_schema
 
     def open(self) -> None:
-        """Make the table if it is missing, and learn its columns."""
+        """Connect, create the table if it is missing, and read its columns."""
         try:
             described = self._describe(self._settings.table)
             if not described:
                 if self._settings.map:
                     raise Fatal(
-                        f"{self._where}: there is no table {self._settings.table}, and --map is given; make it "
-                        "with CREATE TABLE (the one that the worker makes is for device events)"
+                        f"{self._where}: there is no table {self._settings.table}, and --map is given; fix: use "
+                        "CREATE TABLE (the table that the worker creates is for device events)"
                     )
                 statement = (
                     files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=self._table)
                 )
                 self._execute(statement)
-                log.info("made the table %s", self._settings.table)
+                log.info("created the table %s", self._settings.table)
                 described = self._describe(self._settings.table)
-            self._shape = self._learn(described)
+            self._opened_schema = self._read_schema(described)
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
                 raise Fatal(explained(self._where, error)) from None
@@ -129,20 +130,20 @@ class ClickHouseSink:
         is not in the table yet are inserted. Where an engine merges rows, or a TTL removes them, the token alone
         decides.
         """
-        shape = self._known
-        if batch.fields is not shape.fields:  # the shape was learned anew after it was begun
+        schema = self._schema
+        if batch.fields is not schema.fields:  # the schema was read again after the batch was begun
             raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered")
-        data = [binding.codec.encode(parts) for binding, parts in zip(shape.bindings, batch.columns, strict=True)]
-        data += [self._origin(name, kind, batch) for name, kind in shape.origin]
-        settings: dict[str, Any] = {**shape.settings, **self._client.settings}  # those of the URL win
+        data = [binding.codec.encode(parts) for binding, parts in zip(schema.bindings, batch.columns, strict=True)]
+        data += [self._encode_origin(name, kind, batch) for name, kind in schema.origin]
+        settings: dict[str, Any] = dict(schema.settings)
         query = self._insert_query()
-        if shape.exactly_once:
+        if schema.exactly_once:
             settings["insert_deduplication_token"] = token(batch)
-            if shape.deduplication.finds_rows and not self._token_decides(batch):
+            if schema.deduplication.finds_rows and not self._token_decides(batch):
                 query = self._insert_missing_query(batch)
                 settings["insert_deduplicate"] = 0  # the rows that are missing are not the block of the token
         try:
-            insert_block(self._client, query, settings, shape.header, batch.rows, data)
+            insert_block(self._client, query, settings, schema.header, batch.rows, data)
         except BlockMismatch as error:
             raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
@@ -156,16 +157,16 @@ class ClickHouseSink:
             raise self._lost(error) from None
 
     def _token_decides(self, batch: Batch) -> bool:
-        return token_decides(batch, self._known.deduplication.retention_ms, time.time() * 1000)
+        return token_decides(batch, self._schema.deduplication.retention_ms, time.time() * 1000)
 
     def _insert_query(self) -> str:
-        names = ", ".join(quoted(name) for name, _ in self._known.header)
+        names = ", ".join(quoted(name) for name, _ in self._schema.header)
         return f"INSERT INTO {self._table} ({names}) VALUES"
 
     def _insert_missing_query(self, batch: Batch) -> str:
         """Return the statement that inserts those rows of a block whose origin the table does not have."""
-        names = ", ".join(quoted(name) for name, _ in self._known.header)
-        structure = ", ".join(f"{quoted(name)} {kind}" for name, kind in self._known.header)
+        names = ", ".join(quoted(name) for name, _ in self._schema.header)
+        structure = ", ".join(f"{quoted(name)} {kind}" for name, kind in self._schema.header)
         return (
             f"INSERT INTO {self._table} ({names}) SELECT {names} FROM input({literal(structure)}) "
             f"WHERE _offset NOT IN (SELECT _offset FROM {self._table} WHERE _topic = {literal(batch.topic)} AND "
@@ -179,7 +180,7 @@ class ClickHouseSink:
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Count the rows of the range by their origin columns; None where that does not tell."""
-        if not (self._known.exactly_once and self._known.deduplication.finds_rows):
+        if not (self._schema.exactly_once and self._schema.deduplication.finds_rows):
             return None
         where = "_topic = %(topic)s AND _partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
         values = {"topic": topic, "partition": partition, "start": start, "end": end}
@@ -196,7 +197,8 @@ class ClickHouseSink:
         """
         try:
             described = {
-                table: self._describe(table) for table in dict.fromkeys(one.table for one in (self._settings, *others))
+                table: self._describe(table)
+                for table in dict.fromkeys(item.table for item in (self._settings, *others))
             }
             found = {table: self._counted(table, listed) for table, listed in described.items()}
             columns_of = {table: quoted(column) for table, column in found.items() if column}
@@ -217,7 +219,7 @@ class ClickHouseSink:
     def close(self) -> None:
         self._client.disconnect()
 
-    # the table's shape
+    # the table's schema
 
     def _describe(self, table: str) -> list[Column]:
         """Return the columns; nothing where there is no such table."""
@@ -228,7 +230,7 @@ class ClickHouseSink:
                 return []
             raise
 
-    def _learn(self, described: list[Column]) -> _Shape:
+    def _read_schema(self, described: list[Column]) -> _Schema:
         """Decide what of an event goes into which column, and what can be promised."""
         bindings = self._bindings(self._settings.table, described)
         names = {column.name for column in described}
@@ -242,7 +244,7 @@ class ClickHouseSink:
         exactly_once = delivery != "at-least-once" and not promise.blockers
         if not exactly_once:
             log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
-        return _Shape(
+        return _Schema(
             tuple(bindings),
             tuple(binding.field for binding in bindings),
             tuple(origin),
@@ -255,7 +257,10 @@ class ClickHouseSink:
     def _insert_settings(self) -> dict[str, Any]:
         """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
         known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
-        return {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
+        settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
+        if _PARTITIONS in self._client.settings:  # the URL's own limit
+            settings.pop(_PARTITIONS, None)
+        return settings
 
     def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
         try:
@@ -268,13 +273,13 @@ class ClickHouseSink:
             raise Fatal(f"{self._where}: there is no table {table}; name another with --table")
         return counted(described, self._bindings(table, described), self._settings.device_field)
 
-    def _origin(self, name: str, kind: str, batch: Batch) -> bytes:
+    def _encode_origin(self, name: str, kind: str, batch: Batch) -> bytes:
         if name == "_offset":
             return types.offsets(kind, batch.offsets)
         value = batch.topic if name == "_topic" else batch.partition
         return types.constant(kind, value, batch.rows)
 
-    # trouble
+    # errors
 
     def _execute(self, query: str, values: dict[str, Any] | None = None) -> Any:
         """Run a query; ServerException goes to the caller, a lost connection is Retryable."""

@@ -17,6 +17,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from worker.config.field_paths import parse_path
 from worker.config.parsers import WINDOWS, window_ttls
 from worker.config.settings import Settings
 from worker.core.records import Field
@@ -62,7 +63,7 @@ class Keys:
     def fields(self) -> tuple[Field, ...]:
         """Return the fields besides the device: the event's slice number in the finest window, and its value."""
         time = [Field("timestamp", ("timestamp",), _slice_numbers(self.windows[0].seconds))] if self.windows else []
-        value = [Field(self.by, tuple(self.by.split(".")), _values)] if self.by else []
+        value = [Field(self.by, parse_path(self.by), _values)] if self.by else []
         return (*time, *value)
 
     def of(self, window: Window | None, number: int, label: str) -> str:
@@ -149,8 +150,8 @@ def cover(start: int, end: int, available: Sequence[Window]) -> list[tuple[Windo
     """
     for time in (start, end):
         if time % available[0].seconds:
-            names = f"whole {available[0].name}s" if available else "nothing"
-            raise ValueError(f"windows of this topic have {names}; write times that begin one")
+            name = available[0].name
+            raise ValueError(f"windows of this topic have whole {name}s; write times that begin one")
     return list(_cover(start, end, list(available)))
 
 
