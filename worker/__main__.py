@@ -67,8 +67,10 @@ def _schema(_: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from worker.config.sources import from_environment
     from worker.config.topic_selection import Selection
     from worker.core.counters import Stats
+    from worker.core.process import ServiceManager
     from worker.ingest import consumer
     from worker.monitor import process
     from worker.supervisor import Supervisor
@@ -83,6 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
         stats,
         consume=lambda index: consumer.run(settings, stats, index),
         monitor=lambda report: process.run(settings, stats, report),
+        service_manager=ServiceManager(from_environment().get("NOTIFY_SOCKET")),
     ).run()
 
 

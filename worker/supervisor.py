@@ -7,7 +7,6 @@ must be able to fork at any time.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
@@ -22,14 +21,15 @@ from typing import NoReturn
 
 from worker.config.settings import Settings
 from worker.core import log as logs
+from worker.core import process
 from worker.core.accounts import ACCOUNTS, by_partition
 from worker.core.counters import MAX_SLOTS, Slot, Stats
 from worker.core.errors import ExitCode, Fatal
 from worker.core.log import fields
+from worker.core.process import ServiceManager
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TICK_S = 1.0
 _BACKOFF_S = 0.5
 _BACKOFF_CAP_S = 30.0
@@ -56,6 +56,11 @@ class Child:
     crashes: int = 0
     accounted: int = 0  # events accounted for at the last start
 
+    @property
+    def process_name(self) -> str:
+        """The name in `ps`, of at most 15 characters: `worker/monitor`, `worker/cons-0`."""
+        return f"worker/{self.name.replace('consumer', 'cons')}"
+
     def count_accounted(self) -> int:
         """Return the number of events that all processes of this entry have accounted for."""
         if self.slot is None:
@@ -70,8 +75,14 @@ class Supervisor:
     """Runs until a signal, the end of `--until-end`, or a failure that a restart cannot fix."""
 
     def __init__(
-        self, settings: Settings, stats: Stats, consume: Callable[[int], int], monitor: Callable[[int], int]
+        self,
+        settings: Settings,
+        stats: Stats,
+        consume: Callable[[int], int],
+        monitor: Callable[[int], int],
+        service_manager: ServiceManager | None = None,
     ) -> None:
+        self._service_manager = service_manager or ServiceManager(None)
         self._settings = settings
         self._stats = stats
         self._consume = consume
@@ -90,12 +101,14 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise; return the exit code."""
+        process.set_name("worker")
         signal.set_wakeup_fd(self._wakeup_out, warn_on_full_buffer=False)
         for number in _FORWARDED:
             signal.signal(number, lambda *_: None)  # only wakes the loop, which reads the number from the pipe
         self._spawn(self._monitor)
         while self._children_alive() or self._deadline is None:
             select.select([self._wakeup, self._report], [], [], _TICK_S)
+            self._service_manager.notify("WATCHDOG=1")
             self._handle_signals()
             self._read_monitor()
             self._reap()
@@ -124,6 +137,7 @@ class Supervisor:
             return
         self._exit_code = code
         self._deadline = time.monotonic() + self._settings.drain_timeout + 5
+        self._service_manager.notify("STOPPING=1")
         for child in self._consumers:
             self._kill(child, child.stop_signal)
 
@@ -184,6 +198,7 @@ class Supervisor:
             word, _, number = line.decode().partition(" ")
             if word == "partitions":
                 self._add_consumers(int(number))
+                self._service_manager.notify("READY=1")
             elif word == "finished":
                 log.info("all events that were in the topic at start are written and committed")
                 self._drain(ExitCode.OK)
@@ -272,7 +287,8 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             faulthandler.register(signal.SIGUSR1, all_threads=True)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            process.end_with_parent()
+            process.set_name(child.process_name)
             if os.getppid() != parent:  # the parent ended before prctl
                 os._exit(ExitCode.FAILED)
             logs.configure(self._settings.log_format, self._settings.log_level, child.name)

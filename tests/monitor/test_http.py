@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import socket
 import threading
@@ -85,6 +86,17 @@ def ended(connection: socket.socket) -> bool:
 def test_a_page_gets_the_query_and_the_accepted_format(running: Running) -> None:
     assert running.ask(b"GET /?since=7&a=%20b HTTP/1.1\r\naccept: text/plain\r\n\r\n") == (200, b"hello")
     assert running.requests == [Request({"since": "7", "a": " b"}, "text/plain")]
+
+
+def test_a_long_answer_is_compressed_for_a_client_that_accepts_it(running: Running) -> None:
+    for encoding, compressed in (("gzip, deflate", True), ("identity", False)):
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
+        connection.request("GET", "/big", headers={"Accept-Encoding": encoding})
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        assert (answer.headers["Content-Encoding"] == "gzip") == compressed
+        assert (gzip.decompress(body) if compressed else body) == BIG
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from worker.config.settings import Settings
 from worker.core.counters import MAX_SLOTS, Stats
 from worker.core.errors import ExitCode
+from worker.core.process import resident_bytes
 from worker.ingest.assignment import Assignment
 from worker.ingest.rebalance import RebalanceHandler
 from worker.ingest.topic_sinks import TopicSinks
@@ -168,8 +168,7 @@ class Consumer:
     def _housekeep(self) -> None:
         """Tell the process' memory and CPU time, and collect what error paths may have left."""
         self._housekeeping_at = time.monotonic() + _HOUSEKEEPING_S
-        with open("/proc/self/statm") as statm:
-            self._slot.set("rss_bytes", int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        self._slot.set("rss_bytes", resident_bytes())
         cpu_ns = time.process_time_ns()
         self._slot.add("cpu_ns", cpu_ns - self._cpu_ns)  # to what earlier processes have spent
         self._cpu_ns = cpu_ns
