@@ -83,7 +83,7 @@ def consumer_that_dies_whenever_it_starts(job: Job) -> Scenario:
         assert worker.wait() == 1
     assert 5 <= len(killed) <= 10
     assert time.monotonic() - began > 10
-    assert any("giving up" in line for line in worker.stderr), worker.tail()
+    assert any("without progress: stopping" in line for line in worker.stderr), worker.tail()
     job.finish()
     assert job.judge(range(1000)) == EXACT
 

@@ -128,7 +128,7 @@ def test_unread_partition_without_an_owner_is_reassigned(rows_job: Job) -> None:
         wait_until(lambda: shared(2), PATIENCE_S, "the group has reassigned its partitions")
         other.close()
         rows_job.all_done()
-        assert any("asking the group to share" in line for line in worker.stderr), worker.tail()
+        assert any("so that the group computes a new assignment" in line for line in worker.stderr), worker.tail()
     assert rows_job.judge(range(3000)) == EXACT
 
 

@@ -1,0 +1,91 @@
+"""What the tables themselves do: views that raise, blocks that land in part, one topic's table that fails."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+from clickhouse_driver import Client
+
+from tests.support.job import Job, consumers, kill, status
+from tests.support.kit import PATIENCE_S, wait_until
+from tests.support.oracle import EXACT, events
+from tests.support.proxy import END_OF_STREAM, Proxy
+
+pytestmark = pytest.mark.faults
+
+CREATE = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
+
+
+def test_a_view_that_raises_is_named_and_multiplies_no_rows(rows_job: Job, clickhouse_sql: Client) -> None:
+    count = 20_000
+    rows_job.create()
+    clickhouse_sql.execute(CREATE.format(table=rows_job.target))
+    view = f"{rows_job.target}_view"
+    clickhouse_sql.execute(
+        f"CREATE MATERIALIZED VIEW {view} ENGINE = MergeTree ORDER BY device_ip "
+        f"AS SELECT device_ip, throwIf(1, 'broken') AS n FROM {rows_job.target}"
+    )
+    rows_job.send(events(count))
+    with rows_job.start() as worker:
+        worker.wait_for(f"the materialized view .*{view} fails")
+        wait_until(
+            lambda: any(view in error["text"] for error in status(worker)["errors"]),
+            PATIENCE_S,
+            "the status page names the view",
+        )
+        clickhouse_sql.execute(f"DROP VIEW {view}")
+        rows_job.all_done()
+    assert rows_job.judge(range(count)) == EXACT
+    assert not rows_job.dead_letters()
+
+
+def test_a_table_that_fails_delays_no_other_topic(rows_job: Job, clickhouse_sql: Client) -> None:
+    count = 3000
+    jobs = [replace(rows_job, topic=f"{rows_job.topic}_{n}", target=f"{rows_job.target}_{{topic}}") for n in (1, 2)]
+    tables = [job.target.format(topic=job.topic) for job in jobs]
+    for job in jobs:
+        job.create()
+    with jobs[0].start("--topic", jobs[1].topic, "--processes", "1") as worker:
+        worker.wait_for(f"took a partition.*{jobs[1].topic}")
+        clickhouse_sql.execute(f"ALTER TABLE {tables[0]} MODIFY SETTING table_readonly = 1")
+        for job in jobs:
+            job.send(events(count))
+        worker.wait_for("will try again: ClickHouse.*readonly")
+        jobs[1].all_done()
+        assert jobs[0].accounted() == 0
+        clickhouse_sql.execute(f"ALTER TABLE {tables[0]} RESET SETTING table_readonly")
+        jobs[0].all_done()
+    for job, table in zip(jobs, tables, strict=True):
+        assert replace(job, target=table).judge(range(count)) == EXACT
+
+
+def test_a_block_of_which_some_parts_landed_becomes_whole(
+    rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy
+) -> None:
+    """A crash of the server may leave some parts of a block; the test removes one, and lets the tokens grow too old."""
+    count, window, parts = 900, 1000, 4
+    rows_job.create()
+    statement = CREATE.format(table=rows_job.target)
+    statement = statement.replace("ORDER BY", f"PARTITION BY _offset % {parts} ORDER BY", 1)
+    clickhouse_sql.execute(statement)
+    clickhouse_sql.execute(
+        f"ALTER TABLE {rows_job.target} MODIFY SETTING non_replicated_deduplication_window = {window}"
+    )
+    with rows_job.start("--linger-ms", "2000", *rows_job.via(clickhouse_proxy.port)) as worker:
+        worker.wait_for("took a partition")
+        clickhouse_proxy.drop_reply(after_bytes=10_000, until=END_OF_STREAM)
+        clickhouse_proxy.refuse()
+        rows_job.send(events(count))
+        wait_until(lambda: rows_job.rows() == count, PATIENCE_S, "the block is stored")
+        stored = time.monotonic()
+        kill(worker.pid, *consumers(worker))
+    clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} DROP PARTITION 1")
+    assert rows_job.rows() == count - count // parts
+    retention_s = window / parts / 100 / 2
+    wait_until(lambda: time.monotonic() - stored > 2 * retention_s, PATIENCE_S, "the tokens may be evicted")
+    clickhouse_proxy.heal()
+    rows_job.finish()
+    assert rows_job.judge(range(count)) == EXACT
