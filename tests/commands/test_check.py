@@ -96,7 +96,8 @@ def test_create_creates_topic_dead_letter_topic_and_table(stored: Settings) -> N
 
 
 def test_a_deduplication_window_that_is_off_is_fixed_by_the_statement_that_is_shown(stored: Settings) -> None:
-    columns = "timestamp DateTime64(3), device_ip String, error_code Int8, _topic String, _partition Int32, _offset Int64"
+    origin = "_topic String, _partition Int32, _offset Int64"
+    columns = f"timestamp DateTime64(3), device_ip String, error_code Int8, {origin}"
     sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY device_ip")
     code, text = run(stored)
     assert code == ExitCode.OK

@@ -58,7 +58,7 @@ class Consumer:
             settings, stats, slot, group_consumer, topic_sinks, self._assignment, self._pipeline
         )
         self._topic_list = stats.topic_list
-        self._topics = 0  # the roster's version that it is subscribed to
+        self._topics = 0  # version of the topic list that it is subscribed to
         self._stopping = False
         self._housekeeping_at = 0.0
         self._cpu_ns = 0  # of this process, as far as it is in the slot's
