@@ -113,7 +113,7 @@ def test_existing_table_of_three_columns_is_served_at_least_once(rows_job: Job) 
     worker = rows_job.finish()
     (line,) = {line.partition("delivery is ")[2] for line in worker.stderr if "delivery is" in line}
     assert re.fullmatch(
-        r"at-least-once: the table lacks _topic and _partition and _offset: ALTER TABLE \w+ ADD COLUMN .*", line
+        r"at-least-once: the table lacks _topic and _partition and _offset: ALTER TABLE `\w+` ADD COLUMN .*", line
     ), line
     assert rows_job.judge(range(5000), origin=False) == EXACT
     with rows_job.start("--delivery", "exactly-once") as refused:

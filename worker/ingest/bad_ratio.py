@@ -11,7 +11,7 @@ _RATIO_WINDOW = 10_000
 
 
 class BadRatio:
-    """Stops the worker when too many of the last events were invalid: a wrong topic must not drain into the dead letters."""
+    """Stops the worker when too many of the last events were invalid, so that no wrong topic becomes dead letters."""
 
     def __init__(self, allowed: float) -> None:
         self._allowed = allowed
