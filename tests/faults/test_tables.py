@@ -10,7 +10,7 @@ import pytest
 from clickhouse_driver import Client
 
 from tests.support.job import Job, consumers, kill, status
-from tests.support.kit import PATIENCE_S, wait_until
+from tests.support.kit import PATIENCE_S, run_worker, wait_until
 from tests.support.oracle import EXACT, events
 from tests.support.proxy import END_OF_STREAM, Proxy
 
@@ -29,6 +29,9 @@ def test_a_view_that_raises_is_named_and_multiplies_no_rows(rows_job: Job, click
         f"AS SELECT device_ip, throwIf(1, 'broken') AS n FROM {rows_job.target}"
     )
     rows_job.send(events(count))
+    with run_worker("check", *rows_job.arguments()) as check:
+        assert check.wait() == 0
+        assert any("views" in line and view in line for line in check.stdout), check.stdout
     with rows_job.start() as worker:
         worker.wait_for(f"the materialized view .*{view} fails")
         wait_until(

@@ -123,6 +123,10 @@ class Batch:
         if self.state is BatchState.SEALED:
             self.state = BatchState.ANNOUNCED
 
+    def begin_attempt(self) -> None:
+        """Count a try to write it."""
+        self.attempts += 1
+
     def apply(self, result: WriteResult) -> None:
         """Take over what a try to write it has reached."""
         if result.rows_stored:

@@ -180,6 +180,10 @@ class Progress:
         if self.state is not PartitionState.STOPPED:
             self.state = PartitionState.CONSUMING if self.limit is None else PartitionState.BISECTING
 
+    def advance(self, offset: int) -> None:
+        """Continue to read at `offset`."""
+        self.position = offset
+
     def commit(self, offset: int) -> None:
         """Note what the group knows now."""
         self.committed = offset

@@ -201,7 +201,7 @@ class Partition:
         self.ledger.replay(sum(batch.consumed for batch in backlog))
         self.sealed = deque(list(self.sealed)[:1])
         self.open = None
-        self._progress.position = self.sealed[0].end if self.sealed else self._progress.acknowledged
+        self._progress.advance(self.sealed[0].end if self.sealed else self._progress.acknowledged)
         return True
 
     def discard_unfinished_replay(self) -> None:
@@ -256,7 +256,7 @@ class Partition:
     def _extend(self, offset: int) -> None:
         if offset > self._progress.position:
             (self.open or self._begin()).extend(offset)
-            self._progress.position = offset
+            self._progress.advance(offset)
 
     def _decode(self, batch: Batch, records: RecordBatch) -> None:
         payloads, offsets = cast("list[bytes]", records.payloads), records.offsets
@@ -265,7 +265,7 @@ class Partition:
             payloads, offsets = [payloads[i] for i in present], [offsets[i] for i in present]
         size = batch.size
         batch.add(records, payloads, offsets, decode(payloads, batch.fields))
-        self._progress.position = records.end
+        self._progress.advance(records.end)
         count = len(records.payloads)
         self.ledger.add("consumed", count)
         self.ledger.add("bytes", batch.size - size)

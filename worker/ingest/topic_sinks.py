@@ -22,6 +22,10 @@ class TopicSink:
     is_open: bool = False
     is_wanted: bool = False  # a partition waits for it
 
+    def want(self, wanted: bool) -> None:
+        """Have the sink opened, unless it is open."""
+        self.is_wanted = wanted and not self.is_open
+
     def open(self) -> None:
         """Note that the sink was opened."""
         self.is_open, self.is_wanted = True, False
@@ -55,7 +59,7 @@ class TopicSinks:
         for topic in topics:
             self.get(topic)
         for topic, topic_sink in self._by_topic.items():
-            topic_sink.is_wanted = topic in topics and not topic_sink.is_open
+            topic_sink.want(topic in topics)
 
     def next_to_open(self) -> TopicSink | None:
         """Return a sink that a partition waits for, if it is time to try to open one."""

@@ -181,7 +181,7 @@ class WritePipeline:
             batch.announce(time.time_ns() // 1_000_000)
             self._commit([(*partition.key, batch.start, delivery.intent_of(batch).encode())])
             partition.commit(batch.start)
-        batch.attempts += 1
+        batch.begin_attempt()
         self._job = WriteBatch(partition)
         self._writer.start(
             partial(write_batch, batch, topic_sink.sink, self._dead_letters, self._slot, self._group_consumer.topic_id)

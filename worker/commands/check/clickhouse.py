@@ -17,6 +17,7 @@ from worker.sinks import uncounted
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
+from worker.sinks.clickhouse.names import literal, quoted, table_name
 from worker.sinks.clickhouse.sink import ClickHouseSink
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
@@ -81,10 +82,10 @@ def _check_clock(client: _Client) -> Finding:
 def _check_table(settings: Settings, client: _Client, create: bool, fields: list[Stored]) -> Iterator[Finding]:
     name = settings.table if "." in settings.table else f"{client.value('SELECT currentDatabase()')}.{settings.table}"
     database = name.partition(".")[0]
-    if not client.value(f"EXISTS DATABASE {database}"):
+    if not client.value(f"EXISTS DATABASE {quoted(database)}"):
         yield fail("table", f"no database {database}", f"CREATE DATABASE {database}")
         return
-    exists = bool(client.value(f"EXISTS TABLE {name}"))
+    exists = bool(client.value(f"EXISTS TABLE {table_name(name)}"))
     rights = ("INSERT", "SELECT") if exists else ("CREATE TABLE", "INSERT", "SELECT")
     if missing := ", ".join(right for right in rights if not client.has_right(f"{right} ON {name}")):
         user = client.value("SELECT currentUser()")
@@ -116,11 +117,18 @@ def _check_columns(
         yield fail_with("table", error)
         return
     database, _, table = name.partition(".")
-    engine = client.value(f"SELECT engine FROM system.tables WHERE database = '{database}' AND name = '{table}'")
+    place = f"database = {literal(database)} AND name = {literal(table)}"
+    engine = client.value(f"SELECT engine FROM system.tables WHERE {place}")
+    views = client.value(
+        "SELECT arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table) "
+        f"FROM system.tables WHERE {place}"
+    )
     stored = [Stored(binding.field, binding.column, binding.codec.type) for binding in sink.bindings]
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
     yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
+    if views:
+        yield ok("views", f"{', '.join(views)}: an error of one of them delays all events of this table")
     yield _check_delivery(delivery, sink.blockers)
     fields += stored
 
