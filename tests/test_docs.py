@@ -58,7 +58,7 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
 
 
 def test_every_command_that_is_shown_in_a_line_is_one() -> None:
-    shown = [text for page in USERS_PAGES for text in re.findall(r"`python -m worker ([^`\n]+)`", page.read_text())]
+    shown = [text for page in USERS_PAGES for text in re.findall(r"`worker ([^`\n]+)`", page.read_text())]
     assert len(shown) > 10
     for text in shown:
         words = text.replace("[run]", "run").replace("\\|", "|").split()

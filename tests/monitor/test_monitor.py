@@ -144,7 +144,7 @@ def test_a_missing_topic_is_a_configuration_error(
     with run_worker(*arguments, *servers) as worker:
         assert worker.wait() == 78
         (line,) = [line for line in worker.stderr if topic_name in line and "ERROR" in line]
-        assert f"python -m worker produce --topic {topic_name} --partitions 4" in line
+        assert f"worker check --create --topic {topic_name} --partitions 4" in line
         assert worker.stdout == []
         assert "Traceback" not in worker.tail()
 

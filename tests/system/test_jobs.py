@@ -77,7 +77,7 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
     expected = [line.split(" = ") for line in blocks("toml")[0].partition("[map]\n")[2].splitlines()]
     assert sorted(fixes) == sorted(f"{field}={json.loads(column)}" for field, column in expected)
 
-    commands = [shlex.split(line)[3:] for line in blocks("console")[0].splitlines()]
+    commands = [shlex.split(line)[1:] for line in blocks("console")[0].splitlines()]
     assert [words[0] for words in commands] == ["check", "--config", "verify"]
     printed = [run(env, *[str(config) if word == config.name else word for word in words]) for words in commands]
     assert any(line.startswith("OK    devices: counted in column remote_addr") for line in printed[0]), printed[0]

@@ -121,7 +121,7 @@ class Monitor:
                 if topic not in counts:
                     raise Fatal(
                         f"topic {topic} does not exist on Kafka at {servers}; to create it: "
-                        f"python -m worker produce --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
+                        f"worker check --create --topic {topic} --partitions 4 --bootstrap-servers {servers}, or "
                         f"kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {servers}"
                     )
             if clash := self._selection.find_table_clash(list(counts)):

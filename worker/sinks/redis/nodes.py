@@ -31,7 +31,7 @@ CREDENTIALS_ADVICE = "check the user in --redis-url and WORKER_REDIS_PASSWORD or
 # AuthenticationError and BusyLoadingError are also ConnectionErrors.
 _ERRORS: tuple[tuple[type[Exception], str, str, str], ...] = (
     (exceptions.AuthenticationError, "", "credentials", CREDENTIALS_ADVICE),
-    (exceptions.NoPermissionError, "", "credentials", "python -m worker check prints the ACL line that it needs"),
+    (exceptions.NoPermissionError, "", "credentials", "worker check prints the ACL line that it needs"),
     (exceptions.BusyLoadingError, "", "overloaded", "Redis is loading its data"),
     (exceptions.OutOfMemoryError, "", "memory", "raise maxmemory or free some"),
     (exceptions.ReadOnlyError, "", "read_only", "point --redis-url at the primary"),
