@@ -16,7 +16,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from worker.decoding import timestamps
-from worker.decoding.timestamps import FIRST, LAST, check_file, column_to_millis, main, normalize, to_iso, to_millis
+from worker.decoding.timestamps import (
+    FIRST,
+    LAST,
+    check_file,
+    column_to_millis,
+    column_to_nanos,
+    main,
+    normalize,
+    to_iso,
+    to_millis,
+    to_nanos,
+)
 
 settings.register_profile("worker", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # busy hosts
 settings.load_profile("worker")
@@ -108,9 +119,27 @@ def test_whole_numbers_below_the_threshold_are_seconds(number: int) -> None:
 
 
 @given(st.one_of(st.integers(10**11), st.integers(max_value=-(10**11))))
-def test_whole_numbers_from_the_threshold_on_are_milliseconds(number: int) -> None:
-    expected: Any = number if FIRST <= number <= LAST else ValueError
+@example(10**14 - 1)
+@example(10**14)
+@example(10**17)
+def test_whole_numbers_from_the_threshold_on_are_millis_micros_or_nanos(number: int) -> None:
+    per_milli = 1 if abs(number) < 10**14 else 1000 if abs(number) < 10**17 else 10**6
+    millis = number // per_milli
+    expected: Any = millis if FIRST <= millis <= LAST else ValueError
     assert outcome(to_millis, number) == outcome(to_millis, str(number)) == expected
+
+
+@given(st.integers(-(10**18), 9 * 10**18))
+def test_nanoseconds_are_exact_in_all_forms(nanos: int) -> None:
+    seconds, fraction = divmod(nanos, 10**9)
+    iso = to_iso(seconds * 1000).removesuffix(".000Z")
+    for spelling in (f"{iso}.{fraction:09d}Z", f"{iso},{fraction:09d}"):
+        assert to_nanos(spelling) == nanos
+        assert column_to_nanos([spelling]) == [nanos]
+    if abs(nanos) >= 10**17:
+        assert to_nanos(nanos) == to_nanos(str(nanos)) == nanos
+    if nanos % 1000 == 0 and 10**14 <= abs(nanos // 1000) < 10**17:
+        assert to_nanos(nanos // 1000) == nanos
 
 
 @given(
@@ -177,8 +206,8 @@ def test_a_fraction_of_a_second_is_rounded_towards_the_past_and_keeps_its_writte
             99_999_999_999,
             LAST + 1,
             FIRST - 1,
-            1_726_667_942_000_000,
-            1_726_667_942_000_000_000,
+            99_999_999_999_999,  # milliseconds of the year 5138
+            99_999_999_999_999_999,  # microseconds of the year 5138
             10**400,
         ],
         *[math.nan, math.inf, -math.inf, 1e300, 10_413_792_000.0],

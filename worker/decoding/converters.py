@@ -6,7 +6,7 @@ from array import array
 from typing import Any
 
 from worker.core.records import Convert
-from worker.decoding.timestamps import column_to_millis
+from worker.decoding.timestamps import column_to_millis, column_to_nanos
 
 
 class BadValue(Exception):
@@ -58,6 +58,14 @@ def millis(values: list[Any]) -> array[int]:
     """Convert a column of timestamps in any accepted form to Unix milliseconds; the years 1900 to 2299."""
     try:
         return column_to_millis(values)
+    except ValueError:
+        raise BadValue("bad_timestamp") from None
+
+
+def nanos(values: list[Any]) -> list[int]:
+    """Convert a column of timestamps in any form to Unix nanoseconds, of the years 1900 to 2299."""
+    try:
+        return column_to_nanos(values)
     except ValueError:
         raise BadValue("bad_timestamp") from None
 

@@ -1,14 +1,16 @@
-"""Every accepted form of a timestamp → Unix milliseconds, and → `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+"""Every accepted form of a timestamp → Unix milliseconds or nanoseconds, and → `YYYY-MM-DDTHH:MM:SS.mmmZ`.
 
 ISO 8601   `YYYY-MM-DDTHH:MM:SS`, with `T`, `t` or a space; then `.` or `,` and 1 to 9 digits, or no fraction; then `Z`,
            `z`, `+hh:mm`, `+hhmm`, `+hh` (or `-`), or no zone, which means UTC. The seconds are required: a bare date, a
            week date and the form without dashes are rejected. So are hour 24 and second 60, which Unix time lacks.
 Unix time  A number, or a string of ASCII digits that may begin with `-` and end with a fraction of 1 to 9 digits. A
-           value whose magnitude is below SECONDS_BELOW is in seconds (`20211203` too), any other in milliseconds.
+           value whose magnitude is below 10^11 is in seconds (`20211203` too), below 10^14 in milliseconds, below
+           10^17 in microseconds, any other in nanoseconds. The last three leave out the days around 1970: from 1966
+           to 1973.
 
-Fractions of a millisecond are rounded towards the past, so that every form of an instant gives the same number. A
-result outside FIRST … LAST is rejected, never guessed; Unix micro- and nanoseconds fall outside. Booleans, NaN,
-surrounding spaces, underscores and digits of other scripts are rejected. The machine's time zone has no effect.
+What is finer than the result is rounded towards the past, so that every form of an instant gives the same number. A
+result outside FIRST … LAST is rejected, never guessed. Booleans, NaN, surrounding spaces, underscores and digits of
+other scripts are rejected. The machine's time zone has no effect.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ LAST = 10_413_791_999_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = 86_400_000
+_MILLI = 1_000_000  # nanoseconds
+_MILLIS_BELOW, _MICROS_BELOW = 10**14, 10**17
 _CACHE_SIZE = 16_384  # entries of a cache; about 3 MB at most
 _BYPASSED_COLUMNS = 30
 
@@ -42,19 +46,52 @@ _MINUTE, _OF_MINUTE = slice(16), slice(16, 19)
 _SECONDS_OF_MINUTE = {f":{second:02}": second * 1000 for second in range(60)}
 _iso_minute = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})").fullmatch
 _iso_rest = re.compile(r"(?:[.,]([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?").fullmatch
-_unix = re.compile(r"-?[0-9]{1,14}(?:\.[0-9]{1,9})?").fullmatch
+_unix = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,9})?").fullmatch
 
 
 def to_millis(value: Any) -> int:
     """Return the Unix milliseconds of one JSON value; ValueError says why it is not a timestamp."""
+    if type(value) is str and 11 < len(value) < 15 and value.isascii() and value.isdigit():  # the most frequent text
+        number = int(value)
+        if SECONDS_BELOW <= number <= LAST:
+            return number
+    return to_nanos(value) // _MILLI
+
+
+def to_nanos(value: Any) -> int:
+    """Return the Unix nanoseconds of one JSON value; ValueError says why it is not a timestamp."""
     kind = type(value)
     if kind is int:
-        return _check_range(value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value)
+        return _check_range(value * _unit(value))
     if kind is str:
-        return _check_range(_text_millis(value))
+        return _check_range(_text_nanos(value))
     if kind is float and isfinite(value):
-        return _check_range(_decimal_millis(repr(value)))  # the digits as written: 1.001 * 1000 is less than 1001
+        return _check_range(_decimal_nanos(repr(value)))  # the digits as written: 1.001 * 1000 is less than 1001
     raise ValueError("neither text nor finite number")
+
+
+def _unit(number: int | Decimal) -> int:
+    """Return the nanoseconds of a number's unit, by its magnitude."""
+    magnitude = abs(number) if isinstance(number, int) else number.copy_abs()
+    if magnitude < SECONDS_BELOW:
+        return 10**9
+    if magnitude < _MILLIS_BELOW:
+        return _MILLI
+    return 1000 if magnitude < _MICROS_BELOW else 1
+
+
+def column_to_nanos(values: list[Any]) -> list[int]:
+    """Return the Unix nanoseconds of each value, as to_nanos does; ValueError if any is not a timestamp."""
+    seconds, rests = _seconds, _rest_nanos
+    try:
+        return [
+            seconds[value[_SECOND]] * _MILLI + rests[value[_REST]]
+            if type(value) is str and len(value) > 18
+            else to_nanos(value)
+            for value in values
+        ]
+    except (ValueError, KeyError):  # an invalid value, or a valid one that the caches do not take
+        return list(map(to_nanos, values))
 
 
 def column_to_millis(values: list[Any]) -> array[int]:
@@ -129,26 +166,26 @@ def normalize(value: Any) -> str:
     return to_iso(to_millis(value))
 
 
-def _text_millis(text: str) -> int:
-    if len(text) < 15 and text.isascii() and text.isdigit():  # the most frequent of _unix, in a third of its time
+def _text_nanos(text: str) -> int:
+    if len(text) < 20 and text.isascii() and text.isdigit():  # in a third of the time of _unix
         number = int(text)
-        return number * 1000 if number < SECONDS_BELOW else number
+        return number * _unit(number)
     if text[4:5] == "-":
-        return _second_millis(text[_SECOND]) + _rest_millis(text[_REST])
+        return _second_millis(text[_SECOND]) * _MILLI + _rest_to_nanos(text[_REST])
     if _unix(text):
-        return _decimal_millis(text)
+        return _decimal_nanos(text)
     raise ValueError("neither ISO 8601 nor Unix time")
 
 
-def _decimal_millis(text: str) -> int:
-    """Return Unix seconds or milliseconds with a sign, fraction or exponent as milliseconds."""
+def _decimal_nanos(text: str) -> int:
+    """Return a Unix time with a sign, fraction or exponent as nanoseconds."""
     number = Decimal(text)
-    return floor(number * 1000 if -SECONDS_BELOW < number < SECONDS_BELOW else number)
+    return floor(number * _unit(number))
 
 
-def _check_range(millis: int) -> int:
-    if FIRST <= millis <= LAST:
-        return millis
+def _check_range(nanos: int) -> int:
+    if FIRST <= nanos // _MILLI <= LAST:
+        return nanos
     raise ValueError("out of range")
 
 
@@ -170,14 +207,14 @@ def _minute_millis(text: str) -> int:
     return (datetime(year, month, day, hour, minute, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 
-def _rest_millis(text: str) -> int:
-    """Return the milliseconds that fraction and zone, the rest of an ISO string, add to its second."""
+def _rest_to_nanos(text: str) -> int:
+    """Return the nanoseconds that fraction and zone, the rest of an ISO string, add to its second."""
     parts = _iso_rest(text)
     if not parts:
         raise ValueError("not a fraction and a zone after the second")
     fraction, sign, hours, minutes = parts.groups("0")
-    offset = (int(hours) * 60 + int(minutes)) * 60_000
-    return int(fraction[:3].ljust(3, "0")) + (offset if sign == "-" else -offset)
+    offset = (int(hours) * 60 + int(minutes)) * 60 * 10**9
+    return int(fraction.ljust(9, "0")) + (offset if sign == "-" else -offset)
 
 
 class _Seconds(dict[str, int]):
@@ -195,7 +232,7 @@ class _Seconds(dict[str, int]):
 
     def __missing__(self, key: str) -> int:
         if len(key) < 19:
-            millis = _check_range(_text_millis(key))
+            millis = to_millis(key)
             return millis if len(key) > 10 else _store(self, key, millis)  # Unix milliseconds rarely repeat
         self._misses += 1
         return _store(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
@@ -232,7 +269,14 @@ class _Rests(dict[str, int]):
     """A cache: the characters after the first 19 → the milliseconds that they add."""
 
     def __missing__(self, key: str) -> int:
-        return _store(self, key, _rest_millis(key))
+        return _store(self, key, _rest_to_nanos(key) // _MILLI)
+
+
+class _RestNanos(dict[str, int]):
+    """The characters after the first 19 → the nanoseconds that they add."""
+
+    def __missing__(self, key: str) -> int:
+        return _store(self, key, _rest_to_nanos(key))
 
 
 def _store(cache: dict[str, int], key: str, millis: int) -> int:
@@ -245,6 +289,7 @@ def _store(cache: dict[str, int], key: str, millis: int) -> int:
 _seconds = _Seconds()
 _minutes = _Minutes()
 _rests = _Rests()
+_rest_nanos = _RestNanos()
 
 
 def main(path: str) -> int:

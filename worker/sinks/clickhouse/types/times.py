@@ -11,11 +11,12 @@ from datetime import date
 from typing import Any
 
 from worker.core.records import Convert
-from worker.decoding.converters import BadValue, millis
+from worker.decoding.converters import BadValue, millis, nanos
 from worker.decoding.timestamps import FIRST, LAST, to_millis
 
 _DAY = 86_400_000
 _EPOCH = date(1970, 1, 1).toordinal()
+_LAST_DAY = {"H": 65_535, "i": 120_529}  # of Date: 2149-06-06; of Date32: 2299-12-31
 _bare_date = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 
 
@@ -25,31 +26,43 @@ def date_time(values: list[Any]) -> array[int]:
 
 
 def date_time64(precision: int) -> Convert:
-    """DateTime64(P): 10^-P seconds, the years 1900 to 2299 (2262 with P = 9), exact to the millisecond."""
+    """DateTime64(P): 10^-P seconds, the years 1900 to 2299 (2262 with P = 9)."""
     if precision == 3:
         return millis
     if precision > 3:
-        factor = 10 ** (precision - 3)
-        return lambda values: array("q", [value * factor for value in millis(values)])
+        divisor = 10 ** (9 - precision)
+        return lambda values: array("q", [value // divisor for value in nanos(values)])
     divisor = 10 ** (3 - precision)
     return lambda values: array("q", [value // divisor for value in millis(values)])
 
 
 def days(code: str) -> Convert:
-    """Date (array code H: 1970 to 2149) and Date32 (i: 1900 to 2299): `YYYY-MM-DD`, or a timestamp's day in UTC."""
+    """Date (array code H: 1970 to 2149) and Date32 (i: 1900 to 2299): `YYYY-MM-DD`, or a timestamp's day in UTC.
+
+    A number counts days where ClickHouse's own JSONEachRow reads it so: up to the type's last day.
+    """
+    last_day = _LAST_DAY[code]
 
     def convert(values: list[Any]) -> array[int]:
         try:
-            return array(code, [value // _DAY for value in millis(values)])
+            if set(map(type, values)) <= {str} and not any(map(str.isdigit, values)):
+                return array(code, [value // _DAY for value in millis(values)])
         except BadValue:
-            return array(code, list(map(_day, values)))
+            pass
+        return array(code, [_day(value, last_day) for value in values])
 
     return convert
 
 
-def _day(value: Any) -> int:
+def _day(value: Any, last_day: int) -> int:
     try:
-        if type(value) is str and _bare_date(value):
+        if type(value) is int and abs(value) <= last_day:
+            day = value
+        elif type(value) is str and value.isdigit() and int(value) <= last_day:
+            raise ValueError("digits that may be days or seconds")
+        elif type(value) is float and abs(value) <= last_day:
+            raise ValueError("a number that may be days or seconds")
+        elif type(value) is str and _bare_date(value):
             day = date.fromisoformat(value).toordinal() - _EPOCH
         else:
             return to_millis(value) // _DAY
