@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from tests.support.job import Job, consumers, status
 from tests.support.kit import PATIENCE_S, clickhouse_client, wait_until
@@ -276,3 +277,26 @@ def _peak_mb(pid: int) -> int:
     """Return the peak resident memory of a process, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def test_a_batch_that_is_large_when_decompressed_is_read(rows_job: Job) -> None:
+    """90 000 events of 1 kB in one zstd batch: 90 MB, of which Kafka sees half a megabyte."""
+    count = 110_000
+    rows_job.create(config={"max.message.bytes": "20000000"})
+    producer = Producer(
+        {
+            "bootstrap.servers": rows_job.kafka,
+            "compression.type": "zstd",
+            "linger.ms": 2000,
+            "batch.size": 200_000_000,
+            "batch.num.messages": count,
+            "message.max.bytes": 200_000_000,
+            "queue.buffering.max.kbytes": 1_000_000,
+            "queue.buffering.max.messages": 2 * count,
+        }
+    )
+    for payload in events(count):
+        producer.produce(rows_job.topic, payload[:-1] + b',"filler":"' + b"x" * 1000 + b'"}', partition=0)
+    assert producer.flush(PATIENCE_S) == 0
+    rows_job.finish()
+    assert rows_job.judge(range(count)) == EXACT

@@ -177,6 +177,9 @@ class FakeGroupConsumer:
     def topic_id(self, topic: str) -> str:
         return self.world.logs[topic, 0].topic_id
 
+    def log_start(self, topic: str, partition: int) -> int | None:
+        return self.world.logs[topic, partition].start
+
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self.positions[topic, partition] = offset
 

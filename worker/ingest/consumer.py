@@ -126,7 +126,7 @@ class Consumer:
         self._rebalance_handler.start_deferred_partitions()
         for error in read.errors:
             if assignment.confirm_read_error(error):
-                self._rebalance_handler.stop((error.topic, error.partition), error.text)
+                self._rebalance_handler.stop_unreadable(error)
         self._advance()
         if time.monotonic() > self._housekeeping_at:
             self._housekeep()

@@ -15,7 +15,7 @@ from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
-from worker.kafka.group_consumer import GroupConsumer
+from worker.kafka.group_consumer import GroupConsumer, ReadError
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +90,36 @@ class RebalanceHandler:
         self._assignment.release(keys)
         self._want_sinks()
 
-    def stop(self, key: Key, text: str) -> None:
-        """Read no more of a partition that would lose events by continuing; the others continue."""
-        message = (
-            f"{key[0]}[{key[1]}] is stopped: {text}. Events were removed before they were read. To go on with what is "
-            f"left, stop the workers and run kafka-consumer-groups --reset-offsets --group {self._settings.group_id} "
-            f"--topic {key[0]}:{key[1]} --to-earliest --execute"
+    def stop_unreadable(self, error: ReadError) -> None:
+        """Read no more of a partition that cannot be read at its position."""
+        key = (error.topic, error.partition)
+        partition = self._assignment.get(key)
+        assert partition is not None
+        log_start = self._group_consumer.log_start(*key) if error.out_of_range else None
+        if log_start is not None and log_start > partition.position:
+            self._stop_after_loss(key, f"offset {partition.position} is next but the log begins at {log_start}")
+            return
+        self._stop(
+            key,
+            f"it cannot be read at offset {partition.position}: {error.text}. Nothing was skipped or lost, so do not "
+            "reset offsets: that would read events twice. Fix the cause and start the worker again. A batch that is "
+            "larger than the client takes needs a larger -X receive.message.max.bytes; an offset beyond the log's end "
+            "means that the log was truncated",
         )
+
+    def _stop_after_loss(self, key: Key, text: str) -> None:
+        """Read no more of a partition whose next events retention has removed."""
+        self._stop(
+            key,
+            f"{text}. Events were removed before they were read, and are lost. To go on with what is left, stop the "
+            f"workers and run kafka-consumer-groups --reset-offsets --group {self._settings.group_id} "
+            f"--topic {key[0]}:{key[1]} --to-earliest --execute; this reads no event twice, because the log begins "
+            "after the committed offset",
+        )
+
+    def _stop(self, key: Key, text: str) -> None:
+        """Read no more of a partition; the others continue."""
+        message = f"{key[0]}[{key[1]}] is stopped: {text}"
         self._slot.set_error(message)
         if self._settings.until_end:
             raise Fatal(message, code=ExitCode.HALT)
@@ -126,7 +149,7 @@ class RebalanceHandler:
             except delivery.DataLost as loss:
                 stored_to = self._find_stored_end(key, loss)
                 if stored_to is None:
-                    self.stop(key, str(loss))
+                    self._stop_after_loss(key, str(loss))
                     starts[key] = None
                     continue
                 start = delivery.Resume(stored_to)

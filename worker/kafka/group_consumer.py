@@ -193,6 +193,15 @@ class GroupConsumer:
     def _new_admin(self) -> AdminClient:
         return AdminClient(self._admin_properties, logger=logging.getLogger(LIBRDKAFKA))
 
+    def log_start(self, topic: str, partition: int) -> int | None:
+        """Return the first offset that the log has; None where Kafka does not answer."""
+        try:
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        except KafkaException as error:
+            log.warning("Kafka does not tell where %s[%d] begins: %s", topic, partition, error.args[0].str())
+            return None
+        return int(low)
+
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Continue reading at an offset."""
         self._consumer.seek(TopicPartition(topic, partition, offset))

@@ -14,7 +14,7 @@ from worker.core.delivery import of_another_topic
 from worker.core.errors import Retryable
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.group_consumer import READ_MESSAGES
-from worker.kafka.properties import client_error, client_properties
+from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_properties
 from worker.kafka.topics import topic_ids
 
 _TIMEOUT_S = 10.0  # of one request
@@ -39,6 +39,7 @@ class LogReader:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",  # events that retention removes meanwhile are passed over
+            "receive.message.max.bytes": MAX_BATCH_BYTES,
             "queued.min.messages": 10_000,
             "queued.max.messages.kbytes": 32_768,
             "fetch.queue.backoff.ms": 1,

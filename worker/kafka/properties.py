@@ -13,6 +13,8 @@ from worker.config.parsers import nearest
 from worker.config.settings import Settings
 from worker.core.errors import Fatal
 
+# librdkafka's limit also of a batch after decompression, which no limit of the producer or the broker bounds.
+MAX_BATCH_BYTES = 1_000_000_000
 _FEW_PARTITIONS = 8
 _CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
 _CONSUMER_ONLY = ("group.", "session.", "heartbeat.", "max.poll.", "fetch.", "queued.", "partition.assignment.")
@@ -86,6 +88,7 @@ def consumer_properties(settings: Settings, index: int, share: int) -> dict[str,
         # Per partition and fetch; a larger event still comes, alone. Many partitions would fill memory and caches.
         "fetch.message.max.bytes": 262_144 if share <= _FEW_PARTITIONS else 65_536,
         "fetch.min.bytes": 65_536,
+        "receive.message.max.bytes": MAX_BATCH_BYTES,
         "fetch.wait.max.ms": max(5, min(50, settings.linger_ms // 4)),
         **client_properties(settings),
     }
