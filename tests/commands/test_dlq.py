@@ -229,7 +229,7 @@ def test_a_position_is_read_as_it_was_written(position: ReplayPosition) -> None:
 
 def test_a_reason_is_ahead_of_the_others_until_they_have_caught_up() -> None:
     def at(offset: int, reason: str) -> StoredDeadLetter:
-        return StoredDeadLetter(0, offset, "", "t", 0, offset, reason, "", 0, b"")
+        return StoredDeadLetter(0, offset, "", "t", 0, offset, reason, "", 0, b"", None, (), -1)
 
     position = ReplayPosition(2).after(at(5, "not_json"), "not_json")
     assert [position.is_past(at(n, "not_json")) for n in (1, 5, 6)] == [True, True, False]

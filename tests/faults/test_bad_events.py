@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 import time
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.support.job import Job, consumers, status
-from tests.support.kit import PATIENCE_S, clickhouse_client, wait_until
+from tests.support.kit import PATIENCE_S, clickhouse_client, run_worker, wait_until
 from tests.support.oracle import EXACT, DeadLetter, device, event, events
 from worker.commands.produce.fleet import BAD_EVENTS
+from worker.config.settings import Settings
+from worker.kafka.log_reader import LogReader
 
 pytestmark = pytest.mark.faults
 
@@ -300,3 +303,40 @@ def test_a_batch_that_is_large_when_decompressed_is_read(rows_job: Job) -> None:
     assert producer.flush(PATIENCE_S) == 0
     rows_job.finish()
     assert rows_job.judge(range(count)) == EXACT
+
+
+def test_key_headers_and_timestamp_of_an_event_survive_its_dead_letter_and_its_replay(rows_job: Job) -> None:
+    timestamp_ms = int(time.time() * 1000) - 3_600_000
+    rows_job.create(config={"cleanup.policy": "compact"})  # which refuses messages without a key
+    _make_table(rows_job, "error_code != 7")
+    headers: list[tuple[str, str | bytes | None]] = [
+        ("trace", b"1"),
+        ("reason", b"the producer's own"),
+        ("empty", None),
+    ]
+    payloads = [b"not json", b'{"timestamp": 1700000000, "device_ip": "10.0.0.1", "error_code": 7}']
+    producer = Producer({"bootstrap.servers": rows_job.kafka})
+    for i, payload in enumerate(payloads):
+        producer.produce(rows_job.topic, payload, b"key-%d" % i, timestamp=timestamp_ms, headers=headers)
+    assert producer.flush(PATIENCE_S) == 0
+    rows_job.finish()
+
+    def read(topic: str) -> list[tuple[Any, ...]]:
+        with closing(LogReader(Settings(bootstrap_servers=rows_job.kafka), topic)) as reader:
+            (messages,) = reader.read(0, *reader.bounds(0))
+        return [(m.key(), m.value(), m.timestamp()[1], m.headers() or []) for m in messages]
+
+    stored = read(f"{rows_job.topic}.dlq")
+    assert [(key, value, stamp) for key, value, stamp, _ in stored] == [
+        (b"key-%d" % i, payload, timestamp_ms) for i, payload in enumerate(payloads)
+    ]
+    assert all(found[: len(headers)] == headers for *_, found in stored)
+    assert dict(stored[0][3])["error"] == b""
+    assert b"refuses rows" in dict(stored[1][3])["error"]
+    with run_worker("dlq", "replay", "--yes", *rows_job.arguments()) as replay:
+        assert replay.wait() == 0, replay.tail()
+    for i, (key, value, stamp, found) in enumerate(read(rows_job.topic)[len(payloads) :]):
+        assert (key, value, stamp) == (b"key-%d" % i, payloads[i], timestamp_ms)
+        assert found[: len(headers)] == headers
+        assert "dlq_offset" in dict(found)
+        assert "group" not in dict(found)

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from worker.core.errors import WorkerError
-from worker.core.records import Decoded, Field, RecordBatch
+from worker.core.records import Decoded, Field, Message, RecordBatch
 
 
 class DeadLetter(NamedTuple):
@@ -18,6 +18,14 @@ class DeadLetter(NamedTuple):
     payload: bytes
     reason: str  # one of counters.REJECT_REASONS
     field: str  # empty where the whole event is invalid
+    error: str = ""  # what the store says
+    key: bytes | None = None  # of the message, like the rest
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    timestamp_ms: int = -1  # -1: it has none
+
+    def with_metadata(self, message: Message) -> DeadLetter:
+        """Return it with the message's key, headers and timestamp."""
+        return self._replace(key=message.key(), headers=message.headers() or (), timestamp_ms=message.timestamp()[1])
 
 
 class BatchState(Enum):
@@ -69,6 +77,7 @@ class Batch:
     arrivals: list[tuple[int, int]] = field(default_factory=list)  # (timestamp_ms, rows) of each record batch
     keeps_payloads: bool = False  # while a refused row is searched for
     payloads: list[bytes] = field(default_factory=list)  # of the rows, if it keeps them
+    messages: list[Message] = field(default_factory=list)  # likewise
     intent_time_ms: int = 0  # Unix time of the first intent for this range, maybe an earlier owner's; 0: none yet
     replayed: bool = False  # the range is that of an intent whose outcome is unknown
     recut: bool = False  # a part of a range that was sent whole: its rows may be stored under another token
@@ -85,17 +94,22 @@ class Batch:
         """Whether rows are still to be written."""
         return self.rows > 0 and self.state in (BatchState.SEALED, BatchState.ANNOUNCED, BatchState.IN_DOUBT)
 
-    def add(self, records: RecordBatch, payloads: Sequence[bytes], offsets: Sequence[int], decoded: Decoded) -> None:
-        """Append records. `payloads` and `offsets` are those of `records` without tombstones."""
+    def add(self, records: RecordBatch, present: Sequence[int] | None, decoded: Decoded) -> None:
+        """Append records; `decoded` is made of those at the indices `present` (None: all), the rest are tombstones."""
         assert self.state is BatchState.FILLING
-        self.dead_letters += [
-            DeadLetter(offsets[reject.index], payloads[reject.index], reject.reason, reject.field)
-            for reject in decoded.rejects
-        ]
+        payloads: Sequence[Any] = records.payloads
+        offsets, messages = records.offsets, records.messages
+        if present is not None:
+            payloads, offsets, messages = _pick(payloads, present), _pick(offsets, present), _pick(messages, present)
+        for reject in decoded.rejects:
+            i = reject.index
+            dead_letter = DeadLetter(offsets[i], payloads[i], reject.reason, reject.field)
+            self.dead_letters.append(dead_letter.with_metadata(messages[i]) if messages else dead_letter)
         self.size += len(b"".join(payloads))  # a fifth of the time of adding lengths up
         self.skipped += len(records.payloads) - len(payloads)
         if decoded.kept is not None:
-            payloads, offsets = [payloads[i] for i in decoded.kept], [offsets[i] for i in decoded.kept]
+            payloads, offsets = _pick(payloads, decoded.kept), _pick(offsets, decoded.kept)
+            messages = _pick(messages, decoded.kept)
         if decoded.rows:
             for parts, part in zip(self.columns, decoded.columns, strict=True):
                 parts.append(part)
@@ -103,6 +117,7 @@ class Batch:
             self.arrivals.append((records.timestamp_ms, decoded.rows))
         if self.keeps_payloads:
             self.payloads += payloads
+            self.messages += messages
         self.rows += decoded.rows
         self.consumed += len(records.payloads)
         self.end = records.end
@@ -134,9 +149,14 @@ class Batch:
         elif result.in_doubt:
             self.state = BatchState.IN_DOUBT
 
-    def reject_only_row(self, reason: str) -> None:
+    def reject_only_row(self, reason: str, error: str) -> None:
         """Make its only row a dead letter: the store refuses it for its content, so it is not stored."""
         assert self.rows == 1 == len(self.payloads)
-        self.dead_letters.append(DeadLetter(self.offsets[0][0], self.payloads[0], reason, ""))
+        dead_letter = DeadLetter(self.offsets[0][0], self.payloads[0], reason, "", error)
+        self.dead_letters.append(dead_letter.with_metadata(self.messages[0]) if self.messages else dead_letter)
         self.rows = 0
         self.state = BatchState.STORED
+
+
+def _pick(sequence: Sequence[Any], indices: Sequence[int]) -> list[Any]:
+    return [sequence[i] for i in indices] if sequence else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 Key = tuple[str, int]
 """Topic and partition."""
@@ -29,6 +29,16 @@ class Field(NamedTuple):
     required: bool = True
 
 
+class Message(Protocol):
+    """What a Kafka client's message tells beside its payload."""
+
+    def key(self) -> Any: ...
+
+    def headers(self) -> Any: ...
+
+    def timestamp(self) -> tuple[int, int]: ...
+
+
 class RecordBatch(NamedTuple):
     """Up to a thousand consecutive records of one partition, as read."""
 
@@ -38,18 +48,26 @@ class RecordBatch(NamedTuple):
     offsets: Sequence[int]  # ascending; with gaps where the log was compacted or a transaction aborted
     end: int  # the offset after the last record
     timestamp_ms: int  # the first record's, as Kafka has it
+    messages: Sequence[Message] = ()  # they pin the client's fetch buffers: drop them after decoding
 
     def until(self, count: int) -> RecordBatch:
         """Return the first `count` records."""
         if count >= len(self.payloads):
             return self
-        return self._replace(payloads=self.payloads[:count], offsets=self.offsets[:count], end=self.offsets[count])
+        return self._replace(
+            payloads=self.payloads[:count],
+            offsets=self.offsets[:count],
+            end=self.offsets[count],
+            messages=self.messages[:count],
+        )
 
     def since(self, index: int) -> RecordBatch:
         """Return all but the first `index` records."""
         if index == 0:
             return self
-        return self._replace(payloads=self.payloads[index:], offsets=self.offsets[index:])
+        return self._replace(
+            payloads=self.payloads[index:], offsets=self.offsets[index:], messages=self.messages[index:]
+        )
 
 
 class Reject(NamedTuple):

@@ -121,6 +121,7 @@ class Consumer:
         )
         if read.record_batches:
             assignment.take(read.record_batches)
+            read.record_batches.clear()  # their messages pin fetch buffers
             slot.observe("stage_decode", time.perf_counter_ns() - polled)
         assignment.advance_to(read.ends)
         self._rebalance_handler.start_deferred_partitions()

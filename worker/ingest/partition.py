@@ -160,7 +160,7 @@ class Partition:
         self.discard()
         return True
 
-    def bisect(self) -> bool:
+    def bisect(self, error: str) -> bool:
         """Search for the row that the store refuses in the first sealed batch.
 
         Returns True where that batch is the one row, which is a dead letter now. Otherwise the range has to be read
@@ -168,7 +168,7 @@ class Partition:
         """
         batch = self.sealed[0]
         if batch.consumed == 1 and batch.payloads:
-            batch.reject_only_row("store_refused")
+            batch.reject_only_row("store_refused", error)
             return True
         self.split()
         return False
@@ -259,12 +259,12 @@ class Partition:
             self._progress.advance(offset)
 
     def _decode(self, batch: Batch, records: RecordBatch) -> None:
-        payloads, offsets = cast("list[bytes]", records.payloads), records.offsets
-        if None in records.payloads:
-            present = [i for i, payload in enumerate(records.payloads) if payload is not None]
-            payloads, offsets = [payloads[i] for i in present], [offsets[i] for i in present]
+        payloads, present = records.payloads, None
+        if None in payloads:
+            present = [i for i, payload in enumerate(payloads) if payload is not None]
+            payloads = [payloads[i] for i in present]
         size = batch.size
-        batch.add(records, payloads, offsets, decode(payloads, batch.fields))
+        batch.add(records, present, decode(cast("list[bytes]", payloads), batch.fields))
         self._progress.advance(records.end)
         count = len(records.payloads)
         self.ledger.add("consumed", count)

@@ -306,7 +306,7 @@ class WritePipeline:
     def _bisect(self, partition: Partition, error: RowsRefused) -> None:
         """Search for the rows that the store refuses by halves; the one that is left alone becomes a dead letter."""
         start = partition.sealed[0].start
-        if partition.bisect():
+        if partition.bisect(str(error)):
             log.warning("%s", error, extra=fields(topic=partition.topic, partition=partition.partition, offset=start))
         else:
             self._assignment.reread(partition)

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _Header = tuple[str, str | bytes | None]
 
+OWN_HEADERS = ("reason", "field", "topic", "partition", "offset", "time", "group", "error")
+"""The headers of a dead letter, after those of the event itself. `error` is the store's text, or empty."""
+
 _FLUSH_S = 30.0
 _HEADERS_BYTES = 64 << 10
 _MAX_BYTES = 1_000_000_000  # librdkafka's own limit: the broker's is the one that counts
@@ -98,7 +101,14 @@ class DeadLetterProducer:
     ) -> None:
         while True:
             try:
-                producer.produce(target, dead_letter.payload, headers=headers, on_delivery=on_delivery)
+                producer.produce(
+                    target,
+                    dead_letter.payload,
+                    dead_letter.key,
+                    timestamp=max(0, dead_letter.timestamp_ms),  # 0: now
+                    headers=headers,
+                    on_delivery=on_delivery,
+                )
             except BufferError:  # the queue is full: let it drain
                 producer.poll(0.1)
             else:
@@ -129,7 +139,9 @@ def topic_config(admin: AdminClient, source: str) -> dict[str, str]:
 
 
 def _headers(topic: str, partition: int, dead_letter: DeadLetter, group: str) -> list[_Header]:
+    """Return the event's own headers, and after them OWN_HEADERS: where it comes from and why it is here."""
     return [
+        *dead_letter.headers,
         ("reason", dead_letter.reason.encode()),
         ("field", dead_letter.field.encode()),
         ("topic", topic.encode()),
@@ -137,4 +149,5 @@ def _headers(topic: str, partition: int, dead_letter: DeadLetter, group: str) ->
         ("offset", b"%d" % dead_letter.offset),
         ("time", b"%d" % (time.time() * 1000)),
         ("group", group.encode()),
+        ("error", dead_letter.error.encode()),
     ]

@@ -292,4 +292,5 @@ def _record_batch(messages: list[Message]) -> RecordBatch:
     offsets = range(first, end) if dense else [cast(int, message.offset()) for message in messages]
     payloads = cast("list[bytes | None]", list(map(Message.value, messages)))
     topic, partition = messages[0].topic(), messages[0].partition()
-    return RecordBatch(cast(str, topic), cast(int, partition), payloads, offsets, end, messages[0].timestamp()[1])
+    timestamp_ms = messages[0].timestamp()[1]
+    return RecordBatch(cast(str, topic), cast(int, partition), payloads, offsets, end, timestamp_ms, messages)

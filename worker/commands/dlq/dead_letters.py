@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 from confluent_kafka import Message
 
 from worker.config.settings import Settings
+from worker.kafka.dead_letters import OWN_HEADERS
 from worker.kafka.log_reader import LogReader
 
 
@@ -25,6 +26,9 @@ class StoredDeadLetter(NamedTuple):
     field: str
     time_ms: int  # Unix time of the dead letter, not of the event
     payload: bytes
+    key: bytes | None  # the event's, like the rest
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int
 
     def concerns(self, settings: Settings) -> bool:
         """Whether this group read the event from this topic; other topics and groups may use the dead-letter topic."""
@@ -61,4 +65,17 @@ def _parse(dlq_partition: int, message: Message) -> StoredDeadLetter:
         text("field"),
         number("time"),
         message.value() or b"",
+        message.key(),
+        _event_headers(message),
+        message.timestamp()[1],
     )
+
+
+def _event_headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    """Return the headers that the event had; those of the worker stand after them."""
+    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    names = [name for name, _ in headers]
+    for own in (OWN_HEADERS, OWN_HEADERS[:-1]):  # older dead letters have no `error`
+        if tuple(names[-len(own) :]) == own:
+            return tuple(headers[: -len(own)])
+    return tuple(headers)

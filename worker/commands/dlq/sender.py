@@ -144,6 +144,8 @@ def _replay(
                 producer.produce(
                     settings.topic,
                     dead_letter.payload,
+                    dead_letter.key,
+                    timestamp=max(0, dead_letter.timestamp_ms),  # 0: now
                     partition=dead_letter.partition if dead_letter.partition < partitions else -1,
                     headers=_headers(log_reader.topic, dead_letter),
                 )
@@ -186,7 +188,7 @@ def _aborted(producer: Producer, settings: Settings, error: KafkaError) -> Retry
 
 
 def _headers(topic: str, dead_letter: StoredDeadLetter) -> list[tuple[str, str | bytes | None]]:
-    """Return the headers that say where a replayed event comes from, to trace one that fails repeatedly."""
+    """Return the event's headers, and those that say where it comes from, to trace one that fails repeatedly."""
     values = {
         "dlq_topic": topic,
         "dlq_partition": dead_letter.dlq_partition,
@@ -195,4 +197,6 @@ def _headers(topic: str, dead_letter: StoredDeadLetter) -> list[tuple[str, str |
         "dlq_field": dead_letter.field,
         "dlq_origin": f"{dead_letter.topic}[{dead_letter.partition}]@{dead_letter.offset}",
     }
-    return [(name, str(value).encode()) for name, value in values.items()]
+    own: list[tuple[str, str | bytes | None]] = [(name, str(value).encode()) for name, value in values.items()]
+    kept = [(name, value) for name, value in dead_letter.headers if name not in values]  # of an earlier replay
+    return [*kept, *own]
