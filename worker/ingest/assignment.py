@@ -21,6 +21,7 @@ class Assignment:
 
     def __init__(self, group_consumer: GroupConsumer, slot: Slot, batch_rows: int) -> None:
         self._partitions: dict[Key, Partition] = {}
+        self._started: list[Partition] = []  # of these, in the same order: every turn looks at them several times
         self._paused_topics: set[str] = set()
         self._group_consumer = group_consumer
         self._slot = slot
@@ -28,7 +29,7 @@ class Assignment:
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions that have something to account for."""
-        return (partition for partition in self._partitions.values() if partition.has_started)
+        return iter(self._started)
 
     def get(self, key: Key) -> Partition | None:
         """Return a partition that is owned and has started."""
@@ -41,12 +42,13 @@ class Assignment:
         """Own these partitions from now on; they wait for their sinks."""
         for key in keys:
             self._partitions[key] = Partition(key, self._batch_rows)
+        self._update()
 
     def start(self, key: Key, at: Resume, topic_id: str, fields: Sequence[Field], accounted_offset: int) -> None:
         """Begin to consume a partition."""
         ledger = self._slot.ledger(key[0], topic_id, key[1])
         self._partitions[key].start(ledger, at, fields, accounted_offset)
-        self._count()
+        self._update()
 
     def waiting(self) -> list[Key]:
         """Return the partitions that wait for their sinks, or for their topic to exist again."""
@@ -58,7 +60,7 @@ class Assignment:
         for key in keys:
             if partition := self._partitions.pop(key, None):
                 partition.release()
-        self._count()
+        self._update()
 
     def defer_topic(self, topic: str) -> None:
         """Discard what was read of a topic that is gone. Its partitions start anew if it comes back."""
@@ -165,5 +167,6 @@ class Assignment:
         self._group_consumer.seek(*partition.key, partition.position)
         return False
 
-    def _count(self) -> None:
-        self._slot.set("assigned", sum(1 for _ in self))
+    def _update(self) -> None:
+        self._started = [partition for partition in self._partitions.values() if partition.has_started]
+        self._slot.set("assigned", len(self._started))

@@ -155,14 +155,14 @@ class Consumer:
         """
         pipeline, assignment = self._pipeline, self._assignment
         pipeline.work(0.0, flush=self._stopping)
+        full = pipeline.backpressured_topics()
         deadline = time.monotonic() + _PAUSE_AFTER_S
-        while not self._stopping and time.monotonic() < deadline:
-            full = pipeline.backpressured_topics()
-            if not full or full <= assignment.paused_topics or full < assignment.topics():
+        while full and not (full <= assignment.paused_topics or full < assignment.topics() or self._stopping):
+            if time.monotonic() > deadline:
                 break
             self._slot.beat()
             pipeline.work(_POLL_S)
-        full = pipeline.backpressured_topics()
+            full = pipeline.backpressured_topics()
         if full != assignment.paused_topics:
             assignment.pause_topics(full)
 

@@ -106,6 +106,8 @@ class WritePipeline:
 
         The topics that fail are judged each by itself, all others together, for they share the writer.
         """
+        if not any(partition.sealed for partition in self._assignment):
+            return set()
         failing = self._topic_sinks.failing_topics()
         sealed: dict[str, int] = {}
         size: dict[str, int] = {}
