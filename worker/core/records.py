@@ -19,14 +19,15 @@ for one of the values alone.
 class Field(NamedTuple):
     """A value that the sink stores of each event, and where it stands in the event.
 
-    A required field must be present, be it null. A field that is not required is passed to convert as None where it or
-    one of its parents is missing or null.
+    A required field must be present, be it null. A field that is not required is passed to convert as `missing` where
+    it is absent or one of its parents is absent or null, and as None where it is null.
     """
 
     name: str  # as dead-letter headers have it
     path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
     convert: Convert
     required: bool = True
+    missing: Any = None
 
 
 class Message(Protocol):

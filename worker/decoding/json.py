@@ -69,10 +69,13 @@ def _values(events: list[Any], field: Field) -> list[Any]:
             values = list(map(itemgetter(key), values))  # a string key: TypeError for all but objects
         return values
     get = dict.get  # TypeError for all but objects
-    values = [get(event, field.path[0]) for event in values]
-    for key in field.path[1:]:
-        values = [None if value is None else get(value, key) for value in values]
-    return values
+    *parents, key = field.path
+    for parent in parents:
+        values = [None if value is None else get(value, parent) for value in values]
+    missing = field.missing
+    if parents:
+        return [missing if value is None else get(value, key, missing) for value in values]
+    return [get(event, key, missing) for event in values]
 
 
 def _parse_each(payloads: Sequence[bytes]) -> list[Any]:

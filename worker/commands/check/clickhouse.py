@@ -127,6 +127,12 @@ def _check_columns(
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
     yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
+    if sink.computed:
+        yield warn(
+            "defaults",
+            f"the server computes {', '.join(sink.computed)} by DEFAULT expressions, whatever an event has",
+            "nothing, if events lack such fields; else --map FIELD=COLUMN",
+        )
     if views:
         yield ok("views", f"{', '.join(views)}: an error of one of them delays all events of this table")
     yield _check_delivery(delivery, sink.blockers)

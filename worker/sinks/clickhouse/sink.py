@@ -29,7 +29,15 @@ from worker.sinks.clickhouse.errors import (
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
 from worker.sinks.clickhouse.names import literal, quoted, table_name
-from worker.sinks.clickhouse.table import ORIGIN, Column, ColumnBinding, bind_columns, counted
+from worker.sinks.clickhouse.table import (
+    ORIGIN,
+    Column,
+    ColumnBinding,
+    bind_columns,
+    counted,
+    has_constant_default,
+    is_filled_by_server,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +46,12 @@ _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 # A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
 _PARTITIONS = "max_partitions_per_insert_block"
+_AS_EVENTS_HAVE_IT = {
+    "date_time_output_format": "iso",
+    "output_format_json_quote_64bit_integers": 0,
+    "output_format_json_quote_decimals": 1,
+    "output_format_json_quote_denormals": 1,
+}
 _IF_KNOWN = {"deduplicate_insert": "enable", _PARTITIONS: 0}
 
 
@@ -47,6 +61,7 @@ class _Schema(NamedTuple):
     bindings: tuple[ColumnBinding, ...]
     fields: tuple[Field, ...]  # of `bindings`
     origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
+    computed: tuple[str, ...]  # columns that the server fills by a DEFAULT expression
     counted: str  # the column whose distinct values are the devices; empty: there is none
     exactly_once: bool
     deduplication: Deduplication  # what the table promises, where --delivery asks for it
@@ -67,6 +82,7 @@ class ClickHouseSink:
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._opened_schema: _Schema | None = None
+        self._constants: dict[str, str] = {}  # of DEFAULTs, by the query for them
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -81,6 +97,11 @@ class ClickHouseSink:
     def counted(self) -> str:
         """The column whose distinct values are the devices; empty where there is none. Known once open."""
         return self._schema.counted
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """The columns that the server fills by a DEFAULT expression, whatever an event has; known once open."""
+        return self._schema.computed
 
     @property
     def exactly_once(self) -> bool:
@@ -224,11 +245,22 @@ class ClickHouseSink:
     def _describe(self, table: str) -> list[Column]:
         """Return the columns; nothing where there is no such table."""
         try:
-            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
+            columns = [Column(*described[:4]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
         except errors.ServerException as error:
             if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
                 return []
             raise
+        return [
+            column._replace(constant=self._constant_default(column)) if has_constant_default(column) else column
+            for column in columns
+        ]
+
+    def _constant_default(self, column: Column) -> str:
+        """Return the value of a column's DEFAULT, as the JSON of an event has it."""
+        query = f"SELECT ifNull(toJSONString(CAST({column.expression}, {literal(column.type)})), 'null')"
+        if query not in self._constants:
+            ((self._constants[query],),) = self._execute(query, settings=_AS_EVENTS_HAVE_IT)
+        return self._constants[query]
 
     def _read_schema(self, described: list[Column]) -> _Schema:
         """Decide what of an event goes into which column, and what can be promised."""
@@ -244,10 +276,23 @@ class ClickHouseSink:
         exactly_once = delivery != "at-least-once" and not promise.blockers
         if not exactly_once:
             log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
+        computed = [
+            column.name
+            for column in described
+            if column.default == "DEFAULT" and is_filled_by_server(column) and column.name not in self._settings.map
+        ]
+        if computed:
+            log.warning(
+                "columns %s of %s have DEFAULT expressions: the server fills them, whatever an event has; "
+                "--map FIELD=COLUMN fills one from the events, if all of them have the field",
+                ", ".join(computed),
+                self._settings.table,
+            )
         return _Schema(
             tuple(bindings),
             tuple(binding.field for binding in bindings),
             tuple(origin),
+            tuple(computed),
             self._counted(self._settings.table, described),
             exactly_once,
             promise,
@@ -281,10 +326,10 @@ class ClickHouseSink:
 
     # errors
 
-    def _execute(self, query: str, values: dict[str, Any] | None = None) -> Any:
+    def _execute(self, query: str, values: dict[str, Any] | None = None, settings: dict[str, Any] | None = None) -> Any:
         """Run a query; ServerException goes to the caller, a lost connection is Retryable."""
         try:
-            return self._client.execute(query, values)
+            return self._client.execute(query, values, settings=settings)
         except errors.ServerException:
             raise
         except DRIVER_ERRORS as error:
