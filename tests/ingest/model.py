@@ -266,6 +266,10 @@ class FakeSink:
     def count_stored_rows(self, _topic: str, partition: int, start: int, end: int) -> int | None:
         return self._count(partition, start, end) if self.exactly_once else None
 
+    def last_stored_offset(self, _topic: str, partition: int, start: int) -> int | None:
+        rows = self.table.rows if self.exactly_once else ()
+        return max((offset for _, number, offset in rows if number == partition and offset >= start), default=None)
+
     def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0
 

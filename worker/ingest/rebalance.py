@@ -142,6 +142,8 @@ class RebalanceHandler:
         for key, known in self._group_consumer.committed(list(keys)).items():
             accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
             exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
+            if known.offset is None and not any(topic == key[0] and id_ != known.topic_id for topic, id_, _ in counted):
+                self._refuse_to_start_over(key, known.log_start)
             try:
                 start = delivery.resume(
                     known.offset, known.metadata, known.topic_id, known.log_start, accounted_offset, exactly_once
@@ -155,6 +157,25 @@ class RebalanceHandler:
                 start = delivery.Resume(stored_to)
             starts[key] = start, known.topic_id, accounted_offset
         return starts
+
+    def _refuse_to_start_over(self, key: Key, log_start: int) -> None:
+        """Raise Fatal where the store has events of a partition of which the group has no commit.
+
+        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows.
+        """
+        topic, partition = key
+        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, log_start)
+        if last is not None:
+            group = self._settings.group_id
+            reset = f"kafka-consumer-groups --reset-offsets --group {group} --topic {topic}:{partition}"
+            raise Fatal(
+                f"group {group} has no committed offset for {topic}[{partition}], but the table has its events up to "
+                f"offset {last}: to start over would store them twice. Kafka deletes the offsets of a group without "
+                "members after offsets.retention.minutes (7 days). If another group wrote them, use its --group-id, or "
+                f"another --table. Else, to continue after these: {reset} --to-offset {last + 1} --execute, then "
+                "worker verify, which finds what a kill in the last block may have left out. Only if the topic was "
+                "deleted and created again does the log have other events: then --to-earliest"
+            )
 
     def _start(self, key: Key, start: _Start | None) -> None:
         if start is None:  # it is stopped

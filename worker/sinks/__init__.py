@@ -33,6 +33,9 @@ class Sink(Protocol):
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return how many rows of the offsets [start, end) the store already has; None if it cannot tell."""
 
+    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+        """Return the highest offset from `start` up that a stored row has; None if there is none, or it cannot tell."""
+
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return the number of distinct devices in the table or key, in union with those that `others` name.
 

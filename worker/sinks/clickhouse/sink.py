@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
+_MAX_OFFSET = 2**63 - 1
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 # A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
 _PARTITIONS = "max_partitions_per_insert_block"
@@ -203,13 +204,27 @@ class ClickHouseSink:
         """Count the rows of the range by their origin columns; None where that does not tell."""
         if not (self._schema.exactly_once and self._schema.deduplication.finds_rows):
             return None
+        count, _ = self._stored(topic, partition, start, end)
+        return count
+
+    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+        """Return the highest offset from `start` up that a row has; None if there is none, or none is to be found."""
+        if not self._schema.exactly_once:
+            return None
+        count, last = self._stored(topic, partition, start, _MAX_OFFSET)
+        return last if count else None
+
+    def _stored(self, topic: str, partition: int, start: int, end: int) -> tuple[int, int]:
+        """Return how many rows the range has, and the highest offset among them."""
         where = "_topic = %(topic)s AND _partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
         values = {"topic": topic, "partition": partition, "start": start, "end": end}
         try:
-            ((count,),) = self._execute(f"SELECT count() FROM {self._table} WHERE {where}", values)
+            ((count, last),) = self._execute(
+                f"SELECT count(), max(toInt64(_offset)) FROM {self._table} WHERE {where}", values
+            )
         except errors.ServerException as error:
             raise to_retryable(self._where, error) from None
-        return int(count)
+        return int(count), int(last)
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return uniqExact of the devices in the table, and in those of the others together with it.

@@ -70,6 +70,9 @@ class RedisSink:
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return None: a HyperLogLog cannot tell, and PFADD does not need it."""
 
+    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+        """Return None: devices have no offsets."""
+
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         """Return PFCOUNT of the keys of this sink and of `others`; a HyperLogLog cannot tell its topics apart."""
         keys = {self._key, *(other.redis_key_name for other in others)}
