@@ -13,7 +13,7 @@ from worker.config.settings import Settings
 from worker.core.batch import Batch, DeadLetter, WriteResult
 from worker.core.counters import Stats
 from worker.core.delivery import token, token_decides
-from worker.core.errors import Retryable, RowsRefused, SchemaChanged
+from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field, Key, RecordBatch
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
@@ -240,8 +240,12 @@ class FakeSink:
             ):
                 return
             raise RowsRefused("constraint")
+        if outcome == "too large" and (self.world.recreated or batch.consumed < 2):
+            raise Retryable("a row exceeds the memory limit", reason="memory")
         for part in range(TABLE_PARTITIONS):
             self._write_part(batch, part, [offset for offset in offsets if offset % TABLE_PARTITIONS == part])
+            if outcome == "too large":
+                raise BlockTooLarge("memory limit, after a part")
             if outcome == "partial":
                 raise Retryable("crashed after a part", reason="connection")
         if outcome == "answer lost":

@@ -43,7 +43,7 @@ BATCH_ROWS = st.sampled_from([1, 3, 1000])
 LINGERS_MS = st.sampled_from([0, 0, 3_600_000])
 PARTITIONS = st.sampled_from(KEYS)
 KIND_LISTS = st.lists(st.sampled_from(["good"] * 5 + ["bad", "poison", "suspect", "tombstone", "gap"]), max_size=12)
-OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost", "partial", "view"]), max_size=4)
+OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost", "partial", "view", "too large"]), max_size=4)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -350,6 +350,22 @@ def test_a_view_that_raises_is_waited_out_and_nothing_is_searched_by_halves() ->
     assert len(table.rows) == 8
     assert len({token for token, _ in table.tokens}) == 1
     assert not world.dead_letters
+
+
+def test_a_block_that_is_too_large_is_written_in_smaller_ones_from_then_on() -> None:
+    world, member = _member(batch_rows=8)
+    log = world.logs["a", 0]
+    log.append(["good"] * 40)
+    world.fetch = 8
+    world.outcomes = ["too large", "too large"]
+    for _ in range(200):
+        member.turn()
+    table = world.tables["a"]
+    assert sorted(offset for _, _, offset in table.rows) == list(range(40))
+    assert set(table.rows.values()) == {1}
+    assert log.committed is not None
+    assert log.committed[0] == 40
+    assert table.writes == 2 + 40 // 2
 
 
 def test_one_topic_that_cannot_be_written_holds_up_no_other() -> None:

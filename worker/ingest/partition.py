@@ -170,13 +170,13 @@ class Partition:
         if batch.consumed == 1 and batch.payloads:
             batch.reject_only_row("store_refused", error)
             return True
-        self.split()
+        self._split()
         return False
 
-    def split(self) -> None:
-        """Discard what is not accounted for, to be read again in batches of half the first one's size."""
-        self._progress.bisect(self.sealed[0])
-        self.discard()
+    def shrink_batches(self) -> None:
+        """Discard what is not accounted for, to be read again: from now on in batches of half the first one's size."""
+        self._batch_rows = max(1, self.sealed[0].consumed // 2)
+        self._split()
 
     def rebuild(self, fields: Sequence[Field]) -> None:
         """Discard what is not accounted for, to be read again in another form; a block in doubt keeps its range."""
@@ -224,6 +224,11 @@ class Partition:
         confirmed = self._read_error_at == self.position
         self._read_error_at = self.position
         return confirmed
+
+    def _split(self) -> None:
+        """Discard what is not accounted for, to be read again in batches of half the first one's size."""
+        self._progress.bisect(self.sealed[0])
+        self.discard()
 
     def _add(self, records: RecordBatch) -> None:
         limit = self._progress.limit or (sys.maxsize if self._progress.replaying else self._batch_rows)

@@ -26,8 +26,9 @@ class Sink(Protocol):
     def write(self, batch: Batch) -> None:
         """Return once the store has acknowledged all rows of the batch, of which some may be stored already.
 
-        Also raises RowsRefused where rows are refused for their own content (nothing of this call is stored then), and
-        SchemaChanged where the store no longer has the shape that the batch was formed for.
+        Also raises RowsRefused where rows are refused for their own content (nothing of this call is stored then),
+        BlockTooLarge where the batch may be written in parts, and SchemaChanged where the store no longer has the shape
+        that the batch was formed for.
         """
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:

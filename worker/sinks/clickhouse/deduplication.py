@@ -33,6 +33,7 @@ class Deduplication(NamedTuple):
 
     blockers: tuple[ExactlyOnceBlocker, ...] = ()
     retention_ms: float = 0.0  # for how long the server certainly knows a token
+    is_atomic: bool = False  # whether a block is stored whole or not at all
     finds_rows: bool = False  # whether a stored event is one row, found by its origin columns
 
 
@@ -58,6 +59,7 @@ def inspect(ask: Ask, table: str, columns: Collection[str]) -> Deduplication:
     return Deduplication(
         tuple(_blockers(table, columns, setting, window)),
         retention_s / 2 * 1000,
+        is_atomic=not partition_key,
         finds_rows=not (has_ttl or merging(engine, sorting_key, ORIGIN)),
     )
 

@@ -13,7 +13,7 @@ from clickhouse_driver import Client, errors
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.delivery import token, token_decides
-from worker.core.errors import Fatal, Retryable, RowsRefused, SchemaChanged
+from worker.core.errors import BlockTooLarge, Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field
 from worker.sinks.clickhouse import types
 from worker.sinks.clickhouse.connection import address, connect
@@ -24,6 +24,7 @@ from worker.sinks.clickhouse.errors import (
     REFUSED_SETTINGS,
     explained,
     first_line,
+    refuses_block,
     refuses_rows,
     to_retryable,
 )
@@ -171,12 +172,23 @@ class ClickHouseSink:
         except errors.ServerException as error:
             if error.code in REFUSED_SETTINGS:
                 raise Fatal(explained(self._where, error)) from None
+            if refuses_block(error) and self._may_be_split(batch):
+                raise BlockTooLarge(
+                    f"{self._where} refuses a block of {batch.rows} rows: {first_line(error)}"
+                ) from None
             if not refuses_rows(error):
                 raise to_retryable(self._where, error) from None
             if not (batch.in_doubt and self._has_all_rows(batch)):
                 raise RowsRefused(f"{self._where} refuses rows: {first_line(error)}") from None
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
+
+    def _may_be_split(self, batch: Batch) -> bool:
+        """Whether its parts may be inserted with tokens of their own, although some of its rows may be stored."""
+        schema = self._schema
+        if batch.consumed < 2 or not schema.exactly_once:
+            return batch.consumed > 1
+        return schema.deduplication.finds_rows or (schema.deduplication.is_atomic and not batch.in_doubt)
 
     def _token_decides(self, batch: Batch) -> bool:
         return token_decides(batch, self._schema.deduplication.retention_ms, time.time() * 1000)
