@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -91,3 +93,17 @@ def test_redacted_settings_contain_no_secret(tmp_path: Path) -> None:
 def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
     assert Settings(topic="a").redis_key_name == "devices:{a}"
     assert Settings(topic="a").dead_letter_topic_name == "a.dlq"
+
+
+@pytest.mark.parametrize("password", ["alpha@omega", "alpha/omega", "1/omega", "1?omega", "1#omega", "alpha/o@mega"])
+@pytest.mark.parametrize(
+    ("variable", "scheme"), [("WORKER_REDIS_URL", "redis"), ("WORKER_CLICKHOUSE_URL", "clickhouse")]
+)
+def test_a_url_whose_password_ends_too_early_is_refused_and_no_part_of_it_is_shown(
+    variable: str, scheme: str, password: str
+) -> None:
+    with pytest.raises(UsageError, match="write @ as %40") as raised:
+        load({"topic": "t"}, {variable: f"{scheme}://user:{password}@host/0"})
+    assert not re.search("alpha|omega|mega@|1/|1[?]|1#", str(raised.value))
+    escaped = f"{scheme}://user:{quote(password, safe='')}@host/0?ssl_keyfile=a@b"
+    assert load({"topic": "t"}, {variable: escaped})[0]

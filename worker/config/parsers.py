@@ -102,6 +102,11 @@ def url(*schemes: str) -> OptionParser:
     """Return a parser of a URL with one of these schemes, and one or more hosts separated by commas."""
 
     def parse(text: str) -> str:
+        if _has_unescaped_credentials(text):
+            raise ValueError(
+                "in a URL's user and password, write @ as %40, / as %2F, ? as %3F, # as %23 and % as %25; or leave the "
+                "password out, and set WORKER_…_PASSWORD or WORKER_…_PASSWORD_FILE"
+            )
         try:
             parts = urlsplit(text)
             hosts = parts.netloc.rpartition("@")[2].split(",")
@@ -113,6 +118,15 @@ def url(*schemes: str) -> OptionParser:
         return text
 
     return OptionParser(parse, {"type": "string", "pattern": f"^({'|'.join(map(re.escape, schemes))}):"})
+
+
+def _has_unescaped_credentials(url: str) -> bool:
+    """Whether a user or password has characters that end it too early, so that its rest would pass for a host."""
+    rest = url.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    before_at, at, _ = rest[len(authority) :].partition("@")
+    in_query_value = re.search(r"\?.*=", before_at)
+    return authority.count("@") > 1 or bool(at and not in_query_value)
 
 
 def _table(text: str) -> str:

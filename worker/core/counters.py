@@ -44,6 +44,7 @@ RETRY_REASONS = (
     "no_space",
     "memory",
     "table",
+    "configuration",
     "view",
     "wrong_type",
     "credentials",

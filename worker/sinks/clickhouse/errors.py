@@ -26,6 +26,7 @@ CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516, *REFUSED_SETTINGS}
 _DATA = {6, 26, 27, 32, 38, 41, 53, 69, 70, 72, 117, 131, 153, 190, 321, 376, 395, 407, 441, 467, 469, 675, 676, 691}
 _TOO_MANY_PARTS, _MEMORY_LIMIT = 252, 241
 _of_query = re.compile(r"Query memory limit|Memory limit \(for query\)", re.IGNORECASE)  # not the server's own limit
+_OTHER_PROTOCOL = (errors.UnexpectedPacketFromServerError, errors.UnknownPacketFromServerError)
 _view = re.compile(r"while pushing to view (\S+?)[.:]?(?:\s|$)")
 
 
@@ -38,9 +39,11 @@ def to_retryable(where: str, error: Exception) -> Retryable:
                 "correct or drop the view, and the insert is tried again)",
                 reason="view",
             )
-        reason = _REASONS.get(error.code, "other")
+        reason = "configuration" if _name_too_long(error) else _REASONS.get(error.code, "other")
     elif isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
         return Retryable(f"{where}: no answer in time", reason="timeout")
+    elif isinstance(error, _OTHER_PROTOCOL):
+        reason = "configuration"
     else:
         reason = "credentials" if advice(error) else "connection"
     return Retryable(explained(where, error), reason=reason)
@@ -83,10 +86,18 @@ def first_line(error: Exception) -> str:
     return f"code {error.code}: {text[:300]}"
 
 
+def _name_too_long(error: errors.ServerException) -> bool:
+    return "name too long" in error.message.lower()
+
+
 def advice(error: Exception) -> str:
     """Return what to do; empty if only the server's log explains the error."""
+    if isinstance(error, _OTHER_PROTOCOL):
+        return "this is no native port of ClickHouse: HTTP's is 8123, the native one 9000, or 9440 with TLS"
     if not isinstance(error, errors.ServerException):
         return certificate_advice(error)
+    if _name_too_long(error):
+        return "name another --table, or one without {topic}"
     if error.code in (192, 193, 194, 516):
         return "check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD or WORKER_CLICKHOUSE_PASSWORD_FILE"
     if error.code in REFUSED_SETTINGS:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from clickhouse_driver import Client, errors
 
@@ -140,11 +140,15 @@ class ClickHouseSink:
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
                 raise Fatal(explained(self._where, error)) from None
-            raise to_retryable(self._where, error) from None
+            self._raise_if_permanent(to_retryable(self._where, error))
         except Retryable as error:
-            if error.reason == "credentials":
-                raise Fatal(str(error)) from None
-            raise
+            self._raise_if_permanent(error)
+
+    @staticmethod
+    def _raise_if_permanent(error: Retryable) -> NoReturn:
+        if error.reason in ("credentials", "configuration"):
+            raise Fatal(str(error)) from None
+        raise error
 
     def write(self, batch: Batch) -> None:
         """Insert the batch as one block; what of it is stored already stays as it is.
@@ -332,6 +336,7 @@ class ClickHouseSink:
         settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
         if _PARTITIONS in self._client.settings:  # the URL's own limit
             settings.pop(_PARTITIONS, None)
+        self._execute("SELECT 1", settings=settings)  # an error at once, not at the first event, if one is forbidden
         return settings
 
     def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:

@@ -38,7 +38,7 @@ class RedisSink:
             if self._keys.by:
                 self._labels.learn(reply.decode() for reply in self._node.ask("SMEMBERS", self._keys.values))
         except Retryable as error:
-            if error.reason in ("credentials", "wrong_type"):
+            if error.reason in ("credentials", "wrong_type", "configuration"):
                 raise Fatal(str(error)) from None
             raise
 
