@@ -15,6 +15,7 @@ from worker.core.counters import Stats
 from worker.core.delivery import token, token_decides
 from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field, Key, RecordBatch
+from worker.decoding.json import decode
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
@@ -356,6 +357,7 @@ class Member:
             "topic_sinks": TopicSinks(self.topic_sink),
             "dead_letters": FakeDeadLetterProducer(world),
             "writer": self.writer,
+            "decode": decode,
         }
         options = Settings(topic=",".join(TOPICS), linger_ms=linger_ms, batch_rows=batch_rows)
         self.exactly_once = exactly_once

@@ -86,3 +86,7 @@ class Decoded(NamedTuple):
     kept: Sequence[int] | None  # which payloads are the rows, ascending; None: all of them
     rows: int
     rejects: Sequence[Reject]  # ascending by index
+
+
+Decode = Callable[[Sequence[bytes], Sequence[Field]], Decoded]
+"""The payloads of a record batch, none of them a tombstone, and the wanted fields → columns and rejects."""
