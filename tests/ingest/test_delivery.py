@@ -32,6 +32,7 @@ from worker.core.counters import Slot
 from worker.core.delivery import Intent, PartitionState, parse_intent
 from worker.core.errors import Retryable
 from worker.core.records import Key
+from worker.decoding.json import decode
 from worker.ingest import consumer
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
@@ -415,6 +416,7 @@ def test_a_consumer_that_waits_for_its_store_takes_its_time(monkeypatch: pytest.
         "group_consumer": FakeGroupConsumer(world),
         "dead_letters": FakeDeadLetterProducer(world),
         "writer": Writer(),
+        "decode": decode,
     }
     waiting = Consumer(Settings(topic=TOPICS[0]), STATS, 0, topic_sinks=topic_sinks, **parts)
     monkeypatch.setattr(Slot, "beat", lambda _: next(beats))
