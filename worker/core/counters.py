@@ -30,6 +30,7 @@ REJECT_REASONS = (
     "missing_field",
     "wrong_type",
     "out_of_range",
+    "invalid_text",
     "bad_timestamp",
     "too_large",
     "store_refused",

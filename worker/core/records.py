@@ -28,6 +28,7 @@ class Field(NamedTuple):
     convert: Convert
     required: bool = True
     missing: Any = None
+    exact: bool = False  # convert also takes Decimal: a number of more digits than a float keeps is read from the text
 
 
 class Message(Protocol):

@@ -25,7 +25,7 @@ def table_name(table: str) -> str:
 
 
 def _unquoted(part: str) -> str:
-    return re.sub(r"\\(.)", r"\1", part[1:-1]) if part[0] in "`\"" else part
+    return re.sub(r"\\(.)", r"\1", part[1:-1]) if part[0] in '`"' else part
 
 
 def literal(text: str) -> str:

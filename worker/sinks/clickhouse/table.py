@@ -133,6 +133,7 @@ def _bind(column: Column, field: str) -> ColumnBinding:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
     path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
     bound = Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
+    bound = bound._replace(exact="Decimal" in column.type)
     if not field and column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
