@@ -15,7 +15,7 @@ from worker.core.counters import Stats
 from worker.core.delivery import token, token_decides
 from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field, Key, RecordBatch
-from worker.decoding.json import decode
+from worker.decoding.transform import Transform
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
@@ -25,9 +25,23 @@ from worker.kafka.group_consumer import Committed, Read, ReadError
 TOPICS = ("a", "b")
 KEYS: tuple[Key, ...] = tuple((topic, partition) for topic in TOPICS for partition in range(2))
 STATS = Stats()
-KINDS = {"good": b'{"v":1', "bad": b"x", "poison": b'{"v":2', "suspect": b'{"v":3'}
+KINDS = {
+    "good": b'{"v":1',
+    "bad": b"x",
+    "poison": b'{"v":2',
+    "suspect": b'{"v":3',
+    "dropped": b'{"v":4',
+    "failing": b'{"v":5',
+}
 TABLE_PARTITIONS = 2  # a block is as many parts, by its rows' offsets
 _TOPIC_IDS = itertools.count()
+
+
+def transform(events: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """Drop events, and fail for some: the function of `--transform`."""
+    if any(event["v"] == 5 for event in events):
+        raise ValueError
+    return [None if event["v"] == 4 else event for event in events]
 
 
 @dataclass
@@ -47,7 +61,7 @@ class Log:
         return self.committed[0] if self.committed and self.topic_id in self.committed[1] else 0
 
     def expected(self, kind: str) -> set[int]:
-        """Return the offsets of one kind of event: good, bad, poison or suspect (see FakeSink)."""
+        """Return the offsets of one kind of event: see FakeSink and `transform`."""
         prefix = KINDS[kind]
         return {
             offset
@@ -357,7 +371,7 @@ class Member:
             "topic_sinks": TopicSinks(self.topic_sink),
             "dead_letters": FakeDeadLetterProducer(world),
             "writer": self.writer,
-            "decode": decode,
+            "decode": Transform("model:transform", transform).decode,
         }
         options = Settings(topic=",".join(TOPICS), linger_ms=linger_ms, batch_rows=batch_rows)
         self.exactly_once = exactly_once

@@ -43,7 +43,9 @@ SLOTS = 6
 BATCH_ROWS = st.sampled_from([1, 3, 1000])
 LINGERS_MS = st.sampled_from([0, 0, 3_600_000])
 PARTITIONS = st.sampled_from(KEYS)
-KIND_LISTS = st.lists(st.sampled_from(["good"] * 5 + ["bad", "poison", "suspect", "tombstone", "gap"]), max_size=12)
+KIND_LISTS = st.lists(
+    st.sampled_from(["good"] * 5 + ["bad", "poison", "suspect", "tombstone", "gap", "dropped", "failing"]), max_size=12
+)
 OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost", "partial", "view", "too large"]), max_size=4)
 
 
@@ -229,8 +231,9 @@ class Delivery(RuleBasedStateMachine):
             committed = log.committed_offset
             for offset in log.expected("good"):
                 assert offset >= committed or offset in rows
-            for offset in log.expected("bad") | log.expected("poison"):
+            for offset in log.expected("bad") | log.expected("poison") | log.expected("failing"):
                 assert offset >= committed or offset in dead_letters
+            assert not log.expected("dropped") & (rows | dead_letters)
             for offset in log.expected("suspect"):
                 places = (offset in rows) + (offset in dead_letters)
                 assert places == 1 or (places > 1 and not self.exactly_once) or offset >= committed
@@ -274,7 +277,8 @@ class Delivery(RuleBasedStateMachine):
             suspects = log.expected("suspect")
             lost = set(range(log.lost_below))
             assert self.rows(*key) - suspects - lost == log.expected("good")
-            assert self.dead_letters(*key) - suspects - lost == log.expected("bad") | log.expected("poison")
+            bad = log.expected("bad") | log.expected("poison") | log.expected("failing")
+            assert self.dead_letters(*key) - suspects - lost == bad
             assert max(log.committed_offset, log.start) == log.end
         self.nothing_is_doubled_or_passed_over()
 

@@ -17,6 +17,7 @@ WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # seconds of each window 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NAME = r"(`([^`\\]|\\.)+`|\"[^\"]+\"|([A-Za-z0-9_-]|\{topic\})+)"
 _TABLE = re.compile(rf"{_NAME}(\.{_NAME})?")
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -146,6 +147,13 @@ def _dead_letter_topic(text: str) -> str:
     return text
 
 
+def _function(text: str) -> str:
+    """Parse the name of a Python function with its module, or an empty text."""
+    if text and not _FUNCTION.fullmatch(text):
+        raise ValueError("write MODULE:FUNCTION, such as fleet:transform for `def transform(events)` in fleet.py")
+    return text
+
+
 def windows(text: str) -> str:
     """Parse window names separated by commas."""
     names = [name for name in map(str.strip, text.split(",")) if name]
@@ -189,4 +197,5 @@ columns = OptionParser(
 field_path = OptionParser(field_paths.check_path, {"type": "string", "minLength": 1})
 optional_field_path = OptionParser(lambda text: text and field_path(text), {"type": "string"})
 table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
+function = OptionParser(_function, {"type": "string"})
 dead_letter_topic = OptionParser(_dead_letter_topic, {"type": "string"})

@@ -80,6 +80,13 @@ class Settings:
         parse=parsers.field_path,
         metavar="FIELD",
     )
+    transform: str = option(
+        "Events",
+        "",
+        "Python function that changes or skips events before they are stored (docs/transform.md)",
+        parse=parsers.function,
+        metavar="MODULE:FUNCTION",
+    )
     redis_url: str = option(
         "Redis",
         "redis://127.0.0.1:6379/0",

@@ -18,7 +18,7 @@ class DeadLetter(NamedTuple):
     payload: bytes
     reason: str  # one of counters.REJECT_REASONS
     field: str  # empty where the whole event is invalid
-    error: str = ""  # what the store says
+    error: str = ""  # what the store says, or the reject
     key: bytes | None = None  # of the message, like the rest
     headers: Sequence[tuple[str, bytes | None]] = ()
     timestamp_ms: int = -1  # -1: it has none
@@ -103,10 +103,10 @@ class Batch:
             payloads, offsets, messages = _pick(payloads, present), _pick(offsets, present), _pick(messages, present)
         for reject in decoded.rejects:
             i = reject.index
-            dead_letter = DeadLetter(offsets[i], payloads[i], reject.reason, reject.field)
+            dead_letter = DeadLetter(offsets[i], payloads[i], reject.reason, reject.field, reject.error)
             self.dead_letters.append(dead_letter.with_metadata(messages[i]) if messages else dead_letter)
         self.size += len(b"".join(payloads))  # a fifth of the time of adding lengths up
-        self.skipped += len(records.payloads) - len(payloads)
+        self.skipped += len(records.payloads) - decoded.rows - len(decoded.rejects)
         if decoded.kept is not None:
             payloads, offsets = _pick(payloads, decoded.kept), _pick(offsets, decoded.kept)
             messages = _pick(messages, decoded.kept)

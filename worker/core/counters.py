@@ -33,6 +33,7 @@ REJECT_REASONS = (
     "invalid_text",
     "bad_timestamp",
     "too_large",
+    "transform_failed",
     "store_refused",
     "other",
 )

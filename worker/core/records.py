@@ -78,10 +78,11 @@ class Reject(NamedTuple):
     index: int  # type: ignore[assignment]  # in the payloads; hides tuple.index
     reason: str  # one of counters.REJECT_REASONS
     field: str  # empty where the whole event is invalid
+    error: str = ""  # details, without any value of the event
 
 
 class Decoded(NamedTuple):
-    """Payloads as columns: `rows` of them, all others rejected."""
+    """Payloads as columns: `rows` of them. The others are rejected or, if they are neither, skipped."""
 
     columns: tuple[Any, ...]  # what each field's convert returned, in the order of the fields
     kept: Sequence[int] | None  # which payloads are the rows, ascending; None: all of them

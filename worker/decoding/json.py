@@ -23,12 +23,23 @@ def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     field's convert runs. All messages are decoded together; only after a failure does the decoder look at single ones.
     """
     events = _parse_together(payloads)
-    if events is not None:
-        try:
-            return Decoded(_columns(events, fields), None, len(events), ())
-        except _CONVERT_ERRORS:
-            pass
-    return _decode_with_rejects(_parse_each(payloads) if events is None else events, payloads, fields)
+    if events is None:
+        return _decode_with_rejects(_parse_each(payloads), payloads, fields)
+    return convert(events, payloads, fields)
+
+
+def parse(payloads: Sequence[bytes]) -> list[Any]:
+    """Return each payload's JSON value, or NOT_JSON."""
+    events = _parse_together(payloads)
+    return _parse_each(payloads) if events is None else events
+
+
+def convert(events: list[Any], payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+    """Return the columns of events, and their rejects. An event may differ from what its payload has."""
+    try:
+        return Decoded(_columns(events, fields), None, len(events), ())
+    except _CONVERT_ERRORS:
+        return _decode_with_rejects(events, payloads, fields)
 
 
 def _parse_together(payloads: Sequence[bytes]) -> list[Any] | None:
@@ -82,7 +93,7 @@ def _values(events: list[Any], field: Field) -> list[Any]:
 
 
 def _parse_each(payloads: Sequence[bytes]) -> list[Any]:
-    """Return each payload's JSON value, or _NOT_JSON."""
+    """Return each payload's JSON value, or NOT_JSON."""
     values: list[Any] = []
     for payload in payloads:
         try:
@@ -97,7 +108,7 @@ class _HugeNumber(float):
 
 
 def _parse_unusual(payload: bytes) -> Any:
-    """Return the value of JSON that orjson refuses for a huge number or a lone surrogate; _NOT_JSON for all else.
+    """Return the value of JSON that orjson refuses for a huge number or a lone surrogate; NOT_JSON for all else.
 
     So such a value refuses an event only where a column would store it. Python's parser has no fixed limit of depth.
     """
@@ -106,13 +117,13 @@ def _parse_unusual(payload: bytes) -> Any:
             payload.decode(), parse_float=_parse_float, parse_int=_parse_int, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError):
-        return _NOT_JSON
+        return NOT_JSON
     level = [value]
     for _ in range(_UNUSUAL_DEPTH):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return value
-    return _NOT_JSON
+    return NOT_JSON
 
 
 def _children(value: Any) -> Iterable[Any]:
@@ -145,7 +156,7 @@ def _decode_with_rejects(events: list[Any], payloads: Sequence[bytes], fields: S
         if type(event) is dict:
             kept.append(index)
         else:
-            rejects.append(Reject(index, "not_json" if event is _NOT_JSON else "not_object", ""))
+            rejects.append(Reject(index, "not_json" if event is NOT_JSON else "not_object", ""))
     for field in fields:
         reasons = _reject_reasons([events[index] for index in kept], [payloads[index] for index in kept], field)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
@@ -210,12 +221,17 @@ def _unusual(value: Any) -> str:
 
 
 def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> bool:
-    """Replace the event's value of the field by the one that its text has, with numbers as Decimal."""
+    """Replace the event's value of the field by the one that its text has, with numbers as Decimal.
+
+    False if it has none, or if the event's value is another one by now.
+    """
     *parents, key = field.path
     try:
-        exact = json.loads(payload, parse_float=Decimal)
+        exact, original = json.loads(payload, parse_float=Decimal), parse([payload])[0]
         for parent in parents:
-            event, exact = event[parent], exact[parent]
+            event, exact, original = event[parent], exact[parent], original[parent]
+        if type(event[key]) is not type(original[key]) or event[key] != original[key]:
+            return False
         event[key] = exact[key]
     except (KeyError, TypeError, ValueError, RecursionError):
         return False
@@ -223,7 +239,7 @@ def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> boo
 
 
 _CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
-_NOT_JSON = object()
+NOT_JSON = object()
 _UNUSUAL_DEPTH = 500
 _INT_DIGITS = 20  # of any 64-bit integer, with its sign
 _GROUP = 32  # the square root of a record batch: 1 invalid event in 1000 costs 32 single conversions

@@ -17,7 +17,7 @@ from worker.core.counters import MAX_SLOTS, Stats
 from worker.core.errors import ExitCode
 from worker.core.process import resident_bytes
 from worker.core.records import Decode
-from worker.decoding.json import decode
+from worker.decoding.transform import decoder
 from worker.ingest.assignment import Assignment
 from worker.ingest.rebalance import RebalanceHandler
 from worker.ingest.topic_sinks import TopicSinks
@@ -210,5 +210,5 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         topic_sinks=TopicSinks.from_settings(settings),
         dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
-        decode=decode,
+        decode=decoder(settings.transform),
     ).run()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import TextIO
 
 from worker.commands.check.clickhouse import check_clickhouse
@@ -15,9 +16,11 @@ from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
 from worker.commands.check.redis import check_redis
 from worker.commands.check.sample import check_sample
+from worker.commands.check.transform import check_transform
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import ExitCode, WorkerError
+from worker.decoding.transform import decoder
 from worker.kafka.log_reader import LogReader
 
 _SAMPLE = 100  # events at most
@@ -37,6 +40,11 @@ def check(settings: Settings, *, create: bool, partitions: int, out: TextIO) -> 
 
 
 def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Finding]:
+    try:
+        decoder(settings.transform)
+    except WorkerError as error:
+        yield fail_with("transform", error)
+        settings = replace(settings, transform="")
     readable: list[str] = []  # topics to sample
     yield from check_kafka(settings, create, partitions, readable)
     check_store = check_redis if settings.backend == "redis" else check_clickhouse
@@ -46,7 +54,11 @@ def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Fin
         if topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                yield from check_sample(_read_sample(topic_settings), fields, topic_settings.table, of_topic)
+                payloads = _read_sample(topic_settings)
+                if settings.transform:
+                    payloads, findings = check_transform(decoder(settings.transform), payloads)
+                    yield from findings
+                yield from check_sample(payloads, fields, topic_settings.table, of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)
     yield from check_options(settings)

@@ -15,8 +15,10 @@ from worker.commands.progress import ProgressBar
 from worker.commands.verify.clickhouse import verify_clickhouse
 from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
+from worker.commands.verify.skipped import skipped_by, tombstones
 from worker.config.settings import Settings
 from worker.core.errors import Fatal
+from worker.decoding.transform import decoder
 from worker.kafka.log_reader import LogReader
 
 
@@ -27,6 +29,8 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
     lost it. With `allow_merged`, such events count as merged. `limit` is how many ranges of each problem are shown.
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
     """
+    decode = decoder(settings.transform)
+    find_skipped = skipped_by(decode) if settings.transform else tombstones
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
         count = log_reader.partitions()
         if not count:
@@ -36,9 +40,11 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         if settings.backend == "redis":
-            return verify_redis(settings, log_reader, accounted, dead_letters, limit, out, bar)
+            return verify_redis(settings, log_reader, decode, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
-            return verify_clickhouse(log_reader, accounted, dead_letters, rows, limit, allow_merged, out, bar)
+            return verify_clickhouse(
+                log_reader, accounted, dead_letters, rows, find_skipped, limit, allow_merged, out, bar
+            )
 
 
 def _dead_letter_offsets(settings: Settings) -> dict[int, array[int]]:

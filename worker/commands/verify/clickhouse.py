@@ -13,6 +13,7 @@ from confluent_kafka import Message
 from worker.commands.progress import ProgressBar
 from worker.commands.verify.comparison import PROBLEMS, Account, Ranges, notes
 from worker.commands.verify.rows import Rows
+from worker.commands.verify.skipped import FindSkipped
 from worker.core.errors import ExitCode
 from worker.kafka.log_reader import LogReader
 
@@ -24,6 +25,7 @@ def verify_clickhouse(
     accounted: Mapping[int, int | None],
     dead_letters: Mapping[int, array[int]],
     rows: Rows,
+    find_skipped: FindSkipped,
     limit: int,
     allow_merged: bool,
     out: TextIO,
@@ -41,7 +43,18 @@ def verify_clickhouse(
         low, high = log_reader.bounds(partition)
         account = Account(limit)
         own_dead_letters = dead_letters.get(partition, array("q"))
-        _compare(account, log_reader, rows, partition, own_dead_letters, row_bounds, (low, high), committed or 0, bar)
+        _compare(
+            account,
+            log_reader,
+            rows,
+            find_skipped,
+            partition,
+            own_dead_letters,
+            row_bounds,
+            (low, high),
+            committed or 0,
+            bar,
+        )
         is_good = (
             is_good
             and account.is_good(merged=allow_merged and bool(rows.merging))
@@ -68,6 +81,7 @@ def _compare(
     account: Account,
     log_reader: LogReader,
     rows: Rows,
+    find_skipped: FindSkipped,
     partition: int,
     dead_letters: array[int],
     row_bounds: tuple[int, int],
@@ -80,10 +94,10 @@ def _compare(
     begin, last = min(low, first) if end else low, max(committed, min(end, high))
     for start in range(begin, last, SLICE):
         stop = min(start + SLICE, last)
-        offsets, tombstones = _read_log(log_reader, partition, max(start, low), min(stop, high), bar)
+        offsets, skipped = _read_log(log_reader, find_skipped, partition, max(start, low), min(stop, high), bar)
         account.compare(
             offsets,
-            tombstones,
+            skipped,
             dead_letters[bisect_left(dead_letters, start) : bisect_left(dead_letters, stop)],
             rows.offsets(partition, start, stop),
             committed=committed,
@@ -95,17 +109,16 @@ def _compare(
 
 
 def _read_log(
-    log_reader: LogReader, partition: int, start: int, end: int, bar: ProgressBar
+    log_reader: LogReader, find_skipped: FindSkipped, partition: int, start: int, end: int, bar: ProgressBar
 ) -> tuple[array[int], list[int]]:
-    """Return the offsets in [start, end) that have a message, and those of them without a payload."""
+    """Return the offsets in [start, end) that have a message, and those of them that are skipped."""
     offsets = array("q")
-    tombstones: list[int] = []
+    skipped: list[int] = []
     for messages in log_reader.read(partition, start, end):
         bar.advance(len(messages))
         offsets.extend(cast("list[int]", list(map(Message.offset, messages))))
-        if not all(map(len, messages)):  # len() is the payload's, and copies nothing
-            tombstones += [cast(int, message.offset()) for message in messages if message.value() is None]
-    return offsets, tombstones
+        skipped += find_skipped(messages)
+    return offsets, skipped
 
 
 def _summary(counts: Mapping[str, int], merging: str) -> str:

@@ -21,8 +21,7 @@ from worker.commands.verify.comparison import Ranges, notes
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.errors import ExitCode
-from worker.core.records import Field
-from worker.decoding.json import decode
+from worker.core.records import Decode, Field
 from worker.kafka.log_reader import LogReader
 from worker.sinks.redis.nodes import Node, same_slot
 from worker.sinks.redis.sink import RedisSink
@@ -44,6 +43,7 @@ class _Counted:
 def verify_redis(
     settings: Settings,
     log_reader: LogReader,
+    decode: Decode,
     accounted: Mapping[int, int | None],
     dead_letters: Mapping[int, array[int]],
     limit: int,
@@ -67,8 +67,8 @@ def verify_redis(
                 name = f"{log_reader.topic}[{partition}]"
                 low, high = log_reader.bounds(partition)
                 stop = min(max(committed or 0, low), high)
-                done = _add(settings, log_reader, keys, due, partition, low, stop, bar)
-                later = _add(settings, log_reader, keys, ahead, partition, stop, high, bar)
+                done = _add(settings, log_reader, decode, keys, due, partition, low, stop, bar)
+                later = _add(settings, log_reader, decode, keys, ahead, partition, stop, high, bar)
                 is_complete = is_complete and low == 0 and done.events + later.events == high
                 lost += committed is not None and committed < low
                 without = Ranges(limit)
@@ -99,6 +99,7 @@ def verify_redis(
 def _add(
     settings: Settings,
     log_reader: LogReader,
+    decode: Decode,
     keys: _Keys,
     key: str,
     partition: int,
@@ -115,8 +116,8 @@ def _add(
             counted.events += len(messages)
             bar.advance(len(messages))
             events = [message for message in messages if message.value() is not None]
-            counted.skipped += len(messages) - len(events)
             decoded = decode(cast("list[bytes]", list(map(Message.value, events))), fields)
+            counted.skipped += len(messages) - decoded.rows - len(decoded.rejects)
             counted.invalid.extend(cast(int, events[reject.index].offset()) for reject in decoded.rejects)
             batch.columns[0].append(decoded.columns[0])
             batch.rows += decoded.rows
