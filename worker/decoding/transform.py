@@ -15,7 +15,7 @@ from worker.core.errors import Fatal
 from worker.core.records import Decode, Decoded, Field, Reject
 from worker.decoding import json
 
-Function = Callable[[list[dict[str, Any]]], list[dict[str, Any] | None]]
+Function = Callable[[list[dict[str, Any]]], Sequence[dict[str, Any] | None]]
 
 
 class _Failure(NamedTuple):
