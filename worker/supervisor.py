@@ -72,7 +72,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs until a signal, the end of `--until-end`, or a failure that a restart cannot fix."""
+    """Runs until a signal, the end of a bounded run, or a failure that a restart cannot fix."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class Supervisor:
                 self._add_consumers(int(number))
                 self._service_manager.notify("READY=1")
             elif word == "finished":
-                log.info("all events that were in the topic at start are written and committed")
+                log.info("all events up to the end of the run are written and committed")
                 self._drain(ExitCode.OK)
 
     def _add_consumers(self, partitions: int) -> None:

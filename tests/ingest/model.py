@@ -54,11 +54,18 @@ class Log:
     end: int = 0
     committed: tuple[int, str] | None = None
     lost_below: int = 0  # retention has removed events below it that nobody had read
+    begin: int = 0  # where the group began: --start
+    until: int | None = None  # where it ends: --until
 
     @property
     def committed_offset(self) -> int:
         """The offset that the group has committed for this topic, not for an earlier one of its name."""
         return self.committed[0] if self.committed and self.topic_id in self.committed[1] else 0
+
+    @property
+    def last(self) -> int:
+        """The offset up to which the group reads."""
+        return self.end if self.until is None else min(self.end, self.until)
 
     def expected(self, kind: str) -> set[int]:
         """Return the offsets of one kind of event: see FakeSink and `transform`."""
@@ -67,6 +74,7 @@ class Log:
             offset
             for offset, payload in self.records
             if payload is not None and payload.startswith(prefix) and offset >= self.lost_below
+            if self.begin <= offset < self.last
         }
 
     def append(self, kinds: Iterable[str]) -> None:
@@ -131,6 +139,7 @@ class FakeGroupConsumer:
     def __init__(self, world: World) -> None:
         self.world = world
         self.positions: dict[Key, int | None] = {}
+        self.paused: set[Key] = set()
         self.expelled = False
 
     def join(self, _topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
@@ -141,6 +150,7 @@ class FakeGroupConsumer:
         self.expelled = False
         self.positions = dict.fromkeys(KEYS, None)
         self.positions |= self.on_assign(list(KEYS))
+        self.paused = {key for key, position in self.positions.items() if position is None}
 
     def revoke(self) -> None:
         self.on_revoke(list(KEYS))
@@ -154,7 +164,7 @@ class FakeGroupConsumer:
         read = Read([], [], [])
         errors, self.world.read_errors = self.world.read_errors, []
         for key, position in self.positions.items():
-            if position is not None:
+            if position is not None and key not in self.paused:
                 self._read(key, position, key in errors, read)
         return read
 
@@ -177,7 +187,7 @@ class FakeGroupConsumer:
         for key in partitions:
             log = self.world.logs[key]
             offset, metadata = log.committed or (None, None)
-            found[key] = Committed(offset, metadata, log.topic_id, log.start)
+            found[key] = Committed(offset, metadata, log.topic_id, log.start, log.until)
         return found
 
     def commit(self, offsets: list[tuple[str, int, int, str]]) -> None:
@@ -200,11 +210,14 @@ class FakeGroupConsumer:
 
     def begin(self, topic: str, partition: int, offset: int) -> bool:
         self.seek(topic, partition, offset)
+        self.resume([(topic, partition)])
         return True
 
-    def pause(self, _keys: Any) -> None: ...
+    def pause(self, keys: Iterable[Key]) -> None:
+        self.paused.update(keys)
 
-    def resume(self, _keys: Any) -> None: ...
+    def resume(self, keys: Iterable[Key]) -> None:
+        self.paused.difference_update(keys)
 
     def close(self) -> None:
         if self.world.owner is self:
@@ -285,9 +298,10 @@ class FakeSink:
     def count_stored_rows(self, _topic: str, partition: int, start: int, end: int) -> int | None:
         return self._count(partition, start, end) if self.exactly_once else None
 
-    def last_stored_offset(self, _topic: str, partition: int, start: int) -> int | None:
+    def last_stored_offset(self, _topic: str, partition: int, start: int, end: int | None = None) -> int | None:
         rows = self.table.rows if self.exactly_once else ()
-        return max((offset for _, number, offset in rows if number == partition and offset >= start), default=None)
+        offsets = (offset for _, number, offset in rows if number == partition)
+        return max((offset for offset in offsets if start <= offset < (end or math.inf)), default=None)
 
     def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0

@@ -29,7 +29,7 @@ from tests.ingest.model import (
 )
 from worker.config.settings import Settings
 from worker.core.counters import Slot
-from worker.core.delivery import Intent, PartitionState, parse_intent
+from worker.core.delivery import Intent, PartitionState, parse_intent, start_marker
 from worker.core.errors import Retryable
 from worker.core.records import Key
 from worker.decoding.json import decode
@@ -273,14 +273,45 @@ class Delivery(RuleBasedStateMachine):
             partition = member.consumer._assignment._partitions[key]
             if partition.state is PartitionState.STOPPED:
                 assert log.lost_below, "a partition stopped without a loss"
+                assert log.committed_offset < log.last, "a partition stopped that was read to its end"
                 continue
             suspects = log.expected("suspect")
             lost = set(range(log.lost_below))
             assert self.rows(*key) - suspects - lost == log.expected("good")
             bad = log.expected("bad") | log.expected("poison") | log.expected("failing")
             assert self.dead_letters(*key) - suspects - lost == bad
-            assert max(log.committed_offset, log.start) == log.end
+            # An empty range is not committed.
+            assert max(log.committed_offset, log.start, log.begin) >= log.last
+            assert log.until is not None or max(log.committed_offset, log.start) == log.end
         self.nothing_is_doubled_or_passed_over()
+
+
+class Bounded(Delivery):
+    """With --start and --until: the same inside the range, and nothing outside of it."""
+
+    @initialize(target=Delivery.members, batch_rows=BATCH_ROWS, linger_ms=LINGERS_MS, data=st.data())
+    def begin(self, batch_rows: int, linger_ms: int, data: st.DataObject) -> Any:
+        """Begin with what came before the group, and with the commit that says where it begins."""
+        for log in self.world.logs.values():
+            log.append(data.draw(KIND_LISTS))
+            log.append(data.draw(KIND_LISTS))
+            log.begin = data.draw(st.integers(0, log.end))
+            log.until = data.draw(st.none() | st.integers(0, 24))
+            if data.draw(st.booleans()):
+                log.committed = (log.begin, start_marker(log.topic_id, data.draw(st.sampled_from(["latest", "2026"]))))
+            else:
+                log.begin = 0
+        member = Member(self.world, next(self.slots), self.exactly_once, batch_rows, linger_ms)
+        member.group_consumer.assign()
+        return member
+
+    @invariant()
+    def nothing_outside_of_the_range_is_touched(self) -> None:
+        for key, log in self.world.logs.items():
+            offsets = self.rows(*key) | self.dead_letters(*key)
+            assert all(log.begin <= offset < log.last for offset in offsets)
+            if log.committed and log.topic_id in log.committed[1]:
+                assert log.committed[0] <= max(log.begin, log.last)
 
 
 class AtLeastOnce(Delivery):
@@ -294,6 +325,8 @@ _budget = settings(
 )
 TestExactlyOnce = Delivery.TestCase
 TestExactlyOnce.settings = _budget
+TestBounded = Bounded.TestCase
+TestBounded.settings = _budget
 TestAtLeastOnce = AtLeastOnce.TestCase
 TestAtLeastOnce.settings = _budget
 

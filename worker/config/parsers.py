@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NAME = r"(`([^`\\]|\\.)+`|\"[^\"]+\"|([A-Za-z0-9_-]|\{topic\})+)"
 _TABLE = re.compile(rf"{_NAME}(\.{_NAME})?")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+START_NAMES = ("earliest", "latest")
 _TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -154,6 +156,35 @@ def _function(text: str) -> str:
     return text
 
 
+def to_millis(text: str) -> int:
+    """Return the Unix milliseconds of a time that has passed; UTC if it names no other offset."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("write a time such as 2026-11-01, 2026-11-01T05:30Z or 2026-11-01T05:30:00+01:00") from None
+    parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    if not datetime(1970, 1, 1, tzinfo=UTC) <= parsed <= datetime.now(UTC):
+        raise ValueError("write a time between 1970 and now")
+    return int(parsed.timestamp() * 1000)
+
+
+def _start(text: str) -> str:
+    """Parse `earliest`, `latest` or a time."""
+    try:
+        if text not in START_NAMES:
+            to_millis(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or {' or '.join(START_NAMES)}") from None
+    return text
+
+
+def _until(text: str) -> str:
+    """Parse a time, or an empty text."""
+    if text:
+        to_millis(text)
+    return text
+
+
 def windows(text: str) -> str:
     """Parse window names separated by commas."""
     names = [name for name in map(str.strip, text.split(",")) if name]
@@ -197,5 +228,7 @@ columns = OptionParser(
 field_path = OptionParser(field_paths.check_path, {"type": "string", "minLength": 1})
 optional_field_path = OptionParser(lambda text: text and field_path(text), {"type": "string"})
 table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
+start = OptionParser(_start, {"type": "string"})
+until = OptionParser(_until, {"type": "string"})
 function = OptionParser(_function, {"type": "string"})
 dead_letter_topic = OptionParser(_dead_letter_topic, {"type": "string"})

@@ -64,6 +64,13 @@ class Settings:
     )
     bootstrap_servers: str = option("Kafka", "127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
     group_id: str = option("Kafka", "worker", "consumer group", metavar="ID")
+    start: str = option(
+        "Kafka",
+        "earliest",
+        "where a group without committed offsets begins: earliest, latest, or the first event at or after a time",
+        parse=parsers.start,
+        metavar="earliest|latest|TIME",
+    )
     kafka_password: str = option("Kafka", "", "sasl.password for Kafka", secret=True)
     kafka: Mapping[str, str] = option(
         "Kafka",
@@ -169,6 +176,13 @@ class Settings:
     until_end: bool = option(
         "Processes", False, "stop when all that was in the topic at start is written", parse=parsers.switch
     )
+    until: str = option(
+        "Processes",
+        "",
+        "stop when all events before the first one at or after this time (of Kafka's timestamps) are written",
+        parse=parsers.until,
+        metavar="TIME",
+    )
     drain_timeout: float = option(
         "Processes",
         30.0,
@@ -197,6 +211,21 @@ class Settings:
     def one_topic(self) -> bool:
         """Whether exactly one topic is named, and no regular expression."""
         return len(self.topics) == 1 and not self.topic.startswith("^")
+
+    @property
+    def start_ms(self) -> int | None:
+        """The time of `--start` in Unix milliseconds; None if it is no time."""
+        return None if self.start in parsers.START_NAMES else parsers.to_millis(self.start)
+
+    @property
+    def until_ms(self) -> int | None:
+        """The time of `--until` in Unix milliseconds; None if there is none."""
+        return parsers.to_millis(self.until) if self.until else None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the worker stops by itself."""
+        return self.until_end or bool(self.until)
 
     @property
     def table_by_topic(self) -> bool:

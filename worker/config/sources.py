@@ -28,7 +28,7 @@ OWNED_PROPERTIES = {
     "auto.commit.enable": "offsets are committed only after the store has acknowledged",
     "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
     "enable.partition.eof": "the worker needs it to pass transaction markers",
-    "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
+    "auto.offset.reset": "use --start",
     "partition.assignment.strategy": "cooperative assignors do not work with manual commits; it is range or roundrobin",
     "isolation.level": "aborted transactions must not be stored",
     "acks": "a dead letter counts only once all in-sync replicas have it",
@@ -64,7 +64,11 @@ def load(
     for key in values.get("kafka", {}):
         if key in OWNED_PROPERTIES:
             raise UsageError(f"{origins[f'kafka.{key}']} {key} cannot be set: {OWNED_PROPERTIES[key]}")
-    return Settings(**values), origins
+    settings = Settings(**values)
+    is_empty = settings.start == "latest" or (settings.start_ms or 0) >= (settings.until_ms or 0)
+    if settings.until and is_empty:
+        raise UsageError(f"{origins['until']}: {settings.until} is not after --start {settings.start}")
+    return settings, origins
 
 
 def _parse(item: Field[Any], text: Any, origin: str) -> Any:

@@ -63,6 +63,7 @@ LEDGER_CELLS = (
     "replayed",
     "in_flight",
     "accounted_offset",
+    "end",
 )
 
 
@@ -115,7 +116,7 @@ class Ledger:
 
     `replayed` are events that were read here but that another read accounts for: released at a rebalance or lost with a
     consumer before they were acknowledged, or already accounted for. `accounted_offset` is the offset up to which this
-    slot has accounted for the partition.
+    slot has accounted for the partition, `end` the one from which on it reads nothing (0: none, see `--until`).
     """
 
     __slots__ = ("_at", "_words", "topic", "topic_id")
@@ -259,6 +260,14 @@ class Stats:
     def used(self) -> Iterator[Slot]:
         """Slots that have ever had a process."""
         return (slot for slot in self._slots if slot.get("started_ns"))
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Return for each topic and partition with an end the highest offset up to which any slot reads it."""
+        ends: dict[tuple[str, int], int] = {}
+        for ledger in (ledger for slot in self.used() for ledger in slot.ledgers() if ledger.get("end")):
+            key = ledger.topic, ledger.partition
+            ends[key] = max(ends.get(key, 0), ledger.get("end"))
+        return ends
 
     def accounted(self) -> dict[LedgerKey, int]:
         """Return for each partition the offset up to which any slot of this supervisor has accounted for it."""

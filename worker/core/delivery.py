@@ -40,6 +40,20 @@ def plain(topic_id: str) -> str:
     return f"{_VERSION};{topic_id}"
 
 
+def start_marker(topic_id: str, start: str) -> str:
+    """Return the metadata of the commit that says where the group begins: nothing of the partition was read before.
+
+    `start` is the option's value.
+    """
+    return f"{plain(topic_id)};{'latest' if start == 'latest' else 'time'}"
+
+
+def parse_start_marker(metadata: str | None) -> str:
+    """Return `latest` or `time` for a commit with a start marker, else an empty text."""
+    version, *parts = (metadata or "").split(";")
+    return parts[1] if version == _VERSION and len(parts) == 2 else ""
+
+
 def of_another_topic(metadata: str | None, topic_id: str) -> bool:
     """Whether a commit was made for a deleted topic of this name. Commits of other tools never are."""
     version, *parts = (metadata or "").split(";")
@@ -86,6 +100,12 @@ class Resume(NamedTuple):
     position: int  # the first offset to read
     boundary: int | None = None  # an offset that a batch must end at exactly
     intent_time_ms: int = 0  # when the intent for [position, boundary) was committed; 0: it is no intent's range
+    end: int | None = None  # an offset from which on nothing is read
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing is to be read."""
+        return self.end is not None and self.position >= self.end
 
 
 class DataLost(Exception):
@@ -105,20 +125,23 @@ def resume(
     log_start: int,
     accounted_offset: int,
     exactly_once: bool,
+    end: int | None = None,
 ) -> Resume:
     """Decide where to continue from the group's commit (None: never committed) and its metadata.
 
-    Raises DataLost where the log no longer has what the commit points at.
+    Nothing is read from the offset `end` on, except what an intent announces. Raises DataLost where the log no longer
+    has what the commit points at.
     """
     if committed is None or of_another_topic(metadata, topic_id):
-        return Resume(log_start)
+        return Resume(log_start, end=end)
     intent = parse_intent(metadata)
-    if committed < log_start:
+    announced = intent if exactly_once and intent is not None and intent.start == committed else None
+    if committed < log_start and (announced or end is None or committed < end):
         raise DataLost(committed, log_start, intent)
-    if exactly_once and intent is not None and intent.start == committed:
-        return Resume(committed, intent.end, intent.time_ms)
+    if announced:
+        return Resume(committed, announced.end, announced.time_ms, end=None if end is None else max(end, announced.end))
     # A batch lies either wholly before or wholly after what this supervisor has already counted.
-    return Resume(committed, accounted_offset if accounted_offset > committed else None)
+    return Resume(committed, accounted_offset if accounted_offset > committed else None, end=end)
 
 
 class PartitionState(Enum):
@@ -146,12 +169,13 @@ class Progress:
     boundary: int | None = None  # a batch that starts before it ends there at the latest
     intent_time_ms: int = 0  # REPLAYING: when the intent for [position, boundary) was committed
     limit: int | None = None  # BISECTING: events in a batch at most
+    end: int | None = None  # an offset from which on nothing is read
     recut_end: int = 0  # batches that start before it are parts of a range that was sent whole
 
     def start(self, at: Resume) -> None:
         """Begin where `resume` said."""
         self.position = self.acknowledged = self.committed = at.position
-        self.boundary, self.intent_time_ms = at.boundary, at.intent_time_ms
+        self.boundary, self.intent_time_ms, self.end = at.boundary, at.intent_time_ms, at.end
         self.state = PartitionState.REPLAYING if at.intent_time_ms else PartitionState.CONSUMING
 
     def stop(self) -> None:
@@ -162,6 +186,11 @@ class Progress:
     def started(self) -> bool:
         """Whether it is known where the partition begins."""
         return self.state not in (PartitionState.WAITING_FOR_SINK, PartitionState.STOPPED)
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether everything before `end` was read."""
+        return self.end is not None and self.position >= self.end
 
     @property
     def replaying(self) -> bool:

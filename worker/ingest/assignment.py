@@ -95,6 +95,8 @@ class Assignment:
         for records in record_batches:
             if partition := self.get((records.topic, records.partition)):
                 partition.take(records)
+                if partition.is_at_end:
+                    self._group_consumer.pause([partition.key])
 
     def advance_to(self, ends: Sequence[tuple[str, int, int]]) -> None:
         """Account for the ends of the log that were reached: topic, partition, offset."""
@@ -135,13 +137,13 @@ class Assignment:
     def reread(self, partition: Partition) -> None:
         """Read everything of a partition again that it has discarded."""
         self.resume_all()
-        self._group_consumer.seek(*partition.key, partition.position)
+        self._seek(partition)
 
     def discard_backlog(self, topics: Collection[str]) -> None:
         """Free the memory of these topics: of each partition only the first batch, which may be in doubt, stays."""
         for partition in self:
             if partition.topic in topics and partition.discard_backlog():
-                self._group_consumer.seek(*partition.key, partition.position)
+                self._seek(partition)
 
     def discard_unfinished_replays(self) -> None:
         """Drop blocks that are to end where an intent says, which will not be read: the next owner finds the intent."""
@@ -167,6 +169,12 @@ class Assignment:
                 return True
         self._group_consumer.seek(*partition.key, partition.position)
         return False
+
+    def _seek(self, partition: Partition) -> None:
+        """Read on at the partition's position, also where it was paused at its end."""
+        self._group_consumer.seek(*partition.key, partition.position)
+        if partition.topic not in self._paused_topics:
+            self._group_consumer.resume([partition.key])
 
     def _update(self) -> None:
         self._started = [partition for partition in self._partitions.values() if partition.has_started]

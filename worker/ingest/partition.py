@@ -39,6 +39,7 @@ class Partition:
         """Begin to consume. Events below `accounted_offset` were counted by an earlier owner under this supervisor."""
         self._ledger, self._fields, self._accounted_offset = ledger, fields, accounted_offset
         self._progress.start(at)
+        ledger.set("end", at.end or 0)
         ledger.set("assigned", 1)
 
     # what it is doing
@@ -60,7 +61,12 @@ class Partition:
 
     @property
     def can_be_read(self) -> bool:
-        return self._progress.started
+        return self._progress.started and not self._progress.is_at_end
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing more is to be read of it: see `--until`."""
+        return self._progress.started and self._progress.is_at_end
 
     @property
     def position(self) -> int:
@@ -102,15 +108,16 @@ class Partition:
         if not self.can_be_read:
             return
         progress = self._progress
-        boundary = progress.next_boundary()
         records = records.since(bisect_left(records.offsets, progress.position))  # a seek may have gone back too far
-        if boundary is not None and records.end >= boundary:
-            cut = bisect_left(records.offsets, boundary)
-            self._add(records.until(cut)._replace(end=boundary))  # not the offset of the next record
-            self._extend(boundary)
-            self.seal()
-            records = records.since(cut)
-        self._add(records)
+        for cut_at in (progress.next_boundary(), progress.end):
+            if cut_at is not None and records.end >= cut_at:
+                cut = bisect_left(records.offsets, cut_at)
+                self._add(records.until(cut)._replace(end=cut_at))  # not the offset of the next record
+                self._extend(cut_at)
+                self.seal()
+                records = records.since(cut)
+        if not progress.is_at_end:
+            self._add(records)
 
     def advance_to(self, offset: int) -> None:
         """Account for the offsets up to `offset` that no record has: the end of a range, or of the log.
@@ -119,11 +126,13 @@ class Partition:
         """
         if not self.can_be_read:
             return
-        boundary = self._progress.next_boundary()
-        if boundary is not None and offset >= boundary:
-            self._extend(boundary)
-            self.seal()
-        self._extend(offset)
+        progress = self._progress
+        for cut_at in (progress.next_boundary(), progress.end):
+            if cut_at is not None and offset >= cut_at:
+                self._extend(cut_at)
+                self.seal()
+        if not progress.is_at_end:
+            self._extend(offset)
 
     def seal(self) -> None:
         """Fix the range of the open batch."""

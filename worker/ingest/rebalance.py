@@ -15,7 +15,7 @@ from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
-from worker.kafka.group_consumer import GroupConsumer, ReadError
+from worker.kafka.group_consumer import Committed, GroupConsumer, ReadError
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class RebalanceHandler:
             self._start(key, start)
         self._want_sinks()
         self._slot.add("rebalances")
-        return {key: start[0].position if (start := starts.get(key)) else None for key in keys}
+        return {
+            key: start[0].position if (start := starts.get(key)) and not start[0].is_at_end else None for key in keys
+        }
 
     def start_deferred_partitions(self) -> None:
         """Start partitions that wait, as far as their sinks are open by now and their topics exist."""
@@ -66,7 +68,7 @@ class RebalanceHandler:
         self._want_sinks()
         keys = [key for key in keys if self._topic_sinks.get(key[0]).is_open]
         for key, start in self._find_starts(keys).items():
-            if start is None:
+            if start is None or start[0].is_at_end:
                 self._start(key, start)
             elif self._group_consumer.begin(*key, start[0].position):
                 self._assignment.resume_all()
@@ -121,7 +123,7 @@ class RebalanceHandler:
         """Read no more of a partition; the others continue."""
         message = f"{key[0]}[{key[1]}] is stopped: {text}"
         self._slot.set_error(message)
-        if self._settings.until_end:
+        if self._settings.is_bounded:
             raise Fatal(message, code=ExitCode.HALT)
         log.error("%s", message)
         self._assignment.stop(key)
@@ -143,10 +145,18 @@ class RebalanceHandler:
             accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
             exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
             if known.offset is None and not any(topic == key[0] and id_ != known.topic_id for topic, id_, _ in counted):
-                self._refuse_to_start_over(key, known.log_start)
+                self._refuse_to_start_over(key, known.log_start, known.end, "has no committed offset")
+            elif kind := delivery.parse_start_marker(known.metadata):
+                self._check_start(key, known, kind)
             try:
                 start = delivery.resume(
-                    known.offset, known.metadata, known.topic_id, known.log_start, accounted_offset, exactly_once
+                    known.offset,
+                    known.metadata,
+                    known.topic_id,
+                    known.log_start,
+                    accounted_offset,
+                    exactly_once,
+                    known.end,
                 )
             except delivery.DataLost as loss:
                 stored_to = self._find_stored_end(key, loss)
@@ -154,23 +164,34 @@ class RebalanceHandler:
                     self._stop_after_loss(key, str(loss))
                     starts[key] = None
                     continue
-                start = delivery.Resume(stored_to)
+                start = delivery.Resume(stored_to, end=known.end)
             starts[key] = start, known.topic_id, accounted_offset
         return starts
 
-    def _refuse_to_start_over(self, key: Key, log_start: int) -> None:
-        """Raise Fatal where the store has events of a partition of which the group has no commit.
+    def _check_start(self, key: Key, known: Committed, kind: str) -> None:
+        """Raise Fatal where the store has events that the group would store again after `--start`, or leave a gap to.
+
+        A time stands for the same offset however often it is resolved. `latest` does not: if the group's offsets have
+        expired, what came since the last row would be skipped.
+        """
+        assert known.offset is not None
+        begin = known.log_start if kind == "latest" else max(known.offset, known.log_start)
+        if not delivery.of_another_topic(known.metadata, known.topic_id):
+            self._refuse_to_start_over(key, begin, known.end, f"begins at offset {known.offset} (--start)")
+
+    def _refuse_to_start_over(self, key: Key, begin: int, end: int | None, state: str) -> None:
+        """Raise Fatal where the store has events from `begin` up to `end` of a partition that the group has not read.
 
         An intent is committed before the first insert. So the commit has expired, or another group wrote the rows.
         """
         topic, partition = key
-        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, log_start)
+        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, begin, end)
         if last is not None:
             group = self._settings.group_id
             reset = f"kafka-consumer-groups --reset-offsets --group {group} --topic {topic}:{partition}"
             raise Fatal(
-                f"group {group} has no committed offset for {topic}[{partition}], but the table has its events up to "
-                f"offset {last}: to start over would store them twice. Kafka deletes the offsets of a group without "
+                f"group {group} {state} for {topic}[{partition}], but the table has its events up to offset {last}: "
+                "to start there would store events twice, or skip some. Kafka deletes the offsets of a group without "
                 "members after offsets.retention.minutes (7 days). If another group wrote them, use its --group-id, or "
                 f"another --table. Else, to continue after these: {reset} --to-offset {last + 1} --execute, then "
                 "worker verify, which finds what a kill in the last block may have left out. Only if the topic was "

@@ -27,6 +27,7 @@ from worker.core.log import LIBRDKAFKA
 from worker.core.records import Key, RecordBatch
 from worker.kafka.errors import UNKNOWN_TOPIC, TopicNotFound, commit_error, is_auth_error, raise_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
+from worker.kafka.read_range import offsets_at
 from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Committed(NamedTuple):
     metadata: str | None
     topic_id: str
     log_start: int
+    end: int | None = None  # of `--until`
 
 
 class ReadError(NamedTuple):
@@ -75,6 +77,7 @@ class GroupConsumer:
         )
         self._admin_properties = non_consumer_properties(settings)
         self._admin = self._new_admin()
+        self._until_ms = settings.until_ms
         self._closing = False
         self._many_partitions = True  # more than one partition may be assigned
 
@@ -153,12 +156,15 @@ class GroupConsumer:
         commits: dict[Key, Committed] = {}
         if not requested:
             return commits
+        keys = [(item.topic, item.partition) for item in requested]
+        ends = {} if self._until_ms is None else offsets_at(self._consumer, keys, self._until_ms)
         for item in self._consumer.committed(requested, timeout=10):
             if item.error:
                 raise KafkaException(item.error)
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
             offset = item.offset if item.offset >= 0 else None
-            commits[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low)
+            key = item.topic, item.partition
+            commits[key] = Committed(offset, item.metadata, ids[item.topic], low, ends.get(key))
         return commits
 
     def commit(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:

@@ -27,6 +27,7 @@ from worker.core.records import Key
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.log_ends import LogEnds
 from worker.kafka.properties import client_error, client_properties, non_consumer_properties
+from worker.kafka.read_range import offsets_at
 from worker.kafka.topics import ANSWER_S, topic_ids, wait_for
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,11 @@ class GroupLag:
     def ends(self, counts: Mapping[str, int]) -> dict[Key, int]:
         """Return the log ends of the first `counts[topic]` partitions of each topic."""
         return self._offsets(dict.fromkeys(_keys(counts), _LATEST))
+
+    def offsets_at(self, counts: Mapping[str, int], time_ms: int) -> dict[Key, int]:
+        """Return where `--until` ends the first `counts[topic]` partitions of each topic."""
+        offsets: dict[Key, int] = self._ask(lambda: offsets_at(self._consumer, _keys(counts), time_ms))
+        return offsets
 
     def refresh(
         self,

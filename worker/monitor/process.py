@@ -1,7 +1,8 @@
 """The monitor process: serves the pages, measures the group's lag, reports the devices, follows topics and partitions.
 
 It writes lines to the supervisor: `partitions N` once Kafka, the topic and the store have answered and whenever N
-changes, and `finished` once all events that were in the topic at start are committed (`--until-end`).
+changes, and `finished` once all events that were in the topic at start, or before a time, are committed (`--until-end`,
+`--until`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.records import Key
 from worker.decoding.transform import decoder
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
+from worker.kafka.read_range import commit_start
 from worker.monitor.http import Request, Response, Server
 from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.report import Report
@@ -101,8 +103,14 @@ class Monitor:
         for topic in counts:
             await self._report.wait_and_add(topic, self._report_error)
         self._publish_topics(counts)
-        if self._settings.until_end:
-            self._target_offsets = await self._retry(self._lag.ends, counts)
+        if self._settings.start != "earliest":
+            await self._commit_start(counts)
+        if self._settings.is_bounded:
+            until_ms = self._settings.until_ms
+            if until_ms is None:
+                self._target_offsets = await self._retry(self._lag.ends, counts)
+            else:
+                self._target_offsets = await self._retry(self._lag.offsets_at, counts, until_ms)
             self._record_lags(await self._retry(self._refresh_lags, counts), counts)
         if not self._is_finished:
             self._send_partitions(sum(counts.values()))
@@ -110,6 +118,12 @@ class Monitor:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(counts))
             tasks.create_task(self._report.run())
+
+    async def _commit_start(self, counts: dict[str, int]) -> None:
+        """Have the group begin at `--start`, before any consumer joins it."""
+        while waits_for := await self._retry(commit_start, self._settings, counts):
+            self._report_error(waits_for)
+            await asyncio.sleep(_RETRY_S)
 
     # the topics
 
@@ -131,7 +145,7 @@ class Monitor:
                 self._state.kafka_up, self._state.topics = True, counts
                 return counts
             error_text = f"no topic on Kafka at {servers} matches {self._settings.topic}"
-            if self._settings.until_end:
+            if self._settings.is_bounded:
                 raise Fatal(f"{error_text}; dead-letter topics and Kafka's internal topics are excluded")
             self._report_error(error_text)
             await asyncio.sleep(_PARTITIONS_EVERY_S)
@@ -203,7 +217,7 @@ class Monitor:
     async def _watch(self, counts: dict[str, int]) -> None:
         """Refresh the lag every tick and the partitions every few seconds. Calls that fail are repeated."""
         loop = asyncio.get_running_loop()
-        tick = _TICK_UNTIL_END_S if self._settings.until_end else _TICK_S
+        tick = _TICK_UNTIL_END_S if self._settings.is_bounded else _TICK_S
         sent_partitions, counted_at, retention_due = sum(counts.values()), loop.time(), 0.0
         while True:
             started = loop.time()
@@ -227,7 +241,7 @@ class Monitor:
                     self._retention = await self._blocking(self._lag.retention, list(counts))
             self._sums = self._accounts.read()
             self._state.record_progress(self._stats, self._sums.accounted)
-            if self._state.store_up and (unowned := self._unowned.find(self._state.lags, self._sums.owner)):
+            if self._state.store_up and (unowned := self._unowned.find(self._unfinished(), self._sums.owner)):
                 self._request_reassignment(unowned)
             self._status.sample(self._sums)
             await asyncio.sleep(max(tick / 4, tick - (loop.time() - started)))
@@ -259,11 +273,20 @@ class Monitor:
         total = self._sums.total
         return total["bytes"] / total["consumed"] + _RECORD_BYTES if total["consumed"] else 0.0
 
+    def _unfinished(self) -> list[PartitionLag]:
+        """Return the lag of each partition that is not read up to its target yet, if it has one."""
+        targets = self._target_offsets or {}
+        return [lag for lag in self._state.lags if lag.key not in targets or not lag.has_reached(targets[lag.key])]
+
     def _are_targets_committed(self, lags: list[PartitionLag]) -> bool:
         if self._target_offsets is None:
             return False
-        by_key = {lag.key: lag for lag in lags}
-        return all(key in by_key and by_key[key].has_reached(end) for key, end in self._target_offsets.items())
+        # A monitor that was restarted may have found a later end than its consumers: events that came late.
+        by_key, ends = {lag.key: lag for lag in lags}, self._stats.ends()
+        return all(
+            key in by_key and by_key[key].has_reached(min(target, ends.get(key, target)))
+            for key, target in self._target_offsets.items()
+        )
 
     # pages
 

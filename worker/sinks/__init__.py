@@ -34,8 +34,11 @@ class Sink(Protocol):
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return how many rows of the offsets [start, end) the store already has; None if it cannot tell."""
 
-    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
-        """Return the highest offset from `start` up that a stored row has; None if there is none, or it cannot tell."""
+    def last_stored_offset(self, topic: str, partition: int, start: int, end: int | None = None) -> int | None:
+        """Return the highest offset in [start, end) that a stored row has; None if there is none, or it cannot tell.
+
+        Without an `end` the range has none.
+        """
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return the number of distinct devices in the table or key, in union with those that `others` name.

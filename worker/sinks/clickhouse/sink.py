@@ -223,11 +223,11 @@ class ClickHouseSink:
         count, _ = self._stored(topic, partition, start, end)
         return count
 
-    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
-        """Return the highest offset from `start` up that a row has; None if there is none, or none is to be found."""
+    def last_stored_offset(self, topic: str, partition: int, start: int, end: int | None = None) -> int | None:
+        """Return the highest offset in [start, end) that a row has; None if there is none, or none is to be found."""
         if not self._schema.exactly_once:
             return None
-        count, last = self._stored(topic, partition, start, _MAX_OFFSET)
+        count, last = self._stored(topic, partition, start, _MAX_OFFSET if end is None else end)
         return last if count else None
 
     def _stored(self, topic: str, partition: int, start: int, end: int) -> tuple[int, int]:

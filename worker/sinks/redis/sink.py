@@ -70,7 +70,7 @@ class RedisSink:
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return None: a HyperLogLog cannot tell, and PFADD does not need it."""
 
-    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+    def last_stored_offset(self, topic: str, partition: int, start: int, end: int | None = None) -> int | None:
         """Return None: devices have no offsets."""
 
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
