@@ -164,7 +164,9 @@ class RebalanceHandler:
                     self._stop_after_loss(key, str(loss))
                     starts[key] = None
                     continue
-                start = delivery.Resume(stored_to, end=known.end)
+                # The rest is read again for its dead letters; its rows are looked up: the token is of another range.
+                end = None if known.end is None else max(known.end, stored_to)
+                start = delivery.Resume(loss.log_start, stored_to, delivery.LONG_AGO_MS, end)
             starts[key] = start, known.topic_id, accounted_offset
         return starts
 
