@@ -15,6 +15,7 @@ from worker.core.errors import Retryable
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.group_consumer import READ_MESSAGES
 from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_properties
+from worker.kafka.read_range import offsets_at
 from worker.kafka.topics import topic_ids
 
 _TIMEOUT_S = 10.0  # of one request
@@ -79,6 +80,12 @@ class LogReader:
             partition: None if of_another_topic(metadata, topic_id) else offset
             for partition, (offset, metadata) in commits.items()
         }
+
+    def offsets_at(self, count: int, time_ms: int) -> dict[int, int]:
+        """Return where the first `count` partitions begin for `--start` with a time (Unix ms)."""
+        keys = [(self.topic, partition) for partition in range(count)]
+        offsets = self._ask(lambda: offsets_at(self._consumer, keys, time_ms))
+        return {partition: offset for (_, partition), offset in offsets.items()}
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the start of the log, and its end for a reader of committed events."""

@@ -35,16 +35,34 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
         count = log_reader.partitions()
         if not count:
             raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
+        begins = _begins(settings, log_reader, count)
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         if settings.backend == "redis":
-            return verify_redis(settings, log_reader, decode, accounted, dead_letters, limit, out, bar)
+            return verify_redis(settings, log_reader, decode, begins or {}, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
             return verify_clickhouse(
-                log_reader, accounted, dead_letters, rows, find_skipped, limit, allow_merged, out, bar
+                log_reader, begins, accounted, dead_letters, rows, find_skipped, limit, allow_merged, out, bar
             )
+
+
+def _begins(settings: Settings, log_reader: LogReader, count: int) -> dict[int, int] | None:
+    """Return the offset of each partition where the group began, as far as it did not begin with the log.
+
+    None for `--start latest`: only the rows tell where that was.
+    """
+    if settings.start_ms is not None:
+        return log_reader.offsets_at(count, settings.start_ms)
+    if settings.start == "earliest":
+        return {}
+    if settings.backend == "redis":
+        raise Fatal(
+            "--start latest: nothing tells where the group began, because devices have no offsets; give the "
+            "time at which the worker was first started instead, such as --start 2026-11-01T05:30Z"
+        )
+    return None
 
 
 def _dead_letter_offsets(settings: Settings) -> dict[int, array[int]]:

@@ -22,6 +22,7 @@ SLICE = 1_000_000  # offsets that are compared at a time: about 200 MB
 
 def verify_clickhouse(
     log_reader: LogReader,
+    begins: Mapping[int, int] | None,
     accounted: Mapping[int, int | None],
     dead_letters: Mapping[int, array[int]],
     rows: Rows,
@@ -33,8 +34,9 @@ def verify_clickhouse(
 ) -> int:
     """Compare the rows with the events below the committed offsets; print the result, return OK or FAILED.
 
-    `accounted` has the committed offset of each partition, `dead_letters` the offsets that have dead letters. `limit`
-    is how many ranges of each problem are shown.
+    `begins` has the offset where the group began, of each partition where it is not the log's start. None: it is the
+    first offset that has a row or a dead letter. `accounted` has the committed offset of each partition, `dead_letters`
+    the offsets that have dead letters. `limit` is how many ranges of each problem are shown.
     """
     total: Counter[str] = Counter()
     is_good = True
@@ -43,6 +45,11 @@ def verify_clickhouse(
         low, high = log_reader.bounds(partition)
         account = Account(limit)
         own_dead_letters = dead_letters.get(partition, array("q"))
+        if begins is None:
+            firsts = [*(row_bounds[:1] if row_bounds[1] else ()), *own_dead_letters[:1], committed or 0]
+            begin = max(low, min(firsts))
+        else:
+            begin = max(low, begins.get(partition, 0))
         _compare(
             account,
             log_reader,
@@ -51,7 +58,7 @@ def verify_clickhouse(
             partition,
             own_dead_letters,
             row_bounds,
-            (low, high),
+            (begin, high),
             committed or 0,
             bar,
         )
@@ -63,7 +70,9 @@ def verify_clickhouse(
         total.update(account.counts())
         bar.clear()
         summary = _summary(account.counts(), rows.merging)
-        for line in [summary, *_problems(account, rows.merging), *_notes(account, committed, low, high)]:
+        lines = [summary, *_problems(account, rows.merging), *_notes(account, committed, low, high)]
+        lines += [f"the events before {begin} are not compared: --start"] if begin > low else []
+        for line in lines:
             print(f"{log_reader.topic}[{partition}]: {line}", file=out, flush=True)
     if rows.merging and total["missing"]:
         due = total["events"] - total["skipped"] - total["dead_letters"]
