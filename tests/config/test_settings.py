@@ -19,7 +19,12 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('topic = "file"\nbatch-rows = 7\nlinger_ms = 9\n')
     settings, origins = load({"topic": "flag"}, {"WORKER_TOPIC": "variable", "WORKER_BATCH_ROWS": "8"}, config)
-    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == ("flag", 8, 9, "worker")
+    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == (
+        "flag",
+        8,
+        9,
+        "worker-redis-devices",
+    )
     assert origins == {"topic": "--topic", "batch_rows": "WORKER_BATCH_ROWS", "linger_ms": f"{config}: linger_ms"}
 
 
@@ -108,3 +113,21 @@ def test_a_url_whose_password_ends_too_early_is_refused_and_no_part_of_it_is_sho
     escaped = f"{scheme}://user:{quote(password, safe='')}@host/0?ssl_keyfile=a@b"
     settings, _ = load({"topic": "t"}, {variable: escaped})
     assert escaped in (settings.redis_url, settings.clickhouse_url)
+
+
+@pytest.mark.parametrize(
+    ("options", "group"),
+    [
+        ({}, "worker-redis-devices"),
+        ({"redis_key": "fleet"}, "worker-redis-fleet"),
+        ({"backend": "clickhouse"}, "worker-clickhouse-events"),
+        ({"backend": "clickhouse", "table": "fleet_{topic}"}, "worker-clickhouse-fleet"),
+        ({"backend": "clickhouse", "table": "shop.orders"}, "worker-clickhouse-shop.orders"),
+        ({"backend": "clickhouse", "clickhouse_url": "clickhouse://h/shop"}, "worker-clickhouse-shop.events"),
+        ({"group_id": "mine"}, "mine"),
+    ],
+)
+def test_the_default_group_is_of_one_store_and_its_table_or_key(options: dict[str, str], group: str) -> None:
+    settings, _ = load({"topic": "t", **options}, {})
+    assert settings.group_id == group
+    assert settings.for_topic("other").group_id == group

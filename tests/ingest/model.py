@@ -275,6 +275,9 @@ class FakeSink:
         rows = self.table.rows if self.exactly_once else ()
         return max((offset for _, number, offset in rows if number == partition and offset >= start), default=None)
 
+    def is_empty(self) -> bool:
+        return not self.table.rows
+
     def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0
 

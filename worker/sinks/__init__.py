@@ -37,6 +37,9 @@ class Sink(Protocol):
     def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
         """Return the highest offset from `start` up that a stored row has; None if there is none, or it cannot tell."""
 
+    def is_empty(self) -> bool:
+        """Whether the table or key has nothing at all; False if it cannot tell."""
+
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return the number of distinct devices in the table or key, in union with those that `others` name.
 

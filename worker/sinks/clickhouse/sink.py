@@ -29,7 +29,7 @@ from worker.sinks.clickhouse.errors import (
     to_retryable,
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
-from worker.sinks.clickhouse.names import literal, quoted, table_name
+from worker.sinks.clickhouse.names import literal, quoted, table_name, table_parts
 from worker.sinks.clickhouse.table import (
     ORIGIN,
     Column,
@@ -234,13 +234,18 @@ class ClickHouseSink:
         """Return how many rows the range has, and the highest offset among them."""
         where = "_topic = %(topic)s AND _partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
         values = {"topic": topic, "partition": partition, "start": start, "end": end}
-        try:
-            ((count, last),) = self._execute(
-                f"SELECT count(), max(toInt64(_offset)) FROM {self._table} WHERE {where}", values
-            )
-        except errors.ServerException as error:
-            raise to_retryable(self._where, error) from None
+        query = f"SELECT count(), max(toInt64(_offset)) FROM {self._table} WHERE {where}"
+        ((count, last),) = self._ask(query, values)
         return int(count), int(last)
+
+    def is_empty(self) -> bool:
+        """Whether the table has no row; False for engines that keep none."""
+        rows = self._ask(
+            "SELECT total_rows = 0 FROM system.tables WHERE engine LIKE '%%MergeTree' AND name = %(name)s AND "
+            "database = if(%(database)s = '', currentDatabase(), %(database)s)",
+            dict(zip(("database", "name"), table_parts(self._settings.table), strict=True)),
+        )
+        return bool(rows and rows[0][0])
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return uniqExact of the devices in the table, and in those of the others together with it.
@@ -366,6 +371,13 @@ class ClickHouseSink:
             raise
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
+
+    def _ask(self, query: str, values: dict[str, Any]) -> Any:
+        """Run a query; every error is Retryable."""
+        try:
+            return self._execute(query, values)
+        except errors.ServerException as error:
+            raise to_retryable(self._where, error) from None
 
     def _lost(self, error: Exception) -> Retryable:
         self._client.disconnect()

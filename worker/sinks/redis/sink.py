@@ -73,6 +73,10 @@ class RedisSink:
     def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
         """Return None: devices have no offsets."""
 
+    def is_empty(self) -> bool:
+        """Whether no device has been counted under the key."""
+        return not self._node.ask("PFCOUNT", self._key)
+
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         """Return PFCOUNT of the keys of this sink and of `others`; a HyperLogLog cannot tell its topics apart."""
         keys = {self._key, *(other.redis_key_name for other in others)}
