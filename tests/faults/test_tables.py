@@ -9,10 +9,11 @@ from importlib.resources import files
 import pytest
 from clickhouse_driver import Client
 
-from tests.support.job import Job, consumers, kill, status
-from tests.support.kit import PATIENCE_S, run_worker, wait_until
+from tests.support.job import Job, MakeJob, consumers, kill, status
+from tests.support.kit import PATIENCE_S, clickhouse_client, run_worker, wait_until
 from tests.support.oracle import EXACT, events
 from tests.support.proxy import END_OF_STREAM, Proxy
+from worker.local import Server, start_clickhouse
 
 pytestmark = pytest.mark.faults
 
@@ -114,3 +115,39 @@ def test_a_block_that_the_server_refuses_for_its_size_is_written_in_smaller_ones
     assert not [line for line in worker.stderr if "Connection reset" in line or "Broken pipe" in line]
     assert rows_job.judge(range(count)) == EXACT
     assert not rows_job.dead_letters()
+
+
+def test_a_summing_view_counts_each_event_once(hurt_kafka: Server, make_job: MakeJob) -> None:
+    """Answers are lost and consumers killed; the profile turns the deduplication of views off, the worker on."""
+    profile = {"deduplicate_blocks_in_dependent_materialized_views": 0}
+    with start_clickhouse(settings=profile) as server, Proxy("127.0.0.1", server.port) as proxy:
+        client = clickhouse_client(server.address)
+        _write_through_a_summing_view(make_job(hurt_kafka, server.address), client, proxy)
+        client.disconnect()
+
+
+def _write_through_a_summing_view(rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy) -> None:
+    count, rounds = 1000, 12
+    rows_job.create()
+    clickhouse_sql.execute(CREATE.format(table=rows_job.target))
+    view, target = f"{rows_job.target}_view", f"{rows_job.target}_sums"
+    clickhouse_sql.execute(
+        f"CREATE TABLE {target} (code Int8, n UInt64) ENGINE = SummingMergeTree ORDER BY code "
+        "SETTINGS non_replicated_deduplication_window = 10000"
+    )
+    clickhouse_sql.execute(
+        f"CREATE MATERIALIZED VIEW {view} TO {target} AS "
+        f"SELECT error_code AS code, count() AS n FROM {rows_job.target} GROUP BY code"
+    )
+    with rows_job.start(*rows_job.via(clickhouse_proxy.port)) as worker:
+        worker.wait_for("took a partition")
+        for i in range(rounds):
+            faults = clickhouse_proxy.faults
+            clickhouse_proxy.drop_reply(16_000, until=END_OF_STREAM)
+            rows_job.send(events(count, first=count * i))
+            wait_until(lambda faults=faults: clickhouse_proxy.faults > faults, PATIENCE_S, "an answer is lost")  # type: ignore[misc]
+            if i % 3 == 0:
+                kill(*consumers(worker))
+            rows_job.advance_to(count * (i + 1))
+    assert rows_job.judge(range(count * rounds)) == EXACT
+    assert clickhouse_sql.execute(f"SELECT sum(n) FROM {target}") == [(count * rounds,)]
