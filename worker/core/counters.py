@@ -22,7 +22,17 @@ NAME_BYTES = 288  # "topic topic-id": at most 249 + 1 + 22
 ERROR_BYTES = 512
 
 SUPERVISOR_CELLS = ("pid", "restarts", "started_ns")
-CONSUMER_CELLS = ("heartbeat_ns", "assigned", "rebalances", "sink_up", "paused", "cpu_ns", "rss_bytes", "error_ns")
+CONSUMER_CELLS = (
+    "heartbeat_ns",
+    "assigned",
+    "rebalances",
+    "sink_up",
+    "paused",
+    "cpu_ns",
+    "rss_bytes",
+    "error_ns",
+    "dropped_log_lines",
+)
 STAGES = ("poll", "decode", "write", "commit", "idle", "paused")
 REJECT_REASONS = (
     "not_json",
@@ -244,13 +254,16 @@ class Slot:
 
 
 class Stats:
-    """All slots. Pages that nobody has written to take no memory."""
+    """All slots: one for each consumer, and those of the supervisor and the monitor.
+
+    Pages that nobody has written to take no memory.
+    """
 
     def __init__(self) -> None:
         self.topic_list = TopicList()
-        self._map = mmap.mmap(-1, MAX_SLOTS * _SLOT_WORDS * 8)
+        self._map = mmap.mmap(-1, (MAX_SLOTS + 2) * _SLOT_WORDS * 8)
         raw = memoryview(self._map)
-        self._slots = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS)]
+        *self._slots, self.supervisor, self.monitor = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS + 2)]
 
     def slot(self, index: int) -> Slot:
         return self._slots[index]
