@@ -91,6 +91,7 @@ class Unread:
             return processes[0]["pid"] if processes else None
 
         killed = wait_until(consumer, PATIENCE_S)
+        assert killed
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: consumer() not in (None, killed), PATIENCE_S, "the consumer is restarted")
 
@@ -157,8 +158,15 @@ def test_full_pipes_stop_neither_the_data_path_nor_the_supervisor(
 
     worker.kill_consumer()  # the supervisor logs it
     worker.ingest()
-    lines: list[str] = []
-    wait_until(lambda: lines.extend(read(worker.stderr).splitlines()) or "restarting" in str(lines), PATIENCE_S)
+    text = ""
+
+    def read_on() -> bool:
+        nonlocal text
+        text += read(worker.stderr)
+        return "restarting" in text
+
+    wait_until(read_on, PATIENCE_S, "the supervisor logs again")
+    lines = text.splitlines()
     counts = [
         line for line in lines if re.search(r" [1-9]\d* log lines were dropped because nobody read stderr$", line)
     ]

@@ -14,6 +14,7 @@ from worker.core.accounts import Accounts, Sums, running_slots
 from worker.core.counters import Slot, Stats
 from worker.core.version import version_text
 from worker.monitor.http import Request, Response
+from worker.monitor.invalid_events import InvalidEvents
 from worker.monitor.state import MonitorState
 
 _HISTORY_S = 900
@@ -27,8 +28,9 @@ HISTORY = ("time", "consumed_per_s", "written_per_s", "dead_lettered_per_s", "la
 class Status:
     """A bounded history, sampled by the monitor's loop, and the two pages that show it."""
 
-    def __init__(self, stats: Stats, state: MonitorState, accounts: Accounts) -> None:
+    def __init__(self, stats: Stats, state: MonitorState, accounts: Accounts, invalid: InvalidEvents) -> None:
         self._stats = stats
+        self._invalid = invalid
         self._state = state
         self._accounts = accounts
         self._started = time.time()
@@ -118,6 +120,7 @@ class Status:
             "restarts": sum(slot.get("restarts") for slot in self._stats.used()),
             "rebalances": sum(slot.get("rebalances") for slot in self._stats.used()),
             "errors": list(self._errors),
+            "invalid": {"text": self._invalid.describe(self._rates()["dead_lettered"]), "causes": self._invalid.rows()},
             "fields": HISTORY,
             "history": [point for point in self._history if point[0] is not None and point[0] > since],
         }
