@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,6 +82,27 @@ def test_broker_is_killed(devices_job: Job, hurt_kafka: Server) -> None:
         hurt_kafka.start()
         devices_job.send(_SECOND)
     assert devices_job.judge(_ALL) == EXACT
+
+
+def test_an_outage_logs_one_line_a_minute_for_each_cause(
+    devices_job: Job, hurt_kafka: Server, hurt_redis: Server
+) -> None:
+    with _under_way(devices_job) as worker:
+        before = len(worker.stderr)
+        devices_job.send(_SECOND)
+        hurt_redis.kill()
+        hurt_kafka.kill()
+        ends = time.monotonic() + 30  # within one minute, so each cause has one line
+        wait_until(lambda: time.monotonic() > ends, 60)
+        lines = [line.split(None, 3) for line in worker.stderr[before:] if " WARNING " in line or " ERROR " in line]
+        causes = Counter((process, re.sub(r"\d+", "#", text)) for _, _, process, text in lines)
+        hurt_kafka.start()
+        hurt_redis.start()
+    assert devices_job.judge(_ALL) == EXACT
+    processes = {process for process, _ in causes}
+    assert {"monitor", "consumer-0", "consumer-1"} <= processes, causes
+    assert set(causes.values()) == {1}, causes.most_common(5)
+    assert any("like this one" in line for line in worker.stderr), "the suppressed lines are counted"
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
