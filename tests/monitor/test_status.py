@@ -72,6 +72,14 @@ def test_an_error_of_several_processes_is_listed_once(status_page: StatusPage) -
     assert errors == [(both, "Redis is full", 2), (both, "Redis is down", 4)]
 
 
+def test_an_error_whose_numbers_change_is_listed_once(status_page: StatusPage) -> None:
+    slot = status_page.consumer(0)
+    for elapsed in range(5):
+        slot.set_error(f"no answer after {elapsed} ms")
+        status_page.sample()
+    assert [(error["text"], error["times"]) for error in status_page.json()["errors"]] == [("no answer after 4 ms", 5)]
+
+
 def test_an_unchanged_error_is_counted_once(status_page: StatusPage) -> None:
     status_page.consumer(0).set_error("once")
     for _ in range(5):

@@ -13,10 +13,16 @@ _INTERVAL_S = 60.0
 _MAX_CAUSES = 256
 _MAX_VARIANTS = 8  # of a text: causes that differ only in the digits of a name or in the partition
 _HEX = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=[a-f]*\d)[0-9a-f]{8,})\b"
-_NUMBER = r"-?(?<!\w\[)\d(?:[\w.:,+-]*\w)?"  # with its unit; also times and addresses
+_NUMBER = r"-?(?<!\w\[)\d(?:[\w.:,+-]*\w)?"  # also times and addresses
+_UNIT = r"(?: (?:[KMGTP]?i?B|bytes|[mnuµ]?s)\b)?"
 # Names with digits do not change: `orders-2`, `consumer-3`, `events[7]`.
-_CHANGING = re.compile(rf"(?<![\w.-])(?:{_NUMBER}|{_HEX})", re.IGNORECASE)
+_CHANGING = re.compile(rf"(?<![\w.-])(?:{_NUMBER}|{_HEX}){_UNIT}", re.IGNORECASE)
 _DIGITS = re.compile(r"\d+")
+
+
+def without_numbers(text: str) -> str:
+    """Return what the texts of one cause have in common: `#` stands for each number, address or id."""
+    return _CHANGING.sub("#", text)
 
 
 class _Key(NamedTuple):
@@ -92,7 +98,7 @@ class Repeats:
             text = text.partition(" ")[0]
         values: dict[str, Any] = getattr(record, "fields", {})
         names = [(name, value) for name, value in values.items() if name == "partition" or isinstance(value, str)]
-        return _Key(record.levelno, _CHANGING.sub("#", text), tuple(names))
+        return _Key(record.levelno, without_numbers(text), tuple(names))
 
     def _remove(self, key: _Key) -> None:
         del self._causes[key]

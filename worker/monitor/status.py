@@ -12,6 +12,7 @@ import orjson
 
 from worker.core.accounts import Accounts, Sums, running_slots
 from worker.core.counters import Slot, Stats
+from worker.core.repeats import without_numbers
 from worker.core.version import version_text
 from worker.monitor.http import Request, Response
 from worker.monitor.invalid_events import InvalidEvents
@@ -160,10 +161,11 @@ class Status:
         return {name: round((last[name] - first[name]) / (now - then), 1) for name in names}
 
     def _record_error(self, process: str, mark: Any, text: str) -> None:
-        """Put a new error to the front of the list, merged with an earlier error of the same text."""
+        """Put a new error to the front of the list, merged with an earlier error of the same cause."""
         if text and self._latest_errors.get(process) != mark:
             error: dict[str, Any] = {"who": [], "text": text, "times": 0}
-            error = next((earlier for earlier in self._errors if earlier["text"] == text), error)
+            cause = without_numbers(text)
+            error = next((earlier for earlier in self._errors if without_numbers(earlier["text"]) == cause), error)
             with suppress(ValueError):
                 self._errors.remove(error)
             processes = sorted({process, *error["who"]})
