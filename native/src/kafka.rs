@@ -86,16 +86,24 @@ impl Library {
             return Ok(library);
         }
         let object = open_loaded(path)?;
-        let functions = Functions::load(&object)
-            .map_err(|error| PyValueError::new_err(format!("{} is not librdkafka 2: {error}", path.display())))?;
+        let functions = Functions::load(&object).map_err(|error| {
+            PyValueError::new_err(format!("{} is not librdkafka 2: {error}", path.display()))
+        })?;
         // A lookup in an extension module searches the libraries that it is linked to.
         let linked = Functions::load(&open_loaded(extension)?)
             .map_err(|error| PyValueError::new_err(format!("{}: {error}", extension.display())))?;
         if linked.queue_new as usize != functions.queue_new as usize {
-            let text = format!("{} is not the librdkafka of {}", path.display(), extension.display());
+            let text = format!(
+                "{} is not the librdkafka of {}",
+                path.display(),
+                extension.display()
+            );
             return Err(PyValueError::new_err(text));
         }
-        let library: &'static Library = Box::leak(Box::new(Library { functions, _object: object }));
+        let library: &'static Library = Box::leak(Box::new(Library {
+            functions,
+            _object: object,
+        }));
         libraries.push((path.to_owned(), library));
         Ok(library)
     }
@@ -108,8 +116,12 @@ impl Library {
 
 fn open_loaded(path: &Path) -> PyResult<SharedObject> {
     // SAFETY: with RTLD_NOLOAD no code of the file runs.
-    unsafe { SharedObject::open(Some(path), RTLD_NOW | RTLD_NOLOAD) }
-        .map_err(|_| PyValueError::new_err(format!("{} is not a library that is loaded", path.display())))
+    unsafe { SharedObject::open(Some(path), RTLD_NOW | RTLD_NOLOAD) }.map_err(|_| {
+        PyValueError::new_err(format!(
+            "{} is not a library that is loaded",
+            path.display()
+        ))
+    })
 }
 
 /// A `confluent_kafka.Consumer`, kept alive.
@@ -123,13 +135,20 @@ impl Consumer {
     pub fn new(object: &Bound<'_, PyAny>, path: &Path) -> PyResult<Consumer> {
         let extension = object.py().import("confluent_kafka.cimpl")?;
         if !object.is_instance(&extension.getattr("Consumer")?)? {
-            return Err(PyValueError::new_err(format!("{} is not a confluent_kafka.Consumer", object.get_type())));
+            return Err(PyValueError::new_err(format!(
+                "{} is not a confluent_kafka.Consumer",
+                object.get_type()
+            )));
         }
         let library = Library::get(path, &extension.getattr("__file__")?.extract::<PathBuf>()?)?;
-        let raw = client_of(object).ok_or_else(|| PyValueError::new_err("the consumer is closed"))?;
+        let raw =
+            client_of(object).ok_or_else(|| PyValueError::new_err("the consumer is closed"))?;
         let client = Client { raw, library };
         client.check_is_consumer()?;
-        Ok(Consumer { object: object.clone().unbind(), client })
+        Ok(Consumer {
+            object: object.clone().unbind(),
+            client,
+        })
     }
 
     /// The Python object, for the garbage collector.
@@ -172,7 +191,9 @@ impl Client {
         if name.contains("#consumer-") {
             return Ok(());
         }
-        Err(PyValueError::new_err(format!("{name:?} is not the name of a librdkafka consumer")))
+        Err(PyValueError::new_err(format!(
+            "{name:?} is not the name of a librdkafka consumer"
+        )))
     }
 
     /// Return a new queue.
@@ -193,7 +214,9 @@ impl Client {
     pub fn partition_queue(&self, topic: &str, partition: i32) -> PyResult<Queue> {
         let name = CString::new(topic)?;
         if topic.is_empty() || partition < 0 {
-            return Err(PyValueError::new_err(format!("{topic}[{partition}] is not a partition")));
+            return Err(PyValueError::new_err(format!(
+                "{topic}[{partition}] is not a partition"
+            )));
         }
         let get = self.library.functions.queue_get_partition;
         // SAFETY: the client is open, and the name lives until the call has returned.
@@ -202,8 +225,12 @@ impl Client {
     }
 
     fn queue(&self, raw: *mut RawQueue, what: &str) -> PyResult<Queue> {
-        let raw = NonNull::new(raw).ok_or_else(|| PyRuntimeError::new_err(format!("librdkafka has not {what}")))?;
-        Ok(Queue { raw, library: self.library })
+        let raw = NonNull::new(raw)
+            .ok_or_else(|| PyRuntimeError::new_err(format!("librdkafka has not {what}")))?;
+        Ok(Queue {
+            raw,
+            library: self.library,
+        })
     }
 }
 
@@ -233,7 +260,12 @@ impl Queue {
         let mut messages: Vec<*mut RawMessage> = Vec::with_capacity(count);
         // SAFETY: the array has room for `count` pointers.
         let read = unsafe {
-            (functions.consume_batch_queue)(self.raw.as_ptr(), timeout_ms, messages.as_mut_ptr(), count)
+            (functions.consume_batch_queue)(
+                self.raw.as_ptr(),
+                timeout_ms,
+                messages.as_mut_ptr(),
+                count,
+            )
         };
         let Ok(read) = usize::try_from(read) else {
             // SAFETY: has no arguments.
@@ -242,8 +274,15 @@ impl Queue {
         };
         // SAFETY: librdkafka has written `read` pointers, at most `count`.
         unsafe { messages.set_len(read) };
-        let wrap = |raw| Message { raw, library: self.library };
-        Ok(messages.into_iter().filter_map(NonNull::new).map(wrap).collect())
+        let wrap = |raw| Message {
+            raw,
+            library: self.library,
+        };
+        Ok(messages
+            .into_iter()
+            .filter_map(NonNull::new)
+            .map(wrap)
+            .collect())
     }
 }
 
@@ -324,7 +363,8 @@ impl Message {
     pub fn timestamp(&self) -> (i32, i64) {
         let mut r#type = 0;
         // SAFETY: the message is alive; the call writes the type.
-        let time = unsafe { (self.library.functions.message_timestamp)(self.raw.as_ptr(), &mut r#type) };
+        let time =
+            unsafe { (self.library.functions.message_timestamp)(self.raw.as_ptr(), &mut r#type) };
         (r#type, time)
     }
 
@@ -336,14 +376,18 @@ impl Message {
         if unsafe { (functions.message_headers)(self.raw.as_ptr(), &mut headers) } != 0 {
             return Vec::new();
         }
-        (0..).map_while(|index| self.header(headers, index)).collect()
+        (0..)
+            .map_while(|index| self.header(headers, index))
+            .collect()
     }
 
     fn header(&self, headers: *const Headers, index: usize) -> Option<Header> {
         let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
         // SAFETY: `headers` are those of this message; the call writes all three if there is a header.
         unsafe {
-            let code = (self.library.functions.header_get_all)(headers, index, &mut name, &mut value, &mut size);
+            let code = (self.library.functions.header_get_all)(
+                headers, index, &mut name, &mut value, &mut size,
+            );
             (code == 0).then(|| (text(name), bytes(value, size).map(<[u8]>::to_vec)))
         }
     }
@@ -359,7 +403,9 @@ impl Drop for Message {
 /// SAFETY: the caller's pointer is NUL-terminated text that lives during the call.
 unsafe fn text(pointer: *const c_char) -> String {
     // SAFETY: see above.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// SAFETY: the caller's pointer is null, or of `size` bytes that live for `'a`.

@@ -15,7 +15,10 @@ pub struct Run(RwLock<Option<Vec<Message>>>);
 impl Run {
     /// Free the messages when nobody looks at them. Call it without the GIL.
     pub fn release(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }
 
@@ -30,7 +33,10 @@ struct Log {
 
 impl Log {
     fn of(messages: &[Message]) -> Log {
-        let (first, end) = (messages[0].offset(), messages[messages.len() - 1].offset() + 1);
+        let (first, end) = (
+            messages[0].offset(),
+            messages[messages.len() - 1].offset() + 1,
+        );
         let is_dense = end - first == messages.len() as i64;
         Log {
             topic: messages[0].topic(),
@@ -79,9 +85,21 @@ pub struct Messages {
 impl Messages {
     /// Make a run of messages, at least one, and also return what owns them.
     pub fn new(messages: Vec<Message>) -> (Messages, Arc<Run>) {
-        let (log, summary, range) = (Log::of(&messages).into(), Summary::of(&messages), 0..messages.len());
+        let (log, summary, range) = (
+            Log::of(&messages).into(),
+            Summary::of(&messages),
+            0..messages.len(),
+        );
         let run = Arc::new(Run(RwLock::new(Some(messages))));
-        (Messages { run: Mutex::new(Some(run.clone())), log, range, summary }, run)
+        (
+            Messages {
+                run: Mutex::new(Some(run.clone())),
+                log,
+                range,
+                summary,
+            },
+            run,
+        )
     }
 
     /// Call `visit` with the payloads; None is a tombstone. Raises RuntimeError if they were released.
@@ -89,7 +107,9 @@ impl Messages {
     /// Call it without the GIL where it takes long. `visit` must not take the GIL: a thread that has it may wait for
     /// `visit` to end, to release the messages.
     pub fn with_payloads<T>(&self, visit: impl FnOnce(&[Option<&[u8]>]) -> T) -> PyResult<T> {
-        self.with_messages(|messages| visit(&messages.iter().map(Message::payload).collect::<Vec<_>>()))
+        self.with_messages(|messages| {
+            visit(&messages.iter().map(Message::payload).collect::<Vec<_>>())
+        })
     }
 
     fn with_messages<T>(&self, visit: impl FnOnce(&[Message]) -> T) -> PyResult<T> {
@@ -100,11 +120,19 @@ impl Messages {
     }
 
     fn run(&self) -> PyResult<Arc<Run>> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(released)
+        self.run
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(released)
     }
 
     fn check(&self, index: usize) -> PyResult<usize> {
-        if index < self.range.len() { Ok(index) } else { Err(PyIndexError::new_err(format!("no message {index}"))) }
+        if index < self.range.len() {
+            Ok(index)
+        } else {
+            Err(PyIndexError::new_err(format!("no message {index}")))
+        }
     }
 }
 
@@ -119,7 +147,13 @@ impl Messages {
     }
 
     fn __repr__(&self) -> String {
-        format!("<Messages of {}[{}]: {} before offset {}>", self.log.topic, self.log.partition, self.range.len(), self.end())
+        format!(
+            "<Messages of {}[{}]: {} before offset {}>",
+            self.log.topic,
+            self.log.partition,
+            self.range.len(),
+            self.end()
+        )
     }
 
     #[getter]
@@ -172,7 +206,11 @@ impl Messages {
 
     fn payload<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let index = self.check(index)?;
-        self.with_messages(|messages| messages[index].payload().map(|bytes| PyBytes::new(py, bytes)))
+        self.with_messages(|messages| {
+            messages[index]
+                .payload()
+                .map(|bytes| PyBytes::new(py, bytes))
+        })
     }
 
     fn key<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
@@ -187,14 +225,21 @@ impl Messages {
     }
 
     /// Names and values in their order; invalid UTF-8 in a name is replaced.
-    fn headers<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Vec<(String, Option<Bound<'py, PyBytes>>)>> {
+    fn headers<'py>(
+        &self,
+        py: Python<'py>,
+        index: usize,
+    ) -> PyResult<Vec<(String, Option<Bound<'py, PyBytes>>)>> {
         let index = self.range.start + self.check(index)?;
         let run = self.run()?;
         let headers: Vec<Header> = py.detach(|| {
             let mut messages = run.0.write().unwrap_or_else(PoisonError::into_inner);
             Ok::<_, PyErr>(messages.as_mut().ok_or_else(released)?[index].headers())
         })?;
-        Ok(headers.into_iter().map(|(name, value)| (name, value.map(|value| PyBytes::new(py, &value)))).collect())
+        Ok(headers
+            .into_iter()
+            .map(|(name, value)| (name, value.map(|value| PyBytes::new(py, &value))))
+            .collect())
     }
 
     /// Return the messages of these indices. They share the memory: it is freed when all have released it.
@@ -211,7 +256,11 @@ impl Messages {
 
     /// Let go of the messages. What was read of the attributes stays readable.
     fn release(&self, py: Python<'_>) {
-        let run = self.run.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let run = self
+            .run
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         py.detach(|| drop(run));
     }
 }

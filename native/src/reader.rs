@@ -39,8 +39,11 @@ struct State {
 impl State {
     fn read(&mut self, count: usize, timeout_ms: i32) -> PyResult<(Vec<Messages>, Vec<Event>)> {
         self.forward();
-        let (errors, messages): (Vec<_>, Vec<_>) =
-            self.queue.read(count, timeout_ms)?.into_iter().partition(|message| message.error_code() != 0);
+        let (errors, messages): (Vec<_>, Vec<_>) = self
+            .queue
+            .read(count, timeout_ms)?
+            .into_iter()
+            .partition(|message| message.error_code() != 0);
         let mut runs = Vec::new();
         for messages in split(messages) {
             let (messages, run) = Messages::new(messages);
@@ -54,14 +57,18 @@ impl State {
     /// has returned (rd_kafka_toppar_fetch_stop). Until then messages wait in the partition's queue.
     fn forward(&mut self) {
         if self.forwarded.elapsed() >= FORWARD_INTERVAL {
-            self.attached.values().for_each(|partition| partition.forward(&self.queue));
+            self.attached
+                .values()
+                .for_each(|partition| partition.forward(&self.queue));
             self.forwarded = Instant::now();
         }
     }
 
     fn give_back(&self, client: &Client) -> PyResult<()> {
         let queue = client.poll_queue()?;
-        self.attached.values().for_each(|partition| partition.forward(&queue));
+        self.attached
+            .values()
+            .for_each(|partition| partition.forward(&queue));
         Ok(())
     }
 
@@ -75,7 +82,13 @@ impl State {
 }
 
 fn event(error: &Message) -> Event {
-    (error.topic(), error.partition(), error.error_code(), error.offset(), error.error_text())
+    (
+        error.topic(),
+        error.partition(),
+        error.error_code(),
+        error.offset(),
+        error.error_text(),
+    )
 }
 
 /// Split messages where the partition changes, or its offsets do not ascend.
@@ -96,24 +109,44 @@ fn continues(last: &Message, next: &Message) -> bool {
 
 impl Reader {
     /// Call `work` with the state and without the GIL; a panic becomes a RuntimeError. Raises it also once closed.
-    fn with_state<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut State) -> PyResult<T> + Send) -> PyResult<T> {
+    fn with_state<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut State) -> PyResult<T> + Send,
+    ) -> PyResult<T> {
         py.detach(|| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let state = state.as_mut().ok_or_else(|| PyRuntimeError::new_err("the reader is closed"))?;
+            let state = state
+                .as_mut()
+                .ok_or_else(|| PyRuntimeError::new_err("the reader is closed"))?;
             catch_unwind(AssertUnwindSafe(|| work(state))).unwrap_or_else(|panic| Err(bug(&*panic)))
         })
     }
 
     fn shut(&self, client: Option<Client>) -> PyResult<()> {
-        let Some(state) = self.state.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let Some(state) = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        else {
+            return Ok(());
+        };
         let returned = client.map_or(Ok(()), |client| state.give_back(&client));
-        state.runs.iter().filter_map(Weak::upgrade).for_each(|run| run.release());
+        state
+            .runs
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|run| run.release());
         returned
     }
 }
 
 fn bug(panic: &(dyn Any + Send)) -> PyErr {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
     PyRuntimeError::new_err(format!("bug in worker_native: {}", text.unwrap_or("panic")))
 }
 
@@ -124,8 +157,16 @@ impl Reader {
     fn new(py: Python<'_>, consumer: &Bound<'_, PyAny>, library: PathBuf) -> PyResult<Reader> {
         let consumer = Consumer::new(consumer, &library)?;
         let queue = consumer.client(py)?.new_queue()?;
-        let state = State { queue, attached: BTreeMap::new(), forwarded: Instant::now(), runs: Vec::new() };
-        Ok(Reader { state: Mutex::new(Some(state)), consumer })
+        let state = State {
+            queue,
+            attached: BTreeMap::new(),
+            forwarded: Instant::now(),
+            runs: Vec::new(),
+        };
+        Ok(Reader {
+            state: Mutex::new(Some(state)),
+            consumer,
+        })
     }
 
     /// Read a partition, which may not be assigned yet. Call it at every assignment: a revocation ends it.
@@ -153,10 +194,17 @@ impl Reader {
     /// Wait up to `timeout_ms` for `count` messages and error events, without the GIL.
     ///
     /// Returns runs of messages, in the order read, and events: topic, partition, error code, offset, text.
-    fn read(&self, py: Python<'_>, count: usize, timeout_ms: i32) -> PyResult<(Vec<Messages>, Vec<Event>)> {
+    fn read(
+        &self,
+        py: Python<'_>,
+        count: usize,
+        timeout_ms: i32,
+    ) -> PyResult<(Vec<Messages>, Vec<Event>)> {
         self.consumer.client(py)?;
         if !(1..=MAX_COUNT).contains(&count) || timeout_ms < 0 {
-            return Err(PyValueError::new_err(format!("cannot read {count} messages in {timeout_ms} ms")));
+            return Err(PyValueError::new_err(format!(
+                "cannot read {count} messages in {timeout_ms} ms"
+            )));
         }
         self.with_state(py, |state| state.read(count, timeout_ms))
     }
