@@ -520,6 +520,39 @@ def test_a_closed_reader_leaves_the_partitions_to_the_consumer(kafka: Service, t
     close_in_time(session.consumer)
 
 
+def test_threads_that_look_at_messages_survive_a_close(kafka: Service, topic_name: str, group_id: str) -> None:
+    """Whatever is called while messages are freed returns what it should, or raises RuntimeError."""
+    create_topic(kafka.address, topic_name)
+    send(kafka.address, topic_name, numbers(3000))
+    failures: list[Exception] = []
+
+    def look(session: Session, runs: list[worker_native.Messages]) -> None:
+        try:
+            while True:
+                for run in runs:
+                    part = run.slice(1, len(run))
+                    assert part.payload(0) == b"%d" % part.offsets()[0]
+                    assert part.headers(0) == []
+                    part.release()
+                session.reader.read(10, 1)
+        except RuntimeError:
+            return
+        except Exception as error:
+            failures.append(error)
+
+    for _ in range(10):
+        session = Session(new_consumer(kafka, group_id))
+        session.assign({(topic_name, 0): 0})
+        runs = [run.slice(0, len(run)) for run in session.read_until(has(3000)) if len(run) > 1]
+        threads = [threading.Thread(target=look, args=(session, runs)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        session.close()
+        for thread in threads:
+            thread.join()
+    assert not failures
+
+
 def test_other_threads_run_while_it_reads(kafka: Service, topic_name: str, group_id: str) -> None:
     create_topic(kafka.address, topic_name)
     times: list[float] = []
