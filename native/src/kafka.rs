@@ -134,7 +134,11 @@ impl Consumer {
     /// Raises ValueError if `object` is no open Consumer, or does not use the librdkafka at `path`.
     pub fn new(object: &Bound<'_, PyAny>, path: &Path) -> PyResult<Consumer> {
         let extension = object.py().import("confluent_kafka.cimpl")?;
-        if !object.is_instance(&extension.getattr("Consumer")?)? {
+        // Not isinstance, which believes an object's __class__.
+        if !object
+            .get_type()
+            .is_subclass(&extension.getattr("Consumer")?)?
+        {
             return Err(PyValueError::new_err(format!(
                 "{} is not a confluent_kafka.Consumer",
                 object.get_type()

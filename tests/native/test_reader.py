@@ -505,6 +505,18 @@ def test_a_reader_that_is_dropped_is_closed(kafka: Service, topic_name: str, gro
     close_in_time(consumer)
 
 
+def test_a_reader_in_a_reference_cycle_is_closed(kafka: Service, topic_name: str, group_id: str) -> None:
+    """The consumer's callbacks refer to the member, which refers to the reader, which refers to the consumer."""
+    create_topic(kafka.address, topic_name)
+    send(kafka.address, topic_name, numbers(1000))
+    member = Member(kafka, group_id, topic_name, False)
+    (run, *_) = member.read_until(has(1))
+    del member
+    gc.collect()
+    with pytest.raises(RuntimeError, match="released"):
+        run.payload(0)
+
+
 def test_a_closed_reader_leaves_the_partitions_to_the_consumer(kafka: Service, topic_name: str, group_id: str) -> None:
     create_topic(kafka.address, topic_name)
     send(kafka.address, topic_name, numbers(1000))
@@ -592,8 +604,12 @@ def test_reading_counts_as_polling(kafka: Service, topic_name: str, group_id: st
 
 
 def test_other_objects_are_refused(kafka: Service, group_id: str) -> None:
+    class Disguised:
+        __class__ = Consumer  # type: ignore[assignment]
+
+    assert isinstance(Disguised(), Consumer)
     producer = Producer({"bootstrap.servers": kafka.address, "log_level": 2})
-    for other in (producer, object(), None, 7, "consumer", Consumer, KafkaError):
+    for other in (producer, Disguised(), object(), None, 7, "consumer", Consumer, KafkaError):
         with pytest.raises(ValueError, match=r"is not a confluent_kafka\.Consumer"):
             worker_native.Reader(other, library())
     closed = new_consumer(kafka, group_id)
