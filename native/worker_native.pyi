@@ -54,7 +54,8 @@ class Reader:
 
     The consumer stays the member of the group: `Consumer.poll(0)` serves its callbacks and returns errors of the whole
     client, and `pause`, `seek` and `commit` work as ever. Close the reader before the consumer: `Consumer.close` waits
-    for ever while a partition is attached or a message alive. A reader that is garbage collected is closed.
+    for ever while a partition is attached or a message alive. A reader that is garbage collected is closed. Threads may
+    share a reader, but none may close the consumer while another one is in a call of its reader.
     """
 
     def __new__(cls, consumer: object, library: str) -> Reader:
@@ -71,7 +72,10 @@ class Reader:
         """
 
     def detach(self, topic: str, partition: int) -> None:
-        """Leave a partition to the consumer; at every revocation. What was fetched before still comes from `read`."""
+        """Leave a partition to the consumer; at every revocation. What was fetched before still comes from `read`.
+
+        Does nothing for a partition that is not attached, nor once the reader is closed.
+        """
 
     def read(self, count: int, timeout_ms: int) -> tuple[list[Messages], list[tuple[str, int, int, int, str]]]:
         """Wait up to `timeout_ms` for `count` messages and error events together, without the GIL and uninterrupted.

@@ -230,7 +230,7 @@ impl Client {
 
     fn queue(&self, raw: *mut RawQueue, what: &str) -> PyResult<Queue> {
         let raw = NonNull::new(raw)
-            .ok_or_else(|| PyRuntimeError::new_err(format!("librdkafka has not {what}")))?;
+            .ok_or_else(|| PyRuntimeError::new_err(format!("librdkafka does not return {what}")))?;
         Ok(Queue {
             raw,
             library: self.library,

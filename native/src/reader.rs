@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -32,7 +32,7 @@ pub struct Reader {
 struct State {
     queue: Queue,
     attached: BTreeMap<(String, i32), Queue>,
-    forwarded: Instant,
+    forwarded: Instant,   // when `forward` last did its work
     runs: Vec<Weak<Run>>, // those of which messages may be alive
 }
 
@@ -51,6 +51,20 @@ impl State {
             runs.push(messages);
         }
         Ok((runs, errors.iter().map(event).collect()))
+    }
+
+    fn attach(&mut self, client: &Client, topic: String, partition: i32) -> PyResult<()> {
+        let queue = client.partition_queue(&topic, partition)?;
+        queue.forward(&self.queue);
+        self.attached.insert((topic, partition), queue);
+        Ok(())
+    }
+
+    fn detach(&mut self, client: &Client, topic: String, partition: i32) -> PyResult<()> {
+        if let Some(queue) = self.attached.remove(&(topic, partition)) {
+            queue.forward(&client.poll_queue()?);
+        }
+        Ok(())
     }
 
     /// Forward the partitions' queues again: librdkafka undoes it when it stops fetching, which it does after `assign`
@@ -108,6 +122,10 @@ fn continues(last: &Message, next: &Message) -> bool {
 }
 
 impl Reader {
+    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Call `work` with the state and without the GIL; a panic becomes a RuntimeError. Raises it also once closed.
     fn with_state<T: Send>(
         &self,
@@ -115,7 +133,7 @@ impl Reader {
         work: impl FnOnce(&mut State) -> PyResult<T> + Send,
     ) -> PyResult<T> {
         py.detach(|| {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.lock();
             let state = state
                 .as_mut()
                 .ok_or_else(|| PyRuntimeError::new_err("the reader is closed"))?;
@@ -124,12 +142,7 @@ impl Reader {
     }
 
     fn shut(&self, client: Option<Client>) -> PyResult<()> {
-        let Some(state) = self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        else {
+        let Some(state) = self.lock().take() else {
             return Ok(());
         };
         let returned = client.map_or(Ok(()), |client| state.give_back(&client));
@@ -172,22 +185,15 @@ impl Reader {
     /// Read a partition, which may not be assigned yet. Call it at every assignment: a revocation ends it.
     fn attach(&self, py: Python<'_>, topic: String, partition: i32) -> PyResult<()> {
         let client = self.consumer.client(py)?;
-        self.with_state(py, |state| {
-            let queue = client.partition_queue(&topic, partition)?;
-            queue.forward(&state.queue);
-            state.attached.insert((topic, partition), queue);
-            Ok(())
-        })
+        self.with_state(py, |state| state.attach(&client, topic, partition))
     }
 
     /// Leave a partition to the consumer. What was fetched before still comes from `read`.
     fn detach(&self, py: Python<'_>, topic: String, partition: i32) -> PyResult<()> {
         let client = self.consumer.client(py)?;
-        self.with_state(py, |state| {
-            if let Some(queue) = state.attached.remove(&(topic, partition)) {
-                queue.forward(&client.poll_queue()?);
-            }
-            Ok(())
+        py.detach(|| match &mut *self.lock() {
+            Some(state) => state.detach(&client, topic, partition),
+            None => Ok(()), // `close` has detached it
         })
     }
 
@@ -223,7 +229,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let client = Python::attach(|py| self.consumer.client(py).ok());
-        // An error is not lost: only messages that nobody can read any more are concerned.
+        // An error only concerns messages that nobody can read any more.
         let _ = self.shut(client);
     }
 }
