@@ -1,6 +1,20 @@
+//! The optional native part of kafka-ingest-worker. Its Python reference is `worker.decoding`.
+
+#![deny(unsafe_code)]
+
 use pyo3::prelude::*;
+
+pub mod columns;
+pub mod decode;
+pub mod pfadd;
+pub mod python;
+pub mod targets;
+pub mod timestamps;
 
 #[pymodule]
 fn worker_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("__version__", env!("CARGO_PKG_VERSION"))
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<python::PythonDecoder>()?;
+    module.add_function(wrap_pyfunction!(python::supports, module)?)?;
+    module.add_function(wrap_pyfunction!(python::pfadd_commands, module)?)
 }
