@@ -2,6 +2,7 @@
 //!
 //! A result is exact: milliseconds, rounded towards the past, and the nanoseconds after them.
 
+use std::fmt;
 use std::io::Write;
 
 const FIRST: i64 = -2_208_988_800_000; // 1900-01-01T00:00:00.000Z
@@ -11,6 +12,7 @@ const MILLI: u64 = 1_000_000; // nanoseconds
 const SECONDS_BELOW: u64 = 100_000_000_000;
 const MILLIS_BELOW: u64 = 100_000_000_000_000;
 const MICROS_BELOW: u64 = 100_000_000_000_000_000;
+const DIGITS_WITH_TIES: i128 = 1_000_000_000_000_000; // 16 digits: fewer identify one float only
 const DECIMAL_DIGITS: usize = 28; // Python's Decimal rounds a product to so many
 
 /// A point in time from FIRST to LAST.
@@ -54,11 +56,12 @@ impl Instant {
         if !value.is_finite() || value.abs() >= 1e20 || value == 0.0 {
             return None;
         }
-        let mut buffer = [0; 40];
-        let mut rest = &mut buffer[..];
-        write!(rest, "{:e}", value.abs()).ok()?;
-        let left = rest.len();
-        let (digits, exponent) = split_exponent(&buffer[..buffer.len() - left])?;
+        let mut buffer = [0; 64];
+        let text = write_number(&mut buffer, format_args!("{:e}", value.abs()))?;
+        let (digits, exponent) = split_exponent(text)?;
+        if digits >= DIGITS_WITH_TIES && is_tie(value.abs(), digits.ilog10() + 1)? {
+            return None;
+        }
         let unit = unit(value.abs() as u64); // all limits are whole numbers: rounding down keeps the side
         let power = exponent + unit.ilog10() as i32;
         let digits = if value < 0.0 { -digits } else { digits };
@@ -269,9 +272,16 @@ fn digits(text: &[u8]) -> Option<i64> {
         .try_fold(0, |value, byte| Some(value * 10 + digit(*byte)? as i64))
 }
 
+fn write_number<'a>(buffer: &'a mut [u8; 64], number: fmt::Arguments) -> Option<&'a str> {
+    let size = buffer.len();
+    let mut rest = &mut buffer[..];
+    rest.write_fmt(number).ok()?;
+    let length = size - rest.len();
+    std::str::from_utf8(&buffer[..length]).ok()
+}
+
 /// Rust's `1.234e9` as 1234 and 6: an integer and the exponent of its last digit.
-fn split_exponent(text: &[u8]) -> Option<(i128, i32)> {
-    let text = std::str::from_utf8(text).ok()?;
+fn split_exponent(text: &str) -> Option<(i128, i32)> {
     let (mantissa, exponent) = text.split_once('e')?;
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let mut value = 0;
@@ -279,6 +289,14 @@ fn split_exponent(text: &[u8]) -> Option<(i128, i32)> {
         value = value * 10 + i128::from(digit(byte)?);
     }
     Some((value, exponent.parse::<i32>().ok()? - fraction.len() as i32))
+}
+
+/// Whether two decimals of so many digits are equally near: Python takes the even one, Rust the larger.
+fn is_tie(value: f64, count: u32) -> Option<bool> {
+    let mut buffer = [0; 64];
+    let exact = write_number(&mut buffer, format_args!("{value:.40e}"))?;
+    let after = exact.get(count as usize + 1..)?; // the point is one character
+    Some(after.starts_with('5') && after[1..].trim_start_matches('0').starts_with('e'))
 }
 
 #[cfg(test)]
@@ -383,6 +401,11 @@ mod tests {
         assert_eq!(
             Instant::from_float(1.001).map(in_nanos),
             Some(1_001_000_000)
+        );
+        assert_eq!(
+            Instant::from_float(120_197_969_185_855.625),
+            None,
+            "a tie: Python writes .62, Rust .63"
         );
         let before = Clock::new().read(b"1969-12-31T23:59:59.9999Z");
         assert_eq!(before.and_then(|instant| instant.to_precision(3)), Some(-1));
