@@ -1,4 +1,7 @@
-"""The optional native part of kafka-ingest-worker. Its reference is worker.decoding: native code decides the same or nothing."""
+"""The optional native part of kafka-ingest-worker.
+
+The reference of its decoder is `worker.decoding`: for each payload native code decides the same, or nothing.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -56,7 +56,7 @@ impl Column {
         Self {
             target,
             nullable,
-            clock: Clock::new(),
+            clock: Clock::default(),
             data: Vec::new(),
             mask: Vec::new(),
             ends: Vec::new(),
@@ -437,4 +437,143 @@ fn distinct_bulk_strings(texts: &[Option<&[u8]>]) -> Vec<u8> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(target: &str) -> Column {
+        Column::new(Target::parse(target).unwrap())
+    }
+
+    fn integer(value: i64) -> Scalar<'static> {
+        Scalar::Integer {
+            negative: value < 0,
+            magnitude: value.unsigned_abs(),
+        }
+    }
+
+    fn is_accepted(target: &str, value: Scalar) -> bool {
+        column(target).push(value).is_some()
+    }
+
+    #[test]
+    fn integers_at_the_edges() {
+        for (target, low, high) in [
+            ("Int8", -128, 127),
+            ("Int16", -32_768, 32_767),
+            ("Int32", i64::from(i32::MIN), i64::from(i32::MAX)),
+            ("UInt8", 0, 255),
+            ("UInt32", 0, i64::from(u32::MAX)),
+        ] {
+            assert!(is_accepted(target, integer(low)) && is_accepted(target, integer(high)));
+            assert!(
+                !is_accepted(target, integer(low - 1)) && !is_accepted(target, integer(high + 1))
+            );
+        }
+        let largest = Scalar::Integer {
+            negative: false,
+            magnitude: u64::MAX,
+        };
+        assert!(is_accepted("UInt64", largest) && !is_accepted("Int64", largest));
+        assert!(is_accepted("Int64", integer(i64::MIN)));
+        assert!(
+            !is_accepted("Int64", Scalar::Float(5.0)) && !is_accepted("Int8", Scalar::Bool(true))
+        );
+    }
+
+    #[test]
+    fn floats_at_the_edges() {
+        let limit = 3.402_823_567_797_336_6e38_f64; // halfway from the largest to what would be next
+        assert!(is_accepted("Float32", Scalar::Float(limit.next_down())));
+        assert!(!is_accepted("Float32", Scalar::Float(limit)));
+        let mut floats = column("Float64");
+        floats.push(integer(i64::MIN)).unwrap();
+        assert_eq!(
+            floats.cut(),
+            Part::Bytes((i64::MIN as f64).to_le_bytes().into())
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_rolled_back_leaves_nothing() {
+        for (target, value) in [
+            ("Nullable(String)", Scalar::Text("abc")),
+            ("Nullable(UInt32)", Scalar::Null),
+            ("LowCardinality(Nullable(String))", Scalar::Text("new")),
+            ("devices", Scalar::Text("new")),
+            ("DateTime64(3)", integer(0)),
+        ] {
+            let kept = if target.contains("Int") || target.contains("Time") {
+                integer(7)
+            } else {
+                Scalar::Text("kept")
+            };
+            let (mut expected, mut column) = (column(target), column(target));
+            expected.push(kept).unwrap();
+            column.push(kept).unwrap();
+            column.push(value).unwrap();
+            column.roll_back(1);
+            column.roll_back(1);
+            assert_eq!(column.rows(), 1);
+            assert_eq!(column.cut(), expected.cut(), "{target}");
+            assert_eq!(column.rows(), 0);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_refused_leaves_nothing() {
+        let mut column = column("Nullable(UInt8)");
+        assert!(column.push(integer(256)).is_none());
+        column.push(Scalar::Null).unwrap();
+        column.push(integer(255)).unwrap();
+        let (mask, values) = (vec![1, 0], vec![0, 255]);
+        assert_eq!(column.cut(), Part::Nullable { mask, values });
+    }
+
+    #[test]
+    fn a_dictionary_has_each_text_once() {
+        let mut column = column("LowCardinality(Nullable(String))");
+        for text in [
+            Scalar::Text("b"),
+            Scalar::Null,
+            Scalar::Text(""),
+            Scalar::Text("b"),
+        ] {
+            column.push(text).unwrap();
+        }
+        let mut expected = Vec::new();
+        for number in [LOW_CARDINALITY_FLAGS, 3] {
+            expected.extend_from_slice(&u64::to_le_bytes(number));
+        }
+        expected.extend_from_slice(b"\0\x01b\0"); // NULL, "b", ""
+        expected.extend_from_slice(&4_u64.to_le_bytes());
+        expected.extend_from_slice(&[1, 0, 2, 1]);
+        assert_eq!(column.cut(), Part::Bytes(expected));
+        assert_eq!(column.cut(), Part::Bytes(Vec::new()));
+    }
+
+    #[test]
+    fn devices_are_distinct_bulk_strings() {
+        let mut column = column("identities");
+        for value in [Scalar::Text("5"), integer(-5), integer(5), Scalar::Text("")] {
+            column.push(value).unwrap();
+        }
+        assert_eq!(
+            column.cut(),
+            Part::Bytes(b"$1\r\n5\r\n$2\r\n-5\r\n$0\r\n\r\n".to_vec())
+        );
+        assert!(!is_accepted("devices", integer(5)) && !is_accepted("identities", Scalar::Null));
+    }
+
+    #[test]
+    fn long_strings_have_long_lengths() {
+        let mut column = column("String");
+        column.push(Scalar::Text(&"x".repeat(300))).unwrap();
+        let Part::Bytes(bytes) = column.cut() else {
+            panic!("not a Nullable")
+        };
+        assert_eq!((&bytes[..2], bytes.len()), (&[0xac, 0x02][..], 302));
+    }
 }

@@ -375,3 +375,136 @@ impl<'de> Visitor<'de> for Unwanted {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoder(fields: &[(&[&str], &str, bool)]) -> Decoder {
+        let plans = fields.iter().map(|(path, target, required)| FieldPlan {
+            path: path.iter().map(|key| key.to_string()).collect(),
+            target: Target::parse(target).unwrap(),
+            required: *required,
+        });
+        Decoder::new(plans.collect()).unwrap()
+    }
+
+    fn undecided(decoder: &mut Decoder, payloads: &[&str]) -> Vec<usize> {
+        let payloads: Vec<&[u8]> = payloads.iter().map(|payload| payload.as_bytes()).collect();
+        decoder.decode_all(&payloads).undecided
+    }
+
+    #[test]
+    fn an_undecided_payload_leaves_no_value_in_any_column() {
+        let mut decoder = decoder(&[(&["a"], "String", true), (&["b"], "UInt8", true)]);
+        let payloads = [
+            r#"{"a":"x","b":1}"#,
+            r#"{"a":"lost","b":256}"#,
+            r#"{"a":"y","b":2}"#,
+            r#"{"b":3,"a":"z"}"#,
+        ];
+        let payloads: Vec<&[u8]> = payloads.iter().map(|payload| payload.as_bytes()).collect();
+        let outcome = decoder.decode_all(&payloads);
+        assert_eq!(outcome.undecided, [1]);
+        let runs: Vec<_> = outcome
+            .runs
+            .iter()
+            .map(|run| (run.start, run.stop))
+            .collect();
+        assert_eq!(runs, [(0, 1), (2, 4)]);
+        let parts = [b"\x01x".to_vec(), vec![1]].map(Part::Bytes);
+        assert_eq!(outcome.runs[0].parts, parts);
+        let parts = [b"\x01y\x01z".to_vec(), vec![2, 3]].map(Part::Bytes);
+        assert_eq!(outcome.runs[1].parts, parts);
+    }
+
+    #[test]
+    fn bytes_after_the_object_undo_the_row() {
+        let mut decoder = decoder(&[(&["a"], "String", true)]);
+        let payloads = [
+            r#"{"a":"x"} {}"#,
+            r#"{"a":"x"}]"#,
+            r#"{"a":"x"} "#,
+            r#"{"a":"x""#,
+            "",
+        ];
+        assert_eq!(undecided(&mut decoder, &payloads), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn unwanted_values_are_parsed_strictly() {
+        let mut decoder = decoder(&[(&["a"], "Nullable(String)", false)]);
+        let refused = [
+            r#"{"x":1e999}"#,
+            r#"{"x":01}"#,
+            r#"{"x":"\ud800"}"#,
+            r#"{"x":[1,]}"#,
+            "{\"x\":\"\n\"}",
+            "\u{feff}{}",
+            r#"{"x":NaN}"#,
+        ];
+        assert_eq!(undecided(&mut decoder, &refused).len(), refused.len());
+        assert!(
+            undecided(
+                &mut decoder,
+                &[r#"{"x":[{"y":[1e9,null,"\u00e9"]}]}"#, "{}"]
+            )
+            .is_empty()
+        );
+        assert_eq!(
+            decoder.decode_all(&[b"{\"x\":\"\xed\xa0\x80\"}"]).undecided,
+            [0]
+        );
+    }
+
+    #[test]
+    fn depth_beyond_the_limit_is_undecided() {
+        let mut decoder = decoder(&[]);
+        let deep = |depth| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(
+            undecided(&mut decoder, &[&deep(100), &deep(1000), &deep(1_000_000)]),
+            [1, 2]
+        );
+    }
+
+    #[test]
+    fn numbers_that_serde_json_does_not_keep_are_undecided() {
+        let mut decoder = decoder(&[(&["a"], "Float64", true)]);
+        let payloads = [
+            r#"{"a":-0}"#,
+            r#"{"a":-0.0}"#,
+            r#"{"a":18446744073709551616}"#,
+            r#"{"a":18446744073709551615}"#,
+        ];
+        assert_eq!(undecided(&mut decoder, &payloads), [0, 1, 2]);
+    }
+
+    #[test]
+    fn keys_may_come_in_any_order() {
+        let mut decoder = decoder(&[
+            (&["a"], "UInt8", true),
+            (&["b"], "UInt8", true),
+            (&["c"], "UInt8", true),
+        ]);
+        let payloads = [
+            r#"{"a":1,"b":2,"c":3}"#,
+            r#"{"c":3,"x":0,"a":1,"b":2}"#,
+            r#"{"b":2,"c":3,"\u0061":1}"#,
+        ];
+        let payloads: Vec<&[u8]> = payloads.iter().map(|payload| payload.as_bytes()).collect();
+        let outcome = decoder.decode_all(&payloads);
+        let parts = [vec![1, 1, 1], vec![2, 2, 2], vec![3, 3, 3]].map(Part::Bytes);
+        assert_eq!(outcome.runs[0].parts, parts);
+    }
+
+    #[test]
+    fn a_key_twice_is_undecided_only_on_a_wanted_path() {
+        let mut decoder = decoder(&[(&["g", "a"], "Nullable(UInt8)", false)]);
+        let payloads = [
+            r#"{"g":{"a":1,"a":2}}"#,
+            r#"{"g":{},"g":{}}"#,
+            r#"{"x":1,"x":2,"g":{"y":1,"y":2}}"#,
+        ];
+        assert_eq!(undecided(&mut decoder, &payloads), [0, 1]);
+    }
+}
