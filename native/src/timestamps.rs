@@ -234,7 +234,7 @@ fn minute_millis(text: &[u8; 16]) -> Option<i64> {
     (hour < 24 && minute < 60).then_some(day * DAY + (hour * 60 + minute) * 60_000)
 }
 
-/// Days since 1970-01-01 in the Gregorian calendar; None for a date that does not exist, or before year 1.
+/// Days since 1970-01-01 in the Gregorian calendar; None for a date that does not exist.
 fn days(year: i64, month: i64, day: i64) -> Option<i64> {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = match month {
@@ -243,7 +243,7 @@ fn days(year: i64, month: i64, day: i64) -> Option<i64> {
         1..=12 => 31,
         _ => return None,
     };
-    if year < 1 || day < 1 || day > length {
+    if day < 1 || day > length {
         return None;
     }
     // Years begin in March here, so that the leap day is the last.

@@ -39,7 +39,12 @@ class Difference(AssertionError):
 
 def compare(decoder: worker_native.Decoder, fields: Sequence[Wanted], payloads: Sequence[bytes]) -> list[int]:
     """Check each run against the reference; return the undecided indices. Difference names the payloads at fault."""
-    runs, undecided = decoder.decode(payloads)
+    try:
+        runs, undecided = decoder.decode(payloads)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # the class has no public name
+            raise
+        raise Difference(f"{error}: {list(payloads)!r} as {list(fields)}") from None
     _check_order(runs, undecided, len(payloads))
     reference_fields = [field.field() for field in fields]
     for start, stop, parts in runs:
