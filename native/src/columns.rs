@@ -13,7 +13,7 @@ const DATE_LAST_DAY: u64 = 65_535;
 const DATE32_LAST_DAY: u64 = 120_529;
 
 /// A JSON value that is neither an array nor an object.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar<'a> {
     Null,
     Bool(bool),

@@ -3,14 +3,11 @@
 //! A payload is decided if it is certain that the Python reference makes a row of it, and which. Any other payload is
 //! undecided: nothing of it remains in the columns, and the reference decodes it.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer as _, Error, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
 
 use crate::columns::{Column, Part, Scalar};
+use crate::json::{MAX_DEPTH, Scanner};
 use crate::targets::Target;
-
-const LIMIT_OF_INTEGERS: f64 = 1e18; // serde_json makes floats of integers beyond 64 bits
 
 /// A field: where its value is in an event, what it becomes, and whether an event without it is invalid.
 pub struct FieldPlan {
@@ -54,6 +51,7 @@ struct Node {
 
 struct Child {
     key: Box<str>,
+    quoted: Option<Box<[u8]>>, // with its colon
     node: usize,
 }
 
@@ -95,6 +93,7 @@ impl Decoder {
         let parent = &mut self.nodes[parent];
         parent.lengths |= length_bit(&key);
         parent.children.push(Child {
+            quoted: quoted(&key),
             key: key.into(),
             node,
         });
@@ -109,7 +108,7 @@ impl Decoder {
         };
         let mut start = 0;
         for (index, payload) in payloads.iter().enumerate() {
-            if self.decode(payload) {
+            if self.decode(payload).is_some() {
                 self.rows += 1;
                 continue;
             }
@@ -132,19 +131,89 @@ impl Decoder {
         }
     }
 
-    /// Append one payload's values to the columns; false if it is undecided, and then some values may remain.
-    fn decode(&mut self, payload: &[u8]) -> bool {
+    /// Append one payload's values to the columns; None if it is undecided, and then some values may remain.
+    fn decode(&mut self, payload: &[u8]) -> Option<()> {
         self.event += 1;
         self.values = 0;
-        let Ok(text) = simdutf8::basic::from_utf8(payload) else {
-            return false;
+        let mut json = Scanner::new(simdutf8::basic::from_utf8(payload).ok()?);
+        json.skip(b'{').then(|| self.object(&mut json, 0, 1))??;
+        (json.is_at_end() && self.fill_missing()).then_some(())
+    }
+
+    /// Read the object at a node after its opening brace.
+    fn object(&mut self, json: &mut Scanner, node: usize, depth: usize) -> Option<()> {
+        let mut previous = 0;
+        if json.skip(b'}') {
+            return Some(());
+        }
+        loop {
+            match self.key(json, node, &mut previous)? {
+                Some(child) => self.wanted_value(json, child, depth)?,
+                None => json.skip_value(depth)?,
+            }
+            if !json.skip(b',') {
+                return json.skip(b'}').then_some(());
+            }
+        }
+    }
+
+    /// Read a key and its colon; return the child of the node that it names, if there is one.
+    ///
+    /// Events mostly have their keys in one order, so the child that came next in the last event is tried first.
+    /// `previous` is the position after that of the child that this object had last.
+    #[inline]
+    fn key(
+        &mut self,
+        json: &mut Scanner,
+        node: usize,
+        previous: &mut usize,
+    ) -> Option<Option<usize>> {
+        let parent = &mut self.nodes[node];
+        json.next_token()?;
+        let expected = parent.following[*previous];
+        if let Some(child) = parent.children.get(expected)
+            && child
+                .quoted
+                .as_ref()
+                .is_some_and(|quoted| json.skip_exactly(quoted))
+        {
+            *previous = expected + 1;
+            return Some(Some(child.node));
+        }
+        let Some(position) = parent.find(&json.key()?) else {
+            return Some(None);
         };
-        let mut json = serde_json::Deserializer::from_str(text);
-        let is_object = (&mut json).deserialize_map(Wanted {
-            decoder: self,
-            node: 0,
-        });
-        is_object.is_ok() && json.end().is_ok() && self.fill_missing()
+        parent.following[*previous] = position;
+        *previous = position + 1;
+        Some(Some(parent.children[position].node))
+    }
+
+    #[inline]
+    fn wanted_value(&mut self, json: &mut Scanner, node: usize, depth: usize) -> Option<()> {
+        if std::mem::replace(&mut self.nodes[node].last_event, self.event) == self.event {
+            return None; // a key that occurs twice
+        }
+        match json.next_token()? {
+            b'"' => {
+                json.skip(b'"');
+                match json.string()? {
+                    Cow::Borrowed(text) => self.push(node, Scalar::Text(text)),
+                    Cow::Owned(text) => self.push(node, Scalar::Text(&text)),
+                }
+            }
+            b'-' | b'0'..=b'9' => {
+                let value = json.number()?.value()?;
+                self.push(node, value)
+            }
+            b'{' if self.nodes[node].columns.is_empty() && depth < MAX_DEPTH => {
+                json.skip(b'{');
+                self.object(json, node, depth + 1)
+            }
+            _ => {
+                let value = json.literal()?;
+                self.push(node, value)
+            }
+        }
     }
 
     /// Append NULL for each field that the event lacks; false if one of them is required or has no NULL.
@@ -171,27 +240,6 @@ impl Decoder {
         }
         Some(())
     }
-
-    /// Return the child of a node that a key names. `previous` is the position after that of the last one found.
-    fn find(&mut self, node: usize, key: &str, previous: &mut usize) -> Option<usize> {
-        let parent = &mut self.nodes[node];
-        let expected = parent.following[*previous];
-        let position = match parent.children.get(expected) {
-            Some(child) if *child.key == *key => expected,
-            _ => {
-                let position = parent.find(key)?;
-                parent.following[*previous] = position;
-                position
-            }
-        };
-        *previous = position + 1;
-        Some(parent.children[position].node)
-    }
-
-    /// Note that the event has a key; false if it has it twice.
-    fn visit(&mut self, node: usize) -> bool {
-        std::mem::replace(&mut self.nodes[node].last_event, self.event) != self.event
-    }
 }
 
 impl Node {
@@ -207,173 +255,12 @@ fn length_bit(key: &str) -> u64 {
     1 << key.len().min(63)
 }
 
-fn undecided<E: Error>() -> E {
-    E::custom("undecided")
-}
-
-/// A key in an object on a wanted path → the node that it names, if it names one.
-struct Key<'a> {
-    decoder: &'a mut Decoder,
-    node: usize,
-    previous: &'a mut usize,
-}
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.decoder.find(self.node, key, self.previous))
-    }
-}
-
-/// The value of a wanted key, or the event.
-struct Wanted<'a> {
-    decoder: &'a mut Decoder,
-    node: usize,
-}
-
-impl Wanted<'_> {
-    fn push<E: Error>(self, value: Scalar) -> Result<(), E> {
-        self.decoder.push(self.node, value).ok_or_else(undecided)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Wanted<'_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Wanted<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a wanted value") // arrays are none
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.push(Scalar::Null)
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        self.push(Scalar::Bool(value))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        self.push(Scalar::Integer {
-            negative: false,
-            magnitude: value,
-        })
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.push(Scalar::Integer {
-            negative: value < 0,
-            magnitude: value.unsigned_abs(),
-        })
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        if value.abs() >= LIMIT_OF_INTEGERS || value == 0.0 && value.is_sign_negative() {
-            return Err(undecided());
-        }
-        self.push(Scalar::Float(value))
-    }
-
-    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.push(Scalar::Text(value))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { decoder, node } = self;
-        if !decoder.nodes[node].columns.is_empty() {
-            return Err(undecided());
-        }
-        let mut previous = 0;
-        while let Some(child) = map.next_key_seed(Key {
-            decoder,
-            node,
-            previous: &mut previous,
-        })? {
-            match child {
-                None => map.next_value_seed(Unwanted)?,
-                Some(node) if decoder.visit(node) => {
-                    map.next_value_seed(Wanted { decoder, node })?
-                }
-                Some(_) => return Err(undecided()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A value that is parsed as strictly as the others, then dropped. (serde's IgnoredAny accepts what orjson refuses.)
-struct Unwanted;
-
-impl<'de> DeserializeSeed<'de> for Unwanted {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Unwanted {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
-        while values.next_element_seed(Unwanted)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_key_seed(Unwanted)?.is_some() {
-            map.next_value_seed(Unwanted)?;
-        }
-        Ok(())
-    }
+/// The key as it is mostly written, with its colon; None if it needs escapes.
+fn quoted(key: &str) -> Option<Box<[u8]>> {
+    let is_plain = key
+        .bytes()
+        .all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+    is_plain.then(|| format!("\"{key}\":").into_bytes().into())
 }
 
 #[cfg(test)]
@@ -468,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_serde_json_does_not_keep_are_undecided() {
+    fn integers_that_python_has_otherwise_are_undecided() {
         let mut decoder = decoder(&[(&["a"], "Float64", true)]);
         let payloads = [
             r#"{"a":-0}"#,
@@ -476,7 +363,7 @@ mod tests {
             r#"{"a":18446744073709551616}"#,
             r#"{"a":18446744073709551615}"#,
         ];
-        assert_eq!(undecided(&mut decoder, &payloads), [0, 1, 2]);
+        assert_eq!(undecided(&mut decoder, &payloads), [0, 2]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 pub mod columns;
 pub mod decode;
+pub mod json;
 pub mod pfadd;
 pub mod python;
 pub mod targets;
