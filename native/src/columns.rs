@@ -1,8 +1,9 @@
 //! Column buffers: JSON values → the bytes that the converter of the Python reference returns for them.
 
-use std::collections::HashMap;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use crate::pfadd::bulk_string;
 use crate::targets::Target;
@@ -429,7 +430,7 @@ fn low_cardinality(texts: &[Option<&[u8]>], nullable: bool) -> Vec<u8> {
 
 /// Each distinct text as a bulk string of RESP, in the order of first appearance.
 fn distinct_bulk_strings(texts: &[Option<&[u8]>]) -> Vec<u8> {
-    let mut known = std::collections::HashSet::with_capacity(texts.len());
+    let mut known = HashSet::with_capacity(texts.len());
     let mut out = Vec::with_capacity(texts.len() * 24);
     for text in texts.iter().flatten() {
         if known.insert(*text) {

@@ -29,6 +29,9 @@ pub struct Outcome {
     pub undecided: Vec<usize>,
 }
 
+const MAX_UNWANTED_KEYS: usize = 32; // remembered per object
+const MAX_UNWANTED_LENGTH: usize = 64;
+
 /// The wanted paths as a tree, and a column per field.
 pub struct Decoder {
     nodes: Vec<Node>, // the first is the event itself
@@ -40,26 +43,27 @@ pub struct Decoder {
 }
 
 /// A key on a wanted path. It can have fields, and children on the way to other fields.
-#[derive(Default)]
 struct Node {
     children: Vec<Child>,
+    unwanted: usize,       // of the children
     lengths: u64,          // bit n: a child's key has n bytes; bit 63: 63 or more
-    following: Vec<usize>, // the child that came first, then which one came after each child, in earlier events
+    following: Vec<usize>, // which child came first in earlier events, then which came after each child
     columns: Vec<usize>,
+    is_parent: bool, // of wanted keys
     last_event: u64, // that had this key
 }
 
 struct Child {
     key: Box<str>,
     quoted: Option<Box<[u8]>>, // with its colon
-    node: usize,
+    node: Option<usize>,       // None if the key is not wanted
 }
 
 impl Decoder {
     /// None if a path is empty.
     pub fn new(fields: Vec<FieldPlan>) -> Option<Self> {
         let mut decoder = Self {
-            nodes: vec![Node::default()],
+            nodes: vec![Node::new()],
             columns: Vec::with_capacity(fields.len()),
             required: Vec::with_capacity(fields.len()),
             event: 0,
@@ -78,25 +82,17 @@ impl Decoder {
             decoder.columns.push(Column::new(field.target));
             decoder.required.push(field.required);
         }
-        for node in &mut decoder.nodes {
-            node.following = (0..=node.children.len()).collect();
-        }
         Some(decoder)
     }
 
     fn child(&mut self, parent: usize, key: String) -> usize {
-        if let Some(position) = self.nodes[parent].find(&key) {
-            return self.nodes[parent].children[position].node;
+        let known = self.nodes[parent].find(&key);
+        if let Some(node) = known.and_then(|position| self.nodes[parent].children[position].node) {
+            return node;
         }
         let node = self.nodes.len();
-        self.nodes.push(Node::default());
-        let parent = &mut self.nodes[parent];
-        parent.lengths |= length_bit(&key);
-        parent.children.push(Child {
-            quoted: quoted(&key),
-            key: key.into(),
-            node,
-        });
+        self.nodes.push(Node::new());
+        self.nodes[parent].add(&key, Some(node));
         node
     }
 
@@ -157,10 +153,10 @@ impl Decoder {
         }
     }
 
-    /// Read a key and its colon; return the child of the node that it names, if there is one.
+    /// Read a key and its colon; return the node that it names, if it is wanted.
     ///
-    /// Events mostly have their keys in one order, so the child that came next in the last event is tried first.
-    /// `previous` is the position after that of the child that this object had last.
+    /// Events mostly have their keys in one order, so the key that came next in the last event is tried first.
+    /// `previous` is the position after that of the last key in this object.
     #[inline]
     fn key(
         &mut self,
@@ -168,8 +164,8 @@ impl Decoder {
         node: usize,
         previous: &mut usize,
     ) -> Option<Option<usize>> {
-        let parent = &mut self.nodes[node];
         json.next_token()?;
+        let parent = &mut self.nodes[node];
         let expected = parent.following[*previous];
         if let Some(child) = parent.children.get(expected)
             && child
@@ -178,14 +174,14 @@ impl Decoder {
                 .is_some_and(|quoted| json.skip_exactly(quoted))
         {
             *previous = expected + 1;
-            return Some(Some(child.node));
+            return Some(child.node);
         }
-        let Some(position) = parent.find(&json.key()?) else {
+        let Some(position) = parent.find_or_learn(&json.key()?) else {
             return Some(None);
         };
         parent.following[*previous] = position;
         *previous = position + 1;
-        Some(Some(parent.children[position].node))
+        Some(parent.children[position].node)
     }
 
     #[inline]
@@ -195,7 +191,7 @@ impl Decoder {
         }
         match json.next_token()? {
             b'"' => {
-                json.skip(b'"');
+                json.advance();
                 match json.string()? {
                     Cow::Borrowed(text) => self.push(node, Scalar::Text(text)),
                     Cow::Owned(text) => self.push(node, Scalar::Text(&text)),
@@ -206,7 +202,7 @@ impl Decoder {
                 self.push(node, value)
             }
             b'{' if self.nodes[node].columns.is_empty() && depth < MAX_DEPTH => {
-                json.skip(b'{');
+                json.advance();
                 self.object(json, node, depth + 1)
             }
             _ => {
@@ -231,7 +227,7 @@ impl Decoder {
     /// Append the value at a wanted key to all of its columns.
     fn push(&mut self, node: usize, value: Scalar) -> Option<()> {
         let node = &self.nodes[node];
-        if !node.children.is_empty() && !matches!(value, Scalar::Null) {
+        if node.is_parent && !matches!(value, Scalar::Null) {
             return None; // not an object
         }
         for column in &node.columns {
@@ -243,11 +239,46 @@ impl Decoder {
 }
 
 impl Node {
+    fn new() -> Self {
+        Self {
+            children: Vec::new(),
+            unwanted: 0,
+            lengths: 0,
+            following: vec![0],
+            columns: Vec::new(),
+            is_parent: false,
+            last_event: 0,
+        }
+    }
+
     fn find(&self, key: &str) -> Option<usize> {
         if self.lengths & length_bit(key) == 0 {
             return None;
         }
         self.children.iter().position(|child| *child.key == *key)
+    }
+
+    /// Find a key; remember one that is not wanted, so that it is expected in the next event.
+    fn find_or_learn(&mut self, key: &str) -> Option<usize> {
+        let known = self.find(key);
+        if known.is_some() || self.unwanted >= MAX_UNWANTED_KEYS || key.len() > MAX_UNWANTED_LENGTH
+        {
+            return known;
+        }
+        self.unwanted += 1;
+        self.add(key, None);
+        Some(self.children.len() - 1)
+    }
+
+    fn add(&mut self, key: &str, node: Option<usize>) {
+        self.lengths |= length_bit(key);
+        self.is_parent |= node.is_some();
+        self.children.push(Child {
+            quoted: quoted(key),
+            key: key.into(),
+            node,
+        });
+        self.following.push(self.children.len());
     }
 }
 

@@ -45,15 +45,22 @@ impl<'a> Scanner<'a> {
     pub fn next_token(&mut self) -> Option<u8> {
         loop {
             match self.peek()? {
+                byte if byte > b' ' => return Some(byte),
                 b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
-                byte => return Some(byte),
+                _ => return None,
             }
         }
     }
 
     /// Whether nothing but whitespace is left.
     pub fn is_at_end(&mut self) -> bool {
-        self.next_token().is_none()
+        self.next_token().is_none() && self.at == self.text.len()
+    }
+
+    /// Move behind the byte that next_token returned.
+    #[inline]
+    pub fn advance(&mut self) {
+        self.at += 1;
     }
 
     /// Move behind `token` if it comes next.
@@ -110,7 +117,7 @@ impl<'a> Scanner<'a> {
         let bytes = self.bytes();
         while let Some(chunk) = bytes.get(self.at..)?.first_chunk::<8>() {
             let chunk = u64::from_le_bytes(*chunk);
-            let found = below(chunk, b' ') | equal(chunk, b'"') | equal(chunk, b'\\');
+            let found = special(chunk);
             if found != 0 {
                 self.at += found.trailing_zeros() as usize / 8;
                 return Some(());
@@ -297,16 +304,14 @@ impl Number<'_> {
     }
 }
 
-/// In a word of eight bytes, set the high bit of each byte below `limit`, up to the first; above it is no statement.
+/// Set the high bit of the first byte that is a quote, a backslash or a control character; it may set bits above it.
 #[inline]
-fn below(word: u64, limit: u8) -> u64 {
-    word.wrapping_sub(ONES * u64::from(limit)) & !word & (ONES << 7)
-}
-
-/// The same for bytes that equal `byte`.
-#[inline]
-fn equal(word: u64, byte: u8) -> u64 {
-    below(word ^ (ONES * u64::from(byte)), 1)
+fn special(word: u64) -> u64 {
+    let quote_as_space = word ^ (ONES * 0x02); // and a space as a quote: only what is sought is below 0x21
+    let is_backslash = word ^ (ONES * u64::from(b'\\'));
+    let below = quote_as_space.wrapping_sub(ONES * 0x21) & !quote_as_space;
+    let zero = is_backslash.wrapping_sub(ONES) & !is_backslash;
+    (below | zero) & (ONES << 7)
 }
 
 #[cfg(test)]
@@ -452,7 +457,7 @@ mod tests {
     fn specials_are_found_among_all_bytes() {
         for byte in 0..=255_u8 {
             let word = u64::from_le_bytes([b'a', 0x80, byte, 0xff, b'"', 0, b'\\', 0x1f]);
-            let found = below(word, b' ') | equal(word, b'"') | equal(word, b'\\');
+            let found = special(word);
             let is_special = byte < b' ' || byte == b'"' || byte == b'\\';
             assert_eq!(
                 found.trailing_zeros() / 8,

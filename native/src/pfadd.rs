@@ -1,6 +1,6 @@
 //! Distinct devices → PFADD commands in RESP, the protocol of Redis.
 
-use std::collections::HashSet;
+use foldhash::{HashSet, HashSetExt};
 
 /// Append `$len\r\n…\r\n`.
 pub fn bulk_string(out: &mut Vec<u8>, text: &[u8]) {
@@ -10,19 +10,14 @@ pub fn bulk_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 fn header(out: &mut Vec<u8>, kind: u8, number: usize) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    let mut rest = number;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
     out.push(kind);
-    out.extend_from_slice(&digits[start..]);
+    if number < 10 {
+        out.push(b'0' + number as u8);
+    } else if number < 100 {
+        out.extend_from_slice(&[b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]);
+    } else {
+        out.extend_from_slice(number.to_string().as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -104,7 +99,7 @@ mod tests {
 
     #[test]
     fn headers_have_decimal_numbers() {
-        for number in [0, 9, 10, 1234567890, usize::MAX] {
+        for number in [0, 9, 10, 99, 100, 1234567890, usize::MAX] {
             let mut out = Vec::new();
             header(&mut out, b'$', number);
             assert_eq!(out, format!("${number}\r\n").into_bytes());

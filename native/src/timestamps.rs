@@ -12,6 +12,18 @@ const MILLI: u64 = 1_000_000; // nanoseconds
 const SECONDS_BELOW: u64 = 100_000_000_000;
 const MILLIS_BELOW: u64 = 100_000_000_000_000;
 const MICROS_BELOW: u64 = 100_000_000_000_000_000;
+const POWERS_OF_TEN: [u32; 10] = [
+    1,
+    10,
+    100,
+    1_000,
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+];
 const DIGITS_WITH_TIES: i128 = 1_000_000_000_000_000; // 16 digits: fewer identify one float only
 const DECIMAL_DIGITS: usize = 28; // Python's Decimal rounds a product to so many
 
@@ -77,7 +89,10 @@ impl Instant {
 
     /// Units of 10^-precision seconds, as DateTime64(precision) stores them; None beyond 64 bits.
     pub fn to_precision(self, precision: u32) -> Option<i64> {
-        if precision <= 3 {
+        if precision == 3 {
+            return Some(self.millis);
+        }
+        if precision < 3 {
             return Some(self.millis.div_euclid(10_i64.pow(3 - precision)));
         }
         let fraction = i64::from(self.nanos) / 10_i64.pow(9 - precision);
@@ -200,7 +215,7 @@ fn fraction_nanos(text: &[u8]) -> Option<(u32, &[u8])> {
         value = value * 10 + digit as u32;
         length += 1;
     }
-    (length > 0).then(|| (value * 10_u32.pow(9 - length as u32), &rest[length..]))
+    (length > 0).then(|| (value * POWERS_OF_TEN[9 - length], &rest[length..]))
 }
 
 /// `Z`, `z`, `±hh:mm`, `±hhmm`, `±hh` or nothing; east of Greenwich is positive.
