@@ -3,8 +3,6 @@
 //! A payload is decided if it is certain that the Python reference makes a row of it, and which. Any other payload is
 //! undecided: nothing of it remains in the columns, and the reference decodes it.
 
-use std::borrow::Cow;
-
 use crate::columns::{Column, Part, Scalar};
 use crate::json::{MAX_DEPTH, Scanner};
 use crate::targets::Target;
@@ -132,19 +130,27 @@ impl Decoder {
         self.event += 1;
         self.values = 0;
         let mut json = Scanner::new(simdutf8::basic::from_utf8(payload).ok()?);
-        json.skip(b'{').then(|| self.object(&mut json, 0, 1))??;
+        let mut unescaped = String::new(); // allocates only for a text with escapes
+        json.skip(b'{')
+            .then(|| self.object(&mut json, &mut unescaped, 0, 1))??;
         (json.is_at_end() && self.fill_missing()).then_some(())
     }
 
     /// Read the object at a node after its opening brace.
-    fn object(&mut self, json: &mut Scanner, node: usize, depth: usize) -> Option<()> {
+    fn object(
+        &mut self,
+        json: &mut Scanner,
+        unescaped: &mut String,
+        node: usize,
+        depth: usize,
+    ) -> Option<()> {
         let mut previous = 0;
         if json.skip(b'}') {
             return Some(());
         }
         loop {
-            match self.key(json, node, &mut previous)? {
-                Some(child) => self.wanted_value(json, child, depth)?,
+            match self.key(json, unescaped, node, &mut previous)? {
+                Some(child) => self.wanted_value(json, unescaped, child, depth)?,
                 None => json.skip_value(depth)?,
             }
             if !json.skip(b',') {
@@ -161,6 +167,7 @@ impl Decoder {
     fn key(
         &mut self,
         json: &mut Scanner,
+        unescaped: &mut String,
         node: usize,
         previous: &mut usize,
     ) -> Option<Option<usize>> {
@@ -176,7 +183,7 @@ impl Decoder {
             *previous = expected + 1;
             return Some(child.node);
         }
-        let Some(position) = parent.find_or_learn(&json.key()?) else {
+        let Some(position) = parent.find_or_learn(json.key(unescaped)?) else {
             return Some(None);
         };
         parent.following[*previous] = position;
@@ -185,17 +192,20 @@ impl Decoder {
     }
 
     #[inline]
-    fn wanted_value(&mut self, json: &mut Scanner, node: usize, depth: usize) -> Option<()> {
+    fn wanted_value(
+        &mut self,
+        json: &mut Scanner,
+        unescaped: &mut String,
+        node: usize,
+        depth: usize,
+    ) -> Option<()> {
         if std::mem::replace(&mut self.nodes[node].last_event, self.event) == self.event {
             return None; // a key that occurs twice
         }
         match json.next_token()? {
             b'"' => {
                 json.advance();
-                match json.string()? {
-                    Cow::Borrowed(text) => self.push(node, Scalar::Text(text)),
-                    Cow::Owned(text) => self.push(node, Scalar::Text(&text)),
-                }
+                self.push(node, Scalar::Text(json.string(unescaped)?))
             }
             b'-' | b'0'..=b'9' => {
                 let value = json.number()?.value()?;
@@ -203,7 +213,7 @@ impl Decoder {
             }
             b'{' if self.nodes[node].columns.is_empty() && depth < MAX_DEPTH => {
                 json.advance();
-                self.object(json, node, depth + 1)
+                self.object(json, unescaped, node, depth + 1)
             }
             _ => {
                 let value = json.literal()?;

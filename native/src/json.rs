@@ -2,8 +2,6 @@
 //!
 //! Each method reads from the current position and moves behind what it read; None means that the text is not decided.
 
-use std::borrow::Cow;
-
 use crate::columns::Scalar;
 
 /// Levels of arrays and objects; orjson accepts 1024.
@@ -80,53 +78,60 @@ impl<'a> Scanner<'a> {
         is_next
     }
 
-    /// Read a key and its colon.
-    pub fn key(&mut self) -> Option<Cow<'a, str>> {
-        let key = self.skip(b'"').then(|| self.string())??;
+    /// Read a key and its colon; `unescaped` takes it if it has escapes.
+    pub fn key<'s>(&mut self, unescaped: &'s mut String) -> Option<&'s str>
+    where
+        'a: 's,
+    {
+        let key = self.skip(b'"').then(|| self.string(unescaped))??;
         self.skip(b':').then_some(key)
     }
 
-    /// Read a string after its opening quote.
+    /// Read a string after its opening quote; `unescaped` takes it if it has escapes.
     #[inline]
-    pub fn string(&mut self) -> Option<Cow<'a, str>> {
+    pub fn string<'s>(&mut self, unescaped: &'s mut String) -> Option<&'s str>
+    where
+        'a: 's,
+    {
         let start = self.at;
-        self.find_special()?;
+        let special = self.find_special()?;
         let text = self.text.get(start..self.at)?;
-        match self.peek()? {
-            b'"' => {
-                self.at += 1;
-                Some(Cow::Borrowed(text))
-            }
-            _ => self.escaped_string(text.to_owned()).map(Cow::Owned),
+        if special == b'"' {
+            self.at += 1;
+            return Some(text);
         }
+        unescaped.clear();
+        unescaped.push_str(text);
+        self.rest_of_string(unescaped)?;
+        Some(unescaped)
     }
 
-    fn escaped_string(&mut self, mut unescaped: String) -> Option<String> {
+    fn rest_of_string(&mut self, unescaped: &mut String) -> Option<()> {
         while self.peek()? == b'\\' {
             unescaped.push(self.escape()?);
             let start = self.at;
             self.find_special()?;
             unescaped.push_str(self.text.get(start..self.at)?);
         }
-        self.skip_exactly(b"\"").then_some(unescaped)
+        self.skip_exactly(b"\"").then_some(())
     }
 
-    /// Move to the next quote, backslash or control character: eight bytes at a time.
+    /// Move to the next quote, backslash or control character, eight bytes at a time, and return it.
     #[inline]
-    fn find_special(&mut self) -> Option<()> {
+    fn find_special(&mut self) -> Option<u8> {
         let bytes = self.bytes();
         while let Some(chunk) = bytes.get(self.at..)?.first_chunk::<8>() {
-            let chunk = u64::from_le_bytes(*chunk);
-            let found = special(chunk);
+            let found = special(u64::from_le_bytes(*chunk));
             if found != 0 {
-                self.at += found.trailing_zeros() as usize / 8;
-                return Some(());
+                let index = found.trailing_zeros() as usize / 8;
+                self.at += index;
+                return chunk.get(index).copied();
             }
             self.at += 8;
         }
         let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
         self.at += bytes.get(self.at..)?.iter().position(is_special)?;
-        Some(())
+        self.peek()
     }
 
     /// Read a backslash and what it stands for; lone surrogates stand for nothing.
@@ -249,12 +254,13 @@ impl<'a> Scanner<'a> {
     }
 
     fn skip_string(&mut self) -> Option<()> {
-        self.find_special()?;
-        while self.peek()? == b'\\' {
+        let mut special = self.find_special()?;
+        while special == b'\\' {
             self.escape()?;
-            self.find_special()?;
+            special = self.find_special()?;
         }
-        self.skip_exactly(b"\"").then_some(())
+        self.at += 1;
+        (special == b'"').then_some(())
     }
 
     fn skip_array(&mut self, depth: usize) -> Option<()> {
@@ -325,8 +331,9 @@ mod tests {
 
     fn string(text: &str) -> Option<String> {
         let mut json = Scanner::new(text);
-        let value = json.skip(b'"').then(|| json.string())??;
-        json.is_at_end().then(|| value.into_owned())
+        let mut unescaped = "from the last string".to_owned();
+        let value = json.skip(b'"').then(|| json.string(&mut unescaped))??;
+        json.is_at_end().then(|| value.to_owned())
     }
 
     #[test]
@@ -410,6 +417,9 @@ mod tests {
             "\u{feff}1",
             "\u{a0}1",
             "1 1",
+            "1\0",
+            "\u{1}1",
+            "1 \u{b}",
             "{}{}",
         ] {
             assert!(!is_accepted(text), "{text}");
