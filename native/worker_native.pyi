@@ -17,15 +17,17 @@ class Decoder:
     def __new__(cls, fields: Sequence[tuple[Sequence[str], str, bool]]) -> Decoder:
         """Take each field's path, target and whether it is required; ValueError if a target is not supported.
 
-        A target is a ClickHouse type, or `devices` (strings), or `identities` (strings and integers).
+        A target is a ClickHouse type (not all are supported), or `devices` (strings), or `identities` (strings and integers).
         """
 
     def decode(self, payloads: Sequence[bytes]) -> tuple[list[tuple[int, int, tuple[Any, ...]]], list[int]]:
         """Return runs of decided payloads, and the indices of the undecided ones between them, all ascending.
 
         A run is (start, stop, parts): consecutive payloads of which each is a row, and for each field what the
-        reference's `Field.convert` returns for their values, as bytes; for Nullable(T) the tuple (mask, values). For
-        `devices` and `identities` it is the distinct ones as RESP bulk strings, in the order of first appearance.
+        reference's `Field.convert` returns for their values, with bytes in place of its arrays: bytes; for Nullable(T)
+        the tuple (mask, values); for Array(T) and Map(K, V) the tuples (sizes, values) and (sizes, keys, values), where
+        sizes is an array("Q"), as Codec.join needs it; for Tuple a tuple. For `devices` and `identities` it is the
+        distinct ones as RESP bulk strings, in the order of first appearance.
         An undecided payload may be valid or not: the reference decodes it. The GIL is released meanwhile.
         """
 

@@ -27,7 +27,25 @@ pub enum Scalar<'a> {
 #[derive(Debug, PartialEq)]
 pub enum Part {
     Bytes(Vec<u8>),
-    Nullable { mask: Vec<u8>, values: Vec<u8> },
+    Nullable {
+        mask: Vec<u8>,
+        values: Vec<u8>,
+    },
+    /// An Array or a Map: the number of elements of each row, then the columns of all elements.
+    Collection {
+        sizes: Vec<u8>,
+        columns: Vec<Part>,
+    },
+    Tuple(Vec<Part>),
+}
+
+/// The sizes of a column's buffers.
+#[derive(Clone, Copy, Default)]
+pub struct Mark {
+    data: usize,
+    mask: usize,
+    ends: usize,
+    rows: usize,
 }
 
 /// A buffer that grows by one value per row.
@@ -97,6 +115,23 @@ impl Column {
         }
     }
 
+    pub fn mark(&self) -> Mark {
+        Mark {
+            data: self.data.len(),
+            mask: self.mask.len(),
+            ends: self.ends.len(),
+            rows: self.rows,
+        }
+    }
+
+    /// Remove all values since a mark.
+    pub fn truncate(&mut self, mark: Mark) {
+        self.data.truncate(mark.data);
+        self.mask.truncate(mark.mask);
+        self.ends.truncate(mark.ends);
+        self.rows = mark.rows;
+    }
+
     /// Return the values so far and begin again.
     pub fn cut(&mut self) -> Part {
         let rows = mem::take(&mut self.rows);
@@ -140,6 +175,7 @@ impl Column {
                 return self.data.extend_from_slice(&number[..*size]);
             }
             Target::Signed(size) | Target::Unsigned(size) | Target::FixedString(size) => *size,
+            Target::Decimal(decimal) => decimal.size(),
             Target::String | Target::Bool => 1, // the length of an empty string; false
             Target::Date => 2,
             Target::Float32 | Target::Ipv4 | Target::DateTime | Target::Date32 => 4,
@@ -147,6 +183,9 @@ impl Column {
             Target::Uuid | Target::Ipv6 => 16,
             Target::LowCardinality { .. }
             | Target::Nullable(_)
+            | Target::Array(_)
+            | Target::Map(..)
+            | Target::Tuple(_)
             | Target::Devices
             | Target::Identities => {
                 unreachable!("not inside Nullable")
@@ -236,6 +275,9 @@ impl Column {
                     return None;
                 }
                 data.extend_from_slice(&number.to_le_bytes());
+            }
+            (Target::Decimal(decimal), value) => {
+                push_number(data, decimal.whole(value)?.to_le_bytes(), decimal.size());
             }
             (Target::Bool, Scalar::Bool(value)) => data.push(value.into()),
             (Target::Enum(size, members), Scalar::Text(name)) => {

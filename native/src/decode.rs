@@ -3,6 +3,7 @@
 //! A payload is decided if it is certain that the Python reference makes a row of it, and which. Any other payload is
 //! undecided: nothing of it remains in the columns, and the reference decodes it.
 
+use crate::collections::Collection;
 use crate::columns::{Column, Part, Scalar};
 use crate::json::{MAX_DEPTH, Scanner};
 use crate::targets::Target;
@@ -35,9 +36,18 @@ pub struct Decoder {
     nodes: Vec<Node>, // the first is the event itself
     columns: Vec<Column>,
     required: Vec<bool>, // per column
-    event: u64,          // counts events
-    rows: usize,         // complete in all columns
-    values: usize,       // of this event in the columns
+    collections: Vec<Collection>,
+    fields: Vec<Source>,
+    event: u64,    // counts events
+    rows: usize,   // complete in all columns
+    values: usize, // of this event in the columns
+}
+
+/// Where the part of a field comes from.
+enum Source {
+    Column(usize),
+    Collection(usize),
+    Tuple(Vec<Source>),
 }
 
 /// A key on a wanted path. It can have fields, and children on the way to other fields.
@@ -47,6 +57,7 @@ struct Node {
     lengths: u64,          // bit n: a child's key has n bytes; bit 63: 63 or more
     following: Vec<usize>, // which child came first in earlier events, then which came after each child
     columns: Vec<usize>,
+    collections: Vec<usize>,
     is_parent: bool, // of wanted keys
     last_event: u64, // that had this key
 }
@@ -64,6 +75,8 @@ impl Decoder {
             nodes: vec![Node::new()],
             columns: Vec::with_capacity(fields.len()),
             required: Vec::with_capacity(fields.len()),
+            collections: Vec::new(),
+            fields: Vec::with_capacity(fields.len()),
             event: 0,
             rows: 0,
             values: 0,
@@ -72,15 +85,37 @@ impl Decoder {
             if field.path.is_empty() {
                 return None;
             }
-            let leaf = field
+            let node = field
                 .path
                 .into_iter()
                 .fold(0, |parent, key| decoder.child(parent, key));
-            decoder.nodes[leaf].columns.push(decoder.columns.len());
-            decoder.columns.push(Column::new(field.target));
-            decoder.required.push(field.required);
+            let source = decoder.add(node, field.target, field.required);
+            decoder.fields.push(source);
         }
         Some(decoder)
+    }
+
+    fn add(&mut self, node: usize, target: Target, required: bool) -> Source {
+        let (keys, values) = match target {
+            Target::Array(values) => (None, *values),
+            Target::Map(keys, values) => (Some(*keys), *values),
+            Target::Tuple(members) => {
+                let members = members.into_iter().map(|(name, target)| {
+                    let member = self.child(node, name);
+                    self.add(member, target, true)
+                });
+                return Source::Tuple(members.collect());
+            }
+            target => {
+                self.nodes[node].columns.push(self.columns.len());
+                self.columns.push(Column::new(target));
+                self.required.push(required);
+                return Source::Column(self.columns.len() - 1);
+            }
+        };
+        self.nodes[node].collections.push(self.collections.len());
+        self.collections.push(Collection::new(keys, values));
+        Source::Collection(self.collections.len() - 1)
     }
 
     fn child(&mut self, parent: usize, key: String) -> usize {
@@ -109,6 +144,9 @@ impl Decoder {
             for column in &mut self.columns {
                 column.roll_back(self.rows);
             }
+            for collection in &mut self.collections {
+                collection.roll_back(self.rows);
+            }
             self.cut(start, index, &mut outcome.runs);
             outcome.undecided.push(index);
             start = index + 1;
@@ -120,7 +158,12 @@ impl Decoder {
     fn cut(&mut self, start: usize, stop: usize, runs: &mut Vec<Run>) {
         if start < stop {
             self.rows = 0;
-            let parts = self.columns.iter_mut().map(Column::cut).collect();
+            let (columns, collections) = (&mut self.columns, &mut self.collections);
+            let parts = self
+                .fields
+                .iter()
+                .map(|source| source.cut(columns, collections))
+                .collect();
             runs.push(Run { start, stop, parts });
         }
     }
@@ -211,9 +254,15 @@ impl Decoder {
                 let value = json.number()?.value()?;
                 self.push(node, value)
             }
-            b'{' if self.nodes[node].columns.is_empty() && depth < MAX_DEPTH => {
+            b'{' if self.nodes[node].is_only_parent() && depth < MAX_DEPTH => {
                 json.advance();
                 self.object(json, unescaped, node, depth + 1)
+            }
+            bracket @ (b'[' | b'{') => {
+                let collection = self.nodes[node].only_collection()?;
+                self.values += 1;
+                json.advance();
+                read_collection(&mut self.collections[collection], json, unescaped, bracket)
             }
             _ => {
                 let value = json.literal()?;
@@ -224,10 +273,17 @@ impl Decoder {
 
     /// Append NULL for each field that the event lacks; false if one of them is required or has no NULL.
     fn fill_missing(&mut self) -> bool {
-        if self.values == self.columns.len() {
+        if self.values == self.columns.len() + self.collections.len() {
             return true;
         }
         let rows = self.rows;
+        if self
+            .collections
+            .iter()
+            .any(|collection| collection.rows() == rows)
+        {
+            return false;
+        }
         let mut fields = self.columns.iter_mut().zip(&self.required);
         fields.all(|(column, required)| {
             column.rows() > rows || !*required && column.push(Scalar::Null).is_some()
@@ -237,8 +293,8 @@ impl Decoder {
     /// Append the value at a wanted key to all of its columns.
     fn push(&mut self, node: usize, value: Scalar) -> Option<()> {
         let node = &self.nodes[node];
-        if node.is_parent && !matches!(value, Scalar::Null) {
-            return None; // not an object
+        if node.is_parent && !matches!(value, Scalar::Null) || !node.collections.is_empty() {
+            return None; // neither an object nor an array
         }
         for column in &node.columns {
             self.columns[*column].push(value)?;
@@ -256,8 +312,21 @@ impl Node {
             lengths: 0,
             following: vec![0],
             columns: Vec::new(),
+            collections: Vec::new(),
             is_parent: false,
             last_event: 0,
+        }
+    }
+
+    fn is_only_parent(&self) -> bool {
+        self.columns.is_empty() && self.collections.is_empty()
+    }
+
+    /// The collection whose value is here, if no other field has its value here or below.
+    fn only_collection(&self) -> Option<usize> {
+        match self.collections[..] {
+            [collection] if self.columns.is_empty() && !self.is_parent => Some(collection),
+            _ => None,
         }
     }
 
@@ -290,6 +359,50 @@ impl Node {
         });
         self.following.push(self.children.len());
     }
+}
+
+impl Source {
+    fn cut(&self, columns: &mut [Column], collections: &mut [Collection]) -> Part {
+        match self {
+            Self::Column(index) => columns[*index].cut(),
+            Self::Collection(index) => collections[*index].cut(),
+            Self::Tuple(members) => {
+                let parts = members
+                    .iter()
+                    .map(|member| member.cut(columns, collections));
+                Part::Tuple(parts.collect())
+            }
+        }
+    }
+}
+
+/// Read an array, or an object as a map, of scalars, after its bracket.
+fn read_collection(
+    collection: &mut Collection,
+    json: &mut Scanner,
+    unescaped: &mut String,
+    bracket: u8,
+) -> Option<()> {
+    let is_map = bracket == b'{';
+    if collection.is_map() != is_map {
+        return None;
+    }
+    collection.begin_row();
+    let end = if is_map { b'}' } else { b']' };
+    if !json.skip(end) {
+        loop {
+            if is_map {
+                collection.push_key(json.key(unescaped)?)?;
+            }
+            collection.push(json.scalar(unescaped)?)?;
+            if !json.skip(b',') {
+                json.skip(end).then_some(())?;
+                break;
+            }
+        }
+    }
+    collection.end_row();
+    Some(())
 }
 
 fn length_bit(key: &str) -> u64 {

@@ -222,6 +222,21 @@ impl<'a> Scanner<'a> {
         (self.at > start).then_some(())
     }
 
+    /// Read a value that is neither an array nor an object; `unescaped` takes a text with escapes.
+    pub fn scalar<'s>(&mut self, unescaped: &'s mut String) -> Option<Scalar<'s>>
+    where
+        'a: 's,
+    {
+        match self.next_token()? {
+            b'"' => {
+                self.advance();
+                self.string(unescaped).map(Scalar::Text)
+            }
+            b'-' | b'0'..=b'9' => self.number()?.value(),
+            _ => self.literal(),
+        }
+    }
+
     /// Read `true`, `false` or `null`.
     pub fn literal(&mut self) -> Option<Scalar<'static>> {
         if self.skip_exactly(b"true") {

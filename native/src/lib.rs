@@ -4,7 +4,9 @@
 
 use pyo3::prelude::*;
 
+pub mod collections;
 pub mod columns;
+pub mod decimals;
 pub mod decode;
 pub mod json;
 pub mod pfadd;

@@ -55,12 +55,22 @@ pub fn python_run<'py>(py: Python<'py>, run: &Run) -> PyResult<PythonRun<'py>> {
 }
 
 fn python_part<'py>(py: Python<'py>, part: &Part) -> PyResult<Bound<'py, PyAny>> {
+    let python_parts = |parts: &[Part]| -> PyResult<Vec<Bound<'py, PyAny>>> {
+        parts.iter().map(|part| python_part(py, part)).collect()
+    };
     match part {
         Part::Bytes(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
         Part::Nullable { mask, values } => {
             let pair = (PyBytes::new(py, mask), PyBytes::new(py, values));
             Ok(pair.into_pyobject(py)?.into_any())
         }
+        Part::Collection { sizes, columns } => {
+            let array = py.import("array")?.getattr("array")?;
+            let mut parts = vec![array.call1(("Q", PyBytes::new(py, sizes)))?];
+            parts.extend(python_parts(columns)?);
+            Ok(PyTuple::new(py, parts)?.into_any())
+        }
+        Part::Tuple(parts) => Ok(PyTuple::new(py, python_parts(parts)?)?.into_any()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The types that columns can have, by ClickHouse's names.
 
+use crate::decimals::Decimal;
+
 /// What a column holds. Integers and enumerations have their size in bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
@@ -19,7 +21,11 @@ pub enum Target {
     DateTime64(u32),
     Date,
     Date32,
+    Decimal(Decimal),
     Nullable(Box<Target>),
+    Array(Box<Target>),
+    Map(Box<Target>, Box<Target>),
+    Tuple(Vec<(String, Target)>),
     Devices,
     Identities,
 }
@@ -47,22 +53,44 @@ impl Members {
 impl Target {
     /// None if the type is not supported.
     pub fn parse(text: &str) -> Option<Self> {
+        match split(text) {
+            ("devices", None) => Some(Self::Devices),
+            ("identities", None) => Some(Self::Identities),
+            ("SimpleAggregateFunction", Some(arguments)) => {
+                let (function, inner) = arguments.split_once(", ")?;
+                let is_name = function.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                is_name.then(|| Self::element(inner))?
+            }
+            ("Array", Some(inner)) => Some(Self::Array(Box::new(Self::element(inner)?))),
+            ("Map", Some(arguments)) => {
+                let (key, value) = arguments.split_once(", ")?;
+                let key = Self::element(key).filter(|key| {
+                    matches!(key, Self::String | Self::LowCardinality { nullable: false })
+                })?;
+                Some(Self::Map(Box::new(key), Box::new(Self::element(value)?)))
+            }
+            ("Tuple", Some(members)) => {
+                let members = arguments(members)?.into_iter().map(|member| {
+                    let (name, inner) = member.split_once(' ')?;
+                    Some((name.to_owned(), Self::element(inner)?))
+                });
+                members.collect::<Option<_>>().map(Self::Tuple)
+            }
+            _ => Self::element(text),
+        }
+    }
+
+    /// A type that can be inside Array, Map and Tuple.
+    fn element(text: &str) -> Option<Self> {
         match text {
             "LowCardinality(String)" => return Some(Self::LowCardinality { nullable: false }),
             "LowCardinality(Nullable(String))" => {
                 return Some(Self::LowCardinality { nullable: true });
             }
-            "devices" => return Some(Self::Devices),
-            "identities" => return Some(Self::Identities),
             _ => {}
         }
         match split(text) {
             ("Nullable", Some(inner)) => Some(Self::Nullable(Box::new(Self::plain(inner)?))),
-            ("SimpleAggregateFunction", Some(arguments)) => {
-                let (function, inner) = arguments.split_once(", ")?;
-                let is_name = function.bytes().all(|byte| byte.is_ascii_alphanumeric());
-                is_name.then(|| Self::parse(inner))?
-            }
             _ => Self::plain(text),
         }
     }
@@ -98,6 +126,16 @@ impl Target {
                     .filter(|digits| *digits <= 9 && is_quoted(zone));
                 Self::DateTime64(precision?)
             }
+            ("Decimal", Some(arguments)) => {
+                let (precision, scale) = arguments.split_once(", ")?;
+                let decimal = Decimal {
+                    precision: precision.parse().ok()?,
+                    scale: scale.parse().ok()?,
+                };
+                let is_valid =
+                    (1..=18).contains(&decimal.precision) && decimal.scale <= decimal.precision;
+                is_valid.then_some(Self::Decimal(decimal))?
+            }
             ("FixedString", Some(size)) => Self::FixedString(size.parse::<u32>().ok()? as usize),
             ("Enum8", Some(members)) => Self::Enum(1, parse_members(members, -128..=127)?),
             ("Enum16", Some(members)) => Self::Enum(2, parse_members(members, -32768..=32767)?),
@@ -111,6 +149,19 @@ fn split(text: &str) -> (&str, Option<&str>) {
         .split_once('(')
         .and_then(|(name, rest)| Some((name, rest.strip_suffix(')')?)));
     inner.map_or((text, None), |(name, arguments)| (name, Some(arguments)))
+}
+
+/// Split at the commas that are not in parentheses; None where there are quotes.
+fn arguments(text: &str) -> Option<Vec<&str>> {
+    if text.contains(['\'', '`']) {
+        return None;
+    }
+    let mut depth = 0;
+    let is_comma = |character| {
+        depth += i32::from(character == '(') - i32::from(character == ')');
+        character == ',' && depth == 0
+    };
+    Some(text.split(is_comma).map(str::trim).collect())
 }
 
 fn is_quoted(text: &str) -> bool {
@@ -164,6 +215,13 @@ mod tests {
             Target::parse("SimpleAggregateFunction(anyLast, Nullable(String))"),
             Some(Target::Nullable(Box::new(Target::String)))
         );
+        assert_eq!(
+            Target::parse("Tuple(a Decimal(9, 2), b Nullable(Bool))"),
+            Some(Target::Tuple(vec![
+                ("a".to_owned(), Target::parse("Decimal(9, 2)").unwrap()),
+                ("b".to_owned(), Target::parse("Nullable(Bool)").unwrap()),
+            ]))
+        );
         let Some(Target::Enum(1, members)) = Target::parse("Enum8('a' = -1, 'b, c' = 2)") else {
             panic!("not an Enum8");
         };
@@ -181,7 +239,12 @@ mod tests {
             "Nullable(LowCardinality(String))",
             "Nullable(devices)",
             "LowCardinality(UInt8)",
-            "Array(String)",
+            "Array(Array(String))",
+            "Map(UInt8, String)",
+            "Tuple(String)",
+            "Tuple(a Array(String))",
+            "Decimal(19, 2)",
+            "Nullable(Array(String))",
             "DateTime64",
             "DateTime64(10)",
             "DateTime64(3",

@@ -68,9 +68,7 @@ impl Instant {
         if !value.is_finite() || value.abs() >= 1e20 || value == 0.0 {
             return None;
         }
-        let mut buffer = [0; 64];
-        let text = write_number(&mut buffer, format_args!("{:e}", value.abs()))?;
-        let (digits, exponent) = split_exponent(text)?;
+        let (digits, exponent) = shortest_digits(value.abs())?;
         if digits >= DIGITS_WITH_TIES && is_tie(value.abs(), digits.ilog10() + 1)? {
             return None;
         }
@@ -289,7 +287,12 @@ fn write_number<'a>(buffer: &'a mut [u8; 64], number: fmt::Arguments) -> Option<
     std::str::from_utf8(&buffer[..length]).ok()
 }
 
-/// Rust's `1.234e9` as 1234 and 6: an integer and the exponent of its last digit.
+/// The fewest decimal digits that identify a positive float, and the exponent of the last: 1234 and 6 of 1.234e9.
+pub fn shortest_digits(value: f64) -> Option<(i128, i32)> {
+    let mut buffer = [0; 64];
+    split_exponent(write_number(&mut buffer, format_args!("{value:e}"))?)
+}
+
 fn split_exponent(text: &str) -> Option<(i128, i32)> {
     let (mantissa, exponent) = text.split_once('e')?;
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));

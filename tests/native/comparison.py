@@ -104,15 +104,15 @@ def _check_order(runs: list[tuple[int, int, tuple[Any, ...]]], undecided: list[i
 
 def _parts_are_equal(fields: Sequence[Wanted], parts: tuple[Any, ...], expected: Decoded) -> bool:
     return len(parts) == len(fields) and all(
-        part == _plain(field, column) for field, part, column in zip(fields, parts, expected.columns, strict=True)
+        _plain(part) == (bulk_strings(column) if field.target in CONVERTERS else _plain(column))
+        for field, part, column in zip(fields, parts, expected.columns, strict=True)
     )
 
 
-def _plain(field: Wanted, part: Any) -> Any:
-    if field.target in CONVERTERS:
-        return bulk_strings(part)
+def _plain(part: Any) -> Any:
+    """Return the part with its arrays as bytes; `merge` joins parts, for which sizes must be arrays."""
     if isinstance(part, tuple):
-        return tuple(_plain(field, element) for element in part)
+        return tuple(map(_plain, part))
     return part.tobytes() if isinstance(part, array) else part
 
 

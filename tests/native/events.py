@@ -16,12 +16,19 @@ TIMES = ["DateTime", "DateTime('Europe/Berlin')", *[f"DateTime64({digits})" for 
 TIMES += ["DateTime64(3, 'UTC')", "Date", "Date32"]
 TEXTS = ["String", "FixedString(6)", "UUID", "IPv4", "IPv6"]
 ENUMS = ["Enum8('a' = 1, 'b, (c)' = -128)", "Enum16('a' = 32767, '' = -32768, 'ü' = 3)"]
-PLAIN = [*INTEGERS, "Float32", "Float64", "Bool", *TIMES, *TEXTS, *ENUMS]
+DECIMALS = ["Decimal(9, 2)", "Decimal(18, 6)", "Decimal(18, 18)"]
+PLAIN = [*INTEGERS, *DECIMALS, "Float32", "Float64", "Bool", *TIMES, *TEXTS, *ENUMS]
 LOW_CARDINALITY = ["LowCardinality(String)", "LowCardinality(Nullable(String))"]
+COLLECTIONS = [
+    *["Array(String)", "Array(Nullable(Int32))", "Array(LowCardinality(String))", "Array(DateTime64(3))"],
+    *["Map(String, String)", "Map(LowCardinality(String), Nullable(UInt8))"],
+    *["Tuple(lat Float64, lon Nullable(Int16))", "Tuple(word LowCardinality(String), b Bool)"],
+]
 TARGETS = [
     *PLAIN,
     *[f"Nullable({target})" for target in PLAIN],
     *LOW_CARDINALITY,
+    *COLLECTIONS,
     "SimpleAggregateFunction(sum, UInt64)",
     "SimpleAggregateFunction(anyLast, Nullable(String))",
     "devices",
@@ -44,6 +51,19 @@ def value_for(target: str, random: Random) -> Any:
     """Return a value that the target mostly accepts."""
     if target.startswith("Nullable("):
         target = target[9:-1]
+    name, _, arguments = target.partition("(")
+    if name == "Array":
+        return [value_for(arguments[:-1], random) for _ in range(random.randrange(4))]
+    if name == "Map":
+        value = arguments.partition(", ")[2][:-1]
+        return {random.choice(WORDS): value_for(value, random) for _ in range(random.randrange(4))}
+    if name == "Tuple":
+        members = [member.partition(" ") for member in arguments[:-1].split(", ")]
+        return {member: value_for(inner, random) for member, _, inner in members}
+    if name == "LowCardinality":
+        return random.choice(WORDS)
+    if name == "Decimal":
+        return decimal_for(int(arguments[:-1].partition(", ")[2]), random)
     if target == "Bool":
         return random.random() < 0.5
     if "Int" in target:
@@ -70,6 +90,13 @@ def value_for(target: str, random: Random) -> Any:
     if target == "identities" and random.random() < 0.3:
         return random.randint(-(1 << 63), (1 << 64) - 1)
     return random.choice(WORDS)
+
+
+def decimal_for(scale: int, random: Random) -> Any:
+    digits = random.randrange(-(10**7), 10**7) * random.choice((1, 1, 10**9))
+    return random.choice(
+        (digits / 10**scale, digits % 9, f"{digits / 10**scale:.{scale}f}", round(random.uniform(0, 9), 2))
+    )
 
 
 def time_for(random: Random) -> Any:
