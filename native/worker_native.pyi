@@ -17,7 +17,7 @@ class Decoder:
     def __new__(cls, fields: Sequence[tuple[Sequence[str], str, bool]]) -> Decoder:
         """Take each field's path, target and whether it is required; ValueError if a target is not supported.
 
-        A target is a ClickHouse type (not all are supported), or `devices` (strings), or `identities` (strings and integers).
+        A target is a ClickHouse type (not all are supported), `devices` (strings), or `identities` (strings, integers).
         """
 
     def decode(self, payloads: Sequence[bytes]) -> tuple[list[tuple[int, int, tuple[Any, ...]]], list[int]]:

@@ -174,6 +174,15 @@ def test_paths_and_duplicate_keys(payload: bytes, is_decided: bool) -> None:
     assert compare(worker_native.Decoder(fields), fields, [payload]) == ([] if is_decided else [0])
 
 
+@pytest.mark.parametrize("key", ['a"b', '"', "a\\b", "\\", "a\nb", "\0", 'x":1,"y', "ü\x7f"])
+def test_keys_that_need_escapes(key: str) -> None:
+    fields = [wanted((key,), "Int32"), wanted(("g", key), "Nullable(Int32)")]
+    escaped, raw = json.dumps(key).encode(), b'"' + key.encode() + b'"'
+    payloads = [b'{"g":{%b:1},%b:2}' % (text, text) for text in (escaped, raw, escaped, raw)]
+    undecided = compare(worker_native.Decoder(fields), fields, payloads)
+    assert undecided == ([] if key == "ü\x7f" else [1, 3])
+
+
 def test_a_field_of_which_another_path_goes_on() -> None:
     fields = [wanted(("g",), "Nullable(Int32)"), wanted(("g", "b"), "Nullable(Int32)")]
     payloads = [b"{}", b'{"g":null}', b'{"g":1}', b'{"g":{"b":1}}', b'{"g":{}}']
