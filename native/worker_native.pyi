@@ -28,7 +28,7 @@ class Decoder:
         the tuple (mask, values); for Array(T) and Map(K, V) the tuples (sizes, values) and (sizes, keys, values), where
         sizes is an array("Q"), as Codec.join needs it; for Tuple a tuple. For `devices` and `identities` it is the
         distinct ones as RESP bulk strings, in the order of first appearance.
-        An undecided payload may be valid or not: the reference decodes it. Tombstones are undecided. The GIL is released
+        An undecided payload may be valid or not: the reference decodes it; so are tombstones. The GIL is released
         meanwhile. Raises RuntimeError once the messages were released.
         """
 

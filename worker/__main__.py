@@ -16,6 +16,7 @@ from worker.commands.terminal import printable
 from worker.config.settings import Settings, UsageError, toml_value
 from worker.core import log, streams
 from worker.core.errors import ExitCode, Fatal, WorkerError
+from worker.core.native import describe_reader
 from worker.core.version import version_text
 
 
@@ -99,10 +100,11 @@ def _log_start(settings: Settings) -> None:
     effective["processes"] = str(effective["processes"])  # one type, also in an index of log lines
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
-        "worker %s, librdkafka %s, Python %s",
+        "worker %s, librdkafka %s, Python %s, reader %s",
         version_text(),
         librdkafka_version(),
         platform.python_version(),
+        describe_reader(settings.reader),
         extra=log.fields(**effective),
     )
 

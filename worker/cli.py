@@ -48,7 +48,9 @@ class _Version(argparse.Action):
     """Prints the versions. They are read only then: importlib.metadata takes a fifth of the time of `--help`."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(f"worker {version_text()}, Python {sys.version.split()[0]}")
+        from worker.core.native import describe_reader
+
+        print(f"worker {version_text()}, Python {sys.version.split()[0]}, reader {describe_reader('auto')}")
         parser.exit()
 
 

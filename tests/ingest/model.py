@@ -20,7 +20,8 @@ from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
 from worker.ingest.writer import TopicRecreated
-from worker.kafka.group_consumer import Committed, Read, ReadError
+from worker.kafka.group_consumer import Committed
+from worker.kafka.readers import Read, ReadError
 
 TOPICS = ("a", "b")
 KEYS: tuple[Key, ...] = tuple((topic, partition) for topic in TOPICS for partition in range(2))
@@ -113,6 +114,8 @@ class World:
 
 class FakeGroupConsumer:
     """What GroupConsumer offers. An expelled member learns it at its next read; its commits are refused."""
+
+    read_limit = 1000
 
     def __init__(self, world: World) -> None:
         self.world = world

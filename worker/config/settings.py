@@ -165,6 +165,12 @@ class Settings:
     until_end: bool = option(
         "Processes", False, "stop when all that was in the topic at start is written", parse=parsers.switch
     )
+    reader: str = option(
+        "Processes",
+        "auto",
+        "what reads and decodes: the optional native package, if it can be used, or Python",
+        choices=("auto", "native", "python"),
+    )
     drain_timeout: float = option(
         "Processes",
         30.0,

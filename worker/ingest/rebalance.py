@@ -15,7 +15,8 @@ from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
-from worker.kafka.group_consumer import Committed, GroupConsumer, ReadError
+from worker.kafka.group_consumer import Committed, GroupConsumer
+from worker.kafka.readers import ReadError
 from worker.sinks import Sink
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from worker.config.settings import Settings
 from worker.core.delivery import of_another_topic
 from worker.core.errors import Retryable
 from worker.kafka.errors import raise_auth_error
-from worker.kafka.group_consumer import READ_MESSAGES
 from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_properties
+from worker.kafka.readers import PythonReader
 from worker.kafka.topics import topic_ids
 
 _TIMEOUT_S = 10.0  # of one request
@@ -98,7 +98,7 @@ class LogReader:
         last_message = time.monotonic()
         try:
             while True:
-                messages = self._consumer.consume(READ_MESSAGES, 0.1)
+                messages = self._consumer.consume(PythonReader.limit, 0.1)
                 if messages:
                     last_message = time.monotonic()
                 elif time.monotonic() - last_message > _SILENCE_S:

@@ -23,13 +23,14 @@ from prometheus_client.exposition import choose_encoder
 
 from worker.core.accounts import Accounts, running_slots
 from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
+from worker.core.native import reader_in_use
 from worker.core.version import version_text
 from worker.kafka.properties import librdkafka_version
 from worker.monitor.state import MonitorState
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
 _PARTITION = ("topic", "partition")
-_BUILD = ("version", "python", "librdkafka", "topic", "backend", "group")
+_BUILD = ("version", "python", "librdkafka", "topic", "backend", "group", "reader")
 
 
 class Kind(NamedTuple):
@@ -118,7 +119,7 @@ class Collector:
         self._used: list[Slot] = []
         self._build = [version_text(), platform.python_version(), librdkafka_version()]
         settings = state.settings
-        self._build += [settings.topic, settings.backend, settings.group_id]
+        self._build += [settings.topic, settings.backend, settings.group_id, reader_in_use(settings.reader)]
 
     def describe(self) -> list[Metric]:
         """Return nothing: which metrics exist depends on the running processes."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from worker.commands.check.finding import Finding, fail, ok, warn
 from worker.config.settings import Settings
+from worker.core.native import describe_reader
 
 _FEW_ROWS = 1000
 _INSERTS_S = 20  # of all processes; ClickHouse merges about so many new parts without falling behind
@@ -14,6 +15,7 @@ _INSERTS_S = 20  # of all processes; ClickHouse merges about so many new parts w
 
 def check_options(settings: Settings) -> Iterator[Finding]:
     yield _check_port(settings)
+    yield ok("reader", describe_reader(settings.reader))
     if settings.backend != "clickhouse":
         return
     if settings.batch_rows < _FEW_ROWS:

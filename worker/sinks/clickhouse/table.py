@@ -133,11 +133,11 @@ def _bind(column: Column, field: str) -> ColumnBinding:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
     path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
     bound = Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
-    bound = bound._replace(exact="Decimal" in column.type)
+    bound = bound._replace(exact="Decimal" in column.type, target=codec.type)
     if not field and column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
-        bound = bound._replace(convert=convert, required=False, missing=default)
+        bound = bound._replace(convert=convert, required=False, missing=default, target="")
     return ColumnBinding(column.name, bound, codec)
 
 
