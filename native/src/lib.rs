@@ -8,11 +8,14 @@ pub mod collections;
 pub mod columns;
 pub mod decimals;
 pub mod decode;
+pub mod dictionaries;
 pub mod json;
+pub mod paths;
 pub mod pfadd;
 pub mod python;
 pub mod targets;
 pub mod timestamps;
+pub mod values;
 
 #[pymodule]
 fn worker_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
