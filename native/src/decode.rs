@@ -198,14 +198,12 @@ impl Decoder {
         json.next_token()?;
         let parent = &mut self.nodes[node];
         let expected = parent.following[*previous];
-        if let Some(child) = parent.children.get(expected)
-            && child
-                .quoted
-                .as_ref()
-                .is_some_and(|quoted| json.skip_exactly(quoted))
-        {
-            *previous = expected + 1;
-            return Some(child.node);
+        if let Some(child) = parent.children.get(expected) {
+            let quoted = child.quoted.as_deref();
+            if quoted.is_some_and(|quoted| json.skip_exactly(quoted)) {
+                *previous = expected + 1;
+                return Some(child.node);
+            }
         }
         let Some(position) = parent.find_or_learn(json.key(unescaped)?) else {
             return Some(None);
