@@ -1,7 +1,8 @@
 //! Buffers for Array and Map: the number of elements of each row, then a column of all elements.
 
-use crate::columns::{Column, Mark, Part, Scalar};
+use crate::columns::{Column, Mark, Part};
 use crate::targets::Target;
+use crate::values::Scalar;
 
 const MAX_KEYS: usize = 64; // of one map: each is compared with those before it
 

@@ -1,7 +1,7 @@
 //! Decimal(P, S) of at most 18 digits: an integer multiple of 10^-S, exact or not decided.
 
-use crate::columns::Scalar;
 use crate::timestamps::shortest_digits;
+use crate::values::Scalar;
 
 const FLOAT_DIGITS: i128 = 1_000_000_000_000_000; // 10^15: with fewer digits each decimal is one float
 const TEXT_DIGITS: usize = 36; // their value is below 2^127

@@ -4,9 +4,11 @@
 //! undecided: nothing of it remains in the columns, and the reference decodes it.
 
 use crate::collections::Collection;
-use crate::columns::{Column, Part, Scalar};
+use crate::columns::{Column, Part};
 use crate::json::{MAX_DEPTH, Scanner};
+use crate::paths::Node;
 use crate::targets::Target;
+use crate::values::Scalar;
 
 /// A field: where its value is in an event, what it becomes, and whether an event without it is invalid.
 pub struct FieldPlan {
@@ -28,9 +30,6 @@ pub struct Outcome {
     pub undecided: Vec<usize>,
 }
 
-const MAX_UNWANTED_KEYS: usize = 32; // remembered per object
-const MAX_UNWANTED_LENGTH: usize = 64;
-
 /// The wanted paths as a tree, and a column per field.
 pub struct Decoder {
     nodes: Vec<Node>, // the first is the event itself
@@ -50,29 +49,11 @@ enum Source {
     Tuple(Vec<Source>),
 }
 
-/// A key on a wanted path. It can have fields, and children on the way to other fields.
-struct Node {
-    children: Vec<Child>,
-    unwanted: usize,       // of the children
-    lengths: u64,          // bit n: a child's key has n bytes; bit 63: 63 or more
-    following: Vec<usize>, // which child came first in earlier events, then which came after each child
-    columns: Vec<usize>,
-    collections: Vec<usize>,
-    is_parent: bool, // of wanted keys
-    last_event: u64, // that had this key
-}
-
-struct Child {
-    key: Box<str>,
-    quoted: Option<Box<[u8]>>, // with its colon
-    node: Option<usize>,       // None if the key is not wanted
-}
-
 impl Decoder {
     /// None if a path is empty.
     pub fn new(fields: Vec<FieldPlan>) -> Option<Self> {
         let mut decoder = Self {
-            nodes: vec![Node::new()],
+            nodes: vec![Node::default()],
             columns: Vec::with_capacity(fields.len()),
             required: Vec::with_capacity(fields.len()),
             collections: Vec::new(),
@@ -124,7 +105,7 @@ impl Decoder {
             return node;
         }
         let node = self.nodes.len();
-        self.nodes.push(Node::new());
+        self.nodes.push(Node::default());
         self.nodes[parent].add(&key, Some(node));
         node
     }
@@ -217,14 +198,12 @@ impl Decoder {
         json.next_token()?;
         let parent = &mut self.nodes[node];
         let expected = parent.following[*previous];
-        if let Some(child) = parent.children.get(expected)
-            && child
-                .quoted
-                .as_ref()
-                .is_some_and(|quoted| json.skip_exactly(quoted))
-        {
-            *previous = expected + 1;
-            return Some(child.node);
+        if let Some(child) = parent.children.get(expected) {
+            let quoted = child.quoted.as_deref();
+            if quoted.is_some_and(|quoted| json.skip_exactly(quoted)) {
+                *previous = expected + 1;
+                return Some(child.node);
+            }
         }
         let Some(position) = parent.find_or_learn(json.key(unescaped)?) else {
             return Some(None);
@@ -304,63 +283,6 @@ impl Decoder {
     }
 }
 
-impl Node {
-    fn new() -> Self {
-        Self {
-            children: Vec::new(),
-            unwanted: 0,
-            lengths: 0,
-            following: vec![0],
-            columns: Vec::new(),
-            collections: Vec::new(),
-            is_parent: false,
-            last_event: 0,
-        }
-    }
-
-    fn is_only_parent(&self) -> bool {
-        self.columns.is_empty() && self.collections.is_empty()
-    }
-
-    /// The collection whose value is here, if no other field has its value here or below.
-    fn only_collection(&self) -> Option<usize> {
-        match self.collections[..] {
-            [collection] if self.columns.is_empty() && !self.is_parent => Some(collection),
-            _ => None,
-        }
-    }
-
-    fn find(&self, key: &str) -> Option<usize> {
-        if self.lengths & length_bit(key) == 0 {
-            return None;
-        }
-        self.children.iter().position(|child| *child.key == *key)
-    }
-
-    /// Find a key; remember one that is not wanted, so that it is expected in the next event.
-    fn find_or_learn(&mut self, key: &str) -> Option<usize> {
-        let known = self.find(key);
-        if known.is_some() || self.unwanted >= MAX_UNWANTED_KEYS || key.len() > MAX_UNWANTED_LENGTH
-        {
-            return known;
-        }
-        self.unwanted += 1;
-        self.add(key, None);
-        Some(self.children.len() - 1)
-    }
-
-    fn add(&mut self, key: &str, node: Option<usize>) {
-        self.lengths |= length_bit(key);
-        self.is_parent |= node.is_some();
-        self.children.push(Child {
-            quoted: quoted(key),
-            key: key.into(),
-            node,
-        });
-        self.following.push(self.children.len());
-    }
-}
-
 impl Source {
     fn cut(&self, columns: &mut [Column], collections: &mut [Collection]) -> Part {
         match self {
@@ -403,18 +325,6 @@ fn read_collection(
     }
     collection.end_row();
     Some(())
-}
-
-fn length_bit(key: &str) -> u64 {
-    1 << key.len().min(63)
-}
-
-/// The key as it is mostly written, with its colon; None if it needs escapes.
-fn quoted(key: &str) -> Option<Box<[u8]>> {
-    let is_plain = key
-        .bytes()
-        .all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
-    is_plain.then(|| format!("\"{key}\":").into_bytes().into())
 }
 
 #[cfg(test)]

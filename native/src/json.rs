@@ -2,7 +2,7 @@
 //!
 //! Each method reads from the current position and moves behind what it read; None means that the text is not decided.
 
-use crate::columns::Scalar;
+use crate::values::Scalar;
 
 /// Levels of arrays and objects; orjson accepts 1024.
 pub const MAX_DEPTH: usize = 128;

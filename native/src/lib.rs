@@ -8,15 +8,18 @@ pub mod collections;
 pub mod columns;
 pub mod decimals;
 pub mod decode;
+pub mod dictionaries;
 pub mod json;
 #[allow(unsafe_code)]
 mod kafka;
 mod messages;
+pub mod paths;
 pub mod pfadd;
 mod python;
 mod reader;
 pub mod targets;
 pub mod timestamps;
+pub mod values;
 
 #[pymodule]
 fn worker_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
