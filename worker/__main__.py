@@ -178,6 +178,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     from worker.commands.verify import verify
 
     settings, _ = cli.settings_of(arguments)
+    if arguments.allow_merged and settings.backend == "redis":
+        raise UsageError("--allow-merged: it has no effect with --backend redis; leave it out")
     log.configure(settings.log_format, settings.log_level, "verify")
     limit, merged = arguments.limit, arguments.allow_merged
     return _for_each_topic(

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from worker.commands.completion import SHELLS
 from worker.config.parsers import nearest, number
 from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
-from worker.config.sources import CONFIG_VARIABLE, from_environment, load
+from worker.config.sources import CONFIG_VARIABLE, from_environment, load, reject_other_backends_options
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
 from worker.decoding.timestamps import to_seconds
@@ -76,7 +76,10 @@ def load_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, st
         flags["topic"] = ",".join(flags["topic"])
     environ = from_environment()
     config = given.get("config") or environ.get(CONFIG_VARIABLE)
-    return load(flags, environ, Path(config) if config else None)
+    settings, origins = load(flags, environ, Path(config) if config else None)
+    if "backend" in given:  # a command that uses a store
+        reject_other_backends_options(settings, origins)
+    return settings, origins
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:

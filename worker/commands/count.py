@@ -37,7 +37,7 @@ def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO
         print(*report(settings, by_topic, total), sep="\n", file=out)
         return ExitCode.OK
     if settings.backend != "redis":
-        raise UsageError("--from, --to and --by count with the windows of --backend redis; query the ClickHouse table")
+        raise UsageError("--from and --to count with the windows of --backend redis; query the ClickHouse table")
     for topic in each_topic(settings):
         if not settings.one_topic:
             print(f"== {topic.topic}", file=out)

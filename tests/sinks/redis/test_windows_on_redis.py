@@ -186,10 +186,11 @@ def test_check_warns_about_a_policy_that_evicts_windows(job: Job, client: Any) -
         (("--from", "2026-11-01", "--to", "2026-11-02"), "run the worker with --windows"),
         (("--from", "2026-11-02", "--to", "2026-11-01"), "a later --to TIME"),
         (("--from", "yesterday", "--to", "2026-11-01"), "write 2026-11-01"),
-        (("--by", "country", "--backend", "clickhouse"), "query the ClickHouse table"),
+        (("--by", "country", "--backend", "clickhouse"), "--by: it has no effect with --backend clickhouse"),
+        (("--from", "2026-11-01", "--backend", "clickhouse"), "query the ClickHouse table"),
     ],
 )
 def test_count_says_what_to_write(own_redis: Server, topic_name: str, options: Sequence[str], message: str) -> None:
-    with run_worker("count", "--topic", topic_name, "--redis-url", own_redis.address, *options) as worker:
+    with run_worker("count", "--topic", topic_name, *options, env={"WORKER_REDIS_URL": own_redis.address}) as worker:
         assert worker.wait() == 2, worker.tail()
     assert message in worker.stderr[-1]
