@@ -1,9 +1,10 @@
-"""Reads any range of a topic's log, without joining a group or committing: for `verify`, `dlq` and `check`."""
+"""Reads any range of a topic's log, without joining a group or committing: for `verify`, `dlq`, `count`, `check`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -11,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
 from worker.core.delivery import of_another_topic
-from worker.core.errors import Retryable
+from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.group_consumer import READ_MESSAGES
 from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_properties
@@ -58,6 +59,15 @@ class LogReader:
                 return 0
             raise self._to_retryable(metadata.error)
         return len(metadata.partitions)
+
+    def existing_partitions(self) -> int:
+        """Return the number of partitions; raise Fatal if the topic does not exist."""
+        if not (count := self.partitions()):
+            raise Fatal(
+                f"{self._servers}: topic {self.topic} does not exist; check --topic and --bootstrap-servers",
+                code=ExitCode.FAILED,
+            )
+        return count
 
     def committed(self, count: int) -> dict[int, tuple[int | None, str]]:
         """Return the group's commit (None: never) and its metadata for each of the first `count` partitions."""
@@ -152,3 +162,9 @@ class LogReader:
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._last_error = error
+
+
+def require_topic(settings: Settings) -> None:
+    """Raise Fatal if the settings' topic does not exist."""
+    with closing(LogReader(settings, settings.topic)) as log_reader:
+        log_reader.existing_partitions()

@@ -110,6 +110,25 @@ def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
         assert worker.wait() == 0, worker.tail()
 
 
+def test_events_without_the_field_are_in_the_total_and_under_none(job: Job, client: Any, midnight: int) -> None:
+    seconds = midnight - DAY
+    events: list[dict[str, Any]] = [{"timestamp": seconds, "device_ip": f"d{n}"} for n in range(30)]
+    for event in events[:10]:
+        event["country"] = "NL"
+    for event in events[10:15]:
+        event["country"] = None
+    job.send([orjson.dumps(event) for event in events])
+    job.finish(*BY_COUNTRY)
+    lines = ["Total devices: 30", "NL: 10", "(none): 20"]
+    assert counted(job, seconds, midnight, "--by", "country") == lines
+    with run_worker("count", *job.arguments("--by", "country")) as worker:
+        assert worker.wait() == 0, worker.tail()
+    assert worker.stdout == lines
+    assert job.dead_letters() == []
+    with run_worker("verify", *job.arguments(*BY_COUNTRY)) as worker:
+        assert worker.wait() == 0, worker.tail()
+
+
 def test_late_events_are_in_their_own_window_and_replays_change_nothing(job: Job, client: Any, midnight: int) -> None:
     events = clicks(2000, midnight - 2 * DAY, midnight)
     late = [Click(midnight - 2 * DAY + 30, f"late-{n}", "NL") for n in range(50)]

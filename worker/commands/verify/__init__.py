@@ -16,7 +16,6 @@ from worker.commands.verify.clickhouse import verify_clickhouse
 from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
 from worker.config.settings import Settings
-from worker.core.errors import Fatal
 from worker.kafka.log_reader import LogReader
 
 
@@ -28,9 +27,7 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
     """
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
-        count = log_reader.partitions()
-        if not count:
-            raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
+        count = log_reader.existing_partitions()
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
         if bar.is_shown:
