@@ -218,12 +218,14 @@ def _count_arguments(parser: argparse.ArgumentParser) -> None:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit code 0: every committed event is stored once. 1: events are missing, duplicated or extra, or the table\n"
-        "cannot be compared: its engine merges rows (Replacing, Summing …) by a sorting key without the origin\n"
-        "columns _topic, _partition and _offset."
+        "cannot tell: its engine merges rows (Replacing, Summing …) by a sorting key without the origin columns\n"
+        "_topic, _partition and _offset, its TTL removes rows, or another table keeps them (Null, Distributed, views)."
     )
     parser.add_argument("--limit", type=_checked(number(1, 10**6)), default=20, help="ranges of a problem to show [20]")
     parser.add_argument(
-        "--allow-merged", action="store_true", help="count events that may have been merged as stored, not as missing"
+        "--allow-merged",
+        action="store_true",
+        help="count events whose rows the table may have merged or removed as stored",
     )
     _settings_arguments(parser)
 
