@@ -171,7 +171,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, "critical", "check")  # errors are findings
-    return check(settings, create=arguments.create, partitions=arguments.partitions, out=sys.stdout)
+    create, partitions, sample = arguments.create, arguments.partitions, arguments.sample
+    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

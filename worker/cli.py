@@ -204,6 +204,13 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a created topic [4]"
     )
+    parser.add_argument(
+        "--sample",
+        type=_checked(number(0, 1_000_000)),
+        metavar="N",
+        default=1000,
+        help="events of each topic to try on the store, from begin, middle and end of its partitions; 0: none [1000]",
+    )
     _settings_arguments(parser)
 
 

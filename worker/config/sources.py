@@ -30,7 +30,7 @@ OWNED_PROPERTIES = {
     "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
     "enable.partition.eof": "the worker needs it to pass transaction markers",
     "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
-    "partition.assignment.strategy": "cooperative assignors do not work with manual commits; it is range or roundrobin",
+    "partition.assignment.strategy": "it is range or roundrobin; group.protocol=consumer rebalances incrementally",
     "isolation.level": "aborted transactions must not be stored",
     "acks": "a dead letter counts only once all in-sync replicas have it",
     "request.required.acks": "a dead letter counts only once all in-sync replicas have it",

@@ -19,6 +19,7 @@ from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
 from worker.sinks.clickhouse.names import literal, quoted, table_name
 from worker.sinks.clickhouse.sink import ClickHouseSink
+from worker.sinks.clickhouse.table import bind_columns, counted, default_columns
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers without CHECK GRANT
@@ -98,9 +99,21 @@ def _check_table(settings: Settings, client: _Client, create: bool, fields: list
     if missing:
         return
     if not exists and not create and not settings.map:  # with --map the sink reports that the table must exist
-        yield ok("table", f"{name} does not exist; the worker creates it when it starts, or --create now")
+        yield from _check_default_columns(settings, name, fields)
         return
     yield from _check_columns(settings, client, name, exists, fields)
+
+
+def _check_default_columns(settings: Settings, name: str, fields: list[Stored]) -> Iterator[Finding]:
+    """Append the fields that the table will have which the worker creates."""
+    columns = default_columns()
+    bindings = bind_columns(columns, {})
+    stored = [Stored(binding.field, binding.column, binding.codec.type, exists=False) for binding in bindings]
+    filled = ", ".join(map(str, stored))
+    yield ok("table", f"{name} does not exist; the worker creates it when it starts, or --create now, with {filled}")
+    column = counted(columns, bindings, settings.device_field)
+    yield ok("devices", f"counted in column {column}" if column else uncounted(settings))
+    fields += stored
 
 
 def _check_columns(
@@ -123,7 +136,11 @@ def _check_columns(
         "SELECT arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table) "
         f"FROM system.tables WHERE {place}"
     )
-    stored = [Stored(binding.field, binding.column, binding.codec.type) for binding in sink.bindings]
+    keys = client.value(
+        "SELECT groupArray(name) FROM system.columns WHERE "
+        f"database = {literal(database)} AND table = {literal(table)} AND (is_in_sorting_key OR is_in_partition_key)"
+    )
+    stored = [Stored(b.field, b.column, b.codec.type, is_key=b.column in keys) for b in sink.bindings]
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
     yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
