@@ -366,6 +366,18 @@ def test_a_user_with_exactly_the_documented_rights_passes_and_can_run(
             client.execute_command("ACL", "SETUSER", "ingest", "-multi")
 
 
+def test_a_user_that_may_not_select_the_database_is_reported(counted: Settings, own_redis: Server) -> None:
+    with closing(redis.Redis(port=own_redis.port)) as client:
+        client.execute_command("ACL", "SETUSER", "ingest", "on", f">{CANARY}", "~*", "+pfadd", "+pfcount")
+        url = f"redis://ingest@127.0.0.1:{own_redis.port}/1"
+        settings = replace(counted, redis_url=url, redis_password=CANARY)
+        code, text = run(settings)
+        assert code == ExitCode.FAILED
+        fix = line_of(text, "FAIL  rights").partition("fix: ACL SETUSER … ")[2].split(",")[0]
+        client.execute_command("ACL", "SETUSER", "ingest", fix)
+        assert run(settings)[0] == ExitCode.OK
+
+
 def test_a_key_of_another_type_is_refused(counted: Settings) -> None:
     with closing(redis.Redis.from_url(counted.redis_url)) as client:
         client.set(counted.redis_key_name, "text")

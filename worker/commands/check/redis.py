@@ -29,8 +29,10 @@ def check_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iter
         try:
             client = node.client()
             client.ping()
-        except exceptions.NoPermissionError:
-            pass  # it answers; the rights that the worker needs are checked below
+        except exceptions.NoPermissionError as error:
+            if "'ping'" not in str(error):  # else it answers, and the rights that the worker needs are checked below
+                yield fail("rights", f"{node.where}: {error}", "ACL SETUSER … +select, for a database other than 0")
+                return
         except (TypeError, ValueError) as error:
             yield fail("Redis", f"{node.where}: {error}", "correct the options in --redis-url")
             return
