@@ -118,6 +118,12 @@ def test_a_field_whose_values_fit_in_some_events_only_is_not_suggested() -> None
     assert "--map isbot=is_bot" in "".join(findings({"is_bot": "Nullable(Bool)", "x": "Int8"}, [*events[:2], {"x": 1}]))
 
 
+def test_a_field_is_suggested_if_its_parent_is_null_in_some_events() -> None:
+    events: list[Any] = [{"x": 1, "upstream": upstream} for upstream in ({"time": 1.5}, None)]
+    line = findings({"upstream_time": "Nullable(Float64)", "x": "Int8"}, events)[0]
+    assert line.endswith("fix: --map upstream.time=upstream_time")
+
+
 def test_the_list_of_fields_that_are_not_stored_says_how_many_it_leaves_out() -> None:
     event = {"a": 1, **{f"f{n:02}": 1 for n in range(25)}, "\x1b[2J": 1}
     line = findings({"a": "Int8"}, [event])[-1]

@@ -87,7 +87,7 @@ def suggest(unfit: Sequence[Stored], ignored: Counter[Path], payloads: Sequence[
     for similarity, stored, path in pairs:
         if similarity < _SIMILAR or stored.column in suggested or path in suggested.values():
             continue
-        if _fits(stored.field._replace(path=path, required=True), payloads, {"missing_field"}):
+        if _fits(stored.field._replace(path=path), payloads, {"missing_field"}):
             suggested[stored.column] = path
     return suggested
 
