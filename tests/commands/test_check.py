@@ -366,6 +366,14 @@ def test_a_user_with_exactly_the_documented_rights_passes_and_can_run(
             client.execute_command("ACL", "SETUSER", "ingest", "-multi")
 
 
+def test_a_field_of_by_that_no_event_has_is_a_warning(counted: Settings) -> None:
+    send(counted.bootstrap_servers, counted.topic, [json.dumps(GOOD).encode()] * 3)
+    code, text = run(replace(counted, by="eror_code"))
+    assert code == ExitCode.OK
+    assert "eror_code: in none of the 3 sampled events, so all count under (none)" in line_of(text, "WARN  sample")
+    assert "sample" not in "".join(re.findall("^WARN.*", run(replace(counted, by="error_code"))[1], re.MULTILINE))
+
+
 def test_a_user_that_may_not_select_the_database_is_reported(counted: Settings, own_redis: Server) -> None:
     with closing(redis.Redis(port=own_redis.port)) as client:
         client.execute_command("ACL", "SETUSER", "ingest", "on", f">{CANARY}", "~*", "+pfadd", "+pfcount")

@@ -59,7 +59,8 @@ def check_sample(
         if faults := Counter(reject.reason for reject in rejects):
             yield warn("sample", f"{name}: {_tally(faults)} {total}", fix or _fix(stored, rejects, payloads, table))
         elif stored in absent:
-            result = f"{name}: in none {total}, so " + ("it is NULL" if stored.column else "all count as (none)")
+            result = f"{name}: in none {total}, so " + ("it is NULL" if stored.column else "all count under (none)")
+            fix = fix or ("" if stored.column else "--by with a field of these events")
             yield warn("sample", result, fix) if fix else ok("sample", result)
     if rows:
         yield ok("sample", f"{rows} {total} would be stored")
