@@ -22,6 +22,7 @@ from worker.core.batch import DeadLetter
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.log_reader import LogReader
+from worker.local import start_kafka
 
 NOT_JSON = DeadLetter(3, b"{canary", "not_json", "")
 TOO_HIGH = DeadLetter(4, b'{"error_code": 300}', "out_of_range", "error_code")
@@ -120,6 +121,14 @@ def test_dead_letters_of_other_groups_are_left_out_and_counted(settings: Setting
     assert replayed(settings).startswith("replayed 1 dead letters")
     assert replayed(other).startswith("replayed 2 dead letters")  # a replay of the other group is not a duplicate
     assert replayed(settings).startswith("replayed 0 dead letters")
+
+
+def test_dead_letters_are_listed_while_a_new_cluster_creates_its_coordinator() -> None:
+    with start_kafka({"offsets.topic.num.partitions": 200}) as broker:  # it takes seconds
+        settings = Settings(topic="t", bootstrap_servers=broker.address)
+        create_topic(broker.address, settings.dead_letter_topic_name)
+        create_topic(broker.address, settings.topic)
+        assert listed(settings) == []
 
 
 def test_without_a_dead_letter_topic_there_are_no_dead_letters(settings: Settings) -> None:

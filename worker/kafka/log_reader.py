@@ -19,7 +19,13 @@ from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_proper
 from worker.kafka.topics import topic_ids
 
 _TIMEOUT_S = 10.0  # of one request
+_COORDINATOR_S = 30.0  # to create or move a group's coordinator
 _SILENCE_S = 60.0  # without a message where one must come
+_NO_COORDINATOR = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
@@ -72,11 +78,22 @@ class LogReader:
     def committed(self, count: int) -> dict[int, tuple[int | None, str]]:
         """Return the group's commit (None: never) and its metadata for each of the first `count` partitions."""
         requested = [TopicPartition(self.topic, partition) for partition in range(count)]
-        answers = self._ask(lambda: self._consumer.committed(requested, timeout=_TIMEOUT_S))
+        answers = self._ask(lambda: self._read_commits(requested))
         for item in answers:
             if item.error is not None:
                 raise self._to_retryable(item.error)
         return {item.partition: (item.offset if item.offset >= 0 else None, item.metadata or "") for item in answers}
+
+    def _read_commits(self, requested: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the commits. A new cluster first creates the group's coordinator, and returns errors until then."""
+        deadline = time.monotonic() + _COORDINATOR_S
+        while True:
+            try:
+                return self._consumer.committed(requested, timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def accounted(self, count: int) -> dict[int, int | None]:
         """Return the offset below which the group has accounted for every event (None: it has not begun).
