@@ -23,13 +23,14 @@ from worker.config.settings import Settings
 from worker.core import log as logs
 from worker.core import process
 from worker.core.accounts import ACCOUNTS, by_partition
-from worker.core.counters import MAX_SLOTS, Slot, Stats
+from worker.core.counters import MAX_SLOTS, REJECT_REASONS, Slot, Stats
 from worker.core.errors import ExitCode, Fatal
 from worker.core.log import fields
 from worker.core.process import ServiceManager
 
 log = logging.getLogger(__name__)
 
+_REASONS_SHOWN = 3
 _TICK_S = 1.0
 _BACKOFF_S = 0.5
 _BACKOFF_CAP_S = 30.0
@@ -159,6 +160,30 @@ class Supervisor:
             elif late:
                 self._kill(self._monitor, signal.SIGKILL)
 
+    def _report_end(self) -> ExitCode:
+        """Log what `--until-end` has done with the events; FAILED where there were some and none was written."""
+        total = sum(by_partition(self._stats).values(), Counter[str]())
+        if not total["consumed"]:
+            group = self._settings.group_id
+            log.info(
+                "there was nothing to read: group %s had committed all events that were in the topic at start", group
+            )
+            return ExitCode.OK
+        reasons = Counter(
+            {reason: sum(slot.get(f"rejected_{reason}") for slot in self._stats.used()) for reason in REJECT_REASONS}
+        )
+        shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(_REASONS_SHOWN) if count)
+        is_good = total["written"] > 0 or not total["dead_lettered"]
+        log.log(
+            logging.INFO if is_good else logging.ERROR,
+            "all events that were in the topic at start are accounted for: %d written, %d dead letters%s%s",
+            total["written"],
+            total["dead_lettered"],
+            f" ({shown})" if shown else "",
+            "" if is_good else "; not one event could be written: worker dlq list shows them",
+        )
+        return ExitCode.OK if is_good else ExitCode.FAILED
+
     def _log_ledger(self) -> None:
         """Log the ledger of each partition and the total. Events in flight are read again after the next start."""
         total: Counter[str] = Counter()
@@ -200,8 +225,7 @@ class Supervisor:
                 self._add_consumers(int(number))
                 self._service_manager.notify("READY=1")
             elif word == "finished":
-                log.info("all events that were in the topic at start are written and committed")
-                self._drain(ExitCode.OK)
+                self._drain(self._report_end())
 
     def _add_consumers(self, partitions: int) -> None:
         """Run `--processes` consumers, or one for each partition. Their number never decreases."""

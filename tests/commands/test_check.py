@@ -21,9 +21,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
 from tests.support.served import Served
 from worker.commands.check import check
+from worker.commands.verify import verify
 from worker.config import field_paths
 from worker.config.settings import Settings
-from worker.core.errors import ExitCode
+from worker.core.errors import ExitCode, Fatal
 from worker.local import Server, start_clickhouse, start_kafka, start_redis
 from worker.sinks.clickhouse.table import Column, default_columns
 
@@ -192,6 +193,26 @@ def test_a_missing_table_is_judged_by_the_sample(stored: Settings) -> None:
     assert created == []
     described = sql(stored, f"DESCRIBE TABLE {stored.table}")
     assert default_columns() == [Column(*column[:2]) for column in described]
+
+
+def test_names_that_need_quotes_are_quoted_in_statements_and_fixes(stored: Settings) -> None:
+    database = f"shop-{stored.table}"
+    sql(stored, f"CREATE DATABASE `{database}`")
+    column = "country-code"
+    settings = replace(stored, table=f"{database}.orders-2026")
+    events = [{**GOOD, column: "NL"}, GOOD]
+    send(settings.bootstrap_servers, settings.topic, [json.dumps(event).encode() for event in events])
+    assert line_of(run(settings)[1], f"OK    table: `{database}`.`orders-2026` does not exist")
+    columns = f"timestamp DateTime64(3), device_ip String, error_code Int8, `{column}` String"
+    sql(stored, f"CREATE TABLE `{database}`.`orders-2026` ({columns}) ENGINE = MergeTree ORDER BY device_ip")
+    code, text = run(settings)
+    assert code == ExitCode.OK, text
+    sql(stored, line_of(text, f"WARN  sample: column {column}").partition("fix: ")[2].partition(", or")[0])
+    assert line_of(run(settings)[1], "OK    sample: 2 of")
+    with pytest.raises(Fatal, match="no column _partition and _offset"):
+        verify(settings, limit=1, allow_merged=False, out=io.StringIO())
+    line = line_of(run(replace(stored, table="no-where.events"))[1], "FAIL  table")
+    assert line.endswith("no database no-where; fix: CREATE DATABASE `no-where`")
 
 
 def test_the_sample_is_spread_over_partitions_and_time(stored: Settings) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,7 +19,12 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('topic = "file"\nbatch-rows = 7\nlinger_ms = 9\n')
     settings, origins = load({"topic": "flag"}, {"WORKER_TOPIC": "variable", "WORKER_BATCH_ROWS": "8"}, config)
-    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == ("flag", 8, 9, "worker")
+    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == (
+        "flag",
+        8,
+        9,
+        "worker-redis-devices",
+    )
     assert origins == {"topic": "--topic", "batch_rows": "WORKER_BATCH_ROWS", "linger_ms": f"{config}: linger_ms"}
 
 
@@ -146,3 +153,36 @@ def test_a_file_and_the_environment_may_name_both_stores(tmp_path: Path) -> None
     file.write_text('redis_url = "redis://h/1"\nclickhouse_url = "clickhouse://h/d"')
     for backend in _OTHER:
         _load({"backend": backend}, {"WORKER_REDIS_PASSWORD": "x", "WORKER_CLICKHOUSE_PASSWORD": "y"}, file)
+
+
+@pytest.mark.parametrize("password", ["alpha@omega", "alpha/omega", "1/omega", "1?omega", "1#omega", "alpha/o@mega"])
+@pytest.mark.parametrize(
+    ("variable", "scheme"), [("WORKER_REDIS_URL", "redis"), ("WORKER_CLICKHOUSE_URL", "clickhouse")]
+)
+def test_a_url_whose_password_ends_too_early_is_refused_and_no_part_of_it_is_shown(
+    variable: str, scheme: str, password: str
+) -> None:
+    with pytest.raises(UsageError, match="write @ as %40") as raised:
+        load({"topic": "t"}, {variable: f"{scheme}://user:{password}@host/0"})
+    assert not re.search("alpha|omega|mega@|1/|1[?]|1#", str(raised.value))
+    escaped = f"{scheme}://user:{quote(password, safe='')}@host/0?ssl_keyfile=a@b"
+    settings, _ = load({"topic": "t"}, {variable: escaped})
+    assert escaped in (settings.redis_url, settings.clickhouse_url)
+
+
+@pytest.mark.parametrize(
+    ("options", "group"),
+    [
+        ({}, "worker-redis-devices"),
+        ({"redis_key": "fleet"}, "worker-redis-fleet"),
+        ({"backend": "clickhouse"}, "worker-clickhouse-events"),
+        ({"backend": "clickhouse", "table": "fleet_{topic}"}, "worker-clickhouse-fleet"),
+        ({"backend": "clickhouse", "table": "shop.orders"}, "worker-clickhouse-shop.orders"),
+        ({"backend": "clickhouse", "clickhouse_url": "clickhouse://h/shop"}, "worker-clickhouse-shop.events"),
+        ({"group_id": "mine"}, "mine"),
+    ],
+)
+def test_the_default_group_is_of_one_store_and_its_table_or_key(options: dict[str, str], group: str) -> None:
+    settings, _ = load({"topic": "t", **options}, {})
+    assert settings.group_id == group
+    assert settings.for_topic("other").group_id == group

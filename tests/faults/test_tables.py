@@ -92,3 +92,25 @@ def test_a_block_of_which_some_parts_landed_becomes_whole(
     clickhouse_proxy.heal()
     rows_job.finish()
     assert rows_job.judge(range(count)) == EXACT
+
+
+@pytest.mark.parametrize(
+    ("count", "partition_by", "limit"),
+    [
+        (200_000, "_offset % 4", "max_memory_usage=12000000"),  # the server hangs up while the client still sends
+        (800, "_offset % 300", "max_partitions_per_insert_block=100"),
+    ],
+)
+def test_a_block_that_the_server_refuses_for_its_size_is_written_in_smaller_ones(
+    rows_job: Job, clickhouse_sql: Client, count: int, partition_by: str, limit: str
+) -> None:
+    rows_job.create()
+    statement = CREATE.format(table=rows_job.target).replace("ORDER BY", f"PARTITION BY {partition_by} ORDER BY", 1)
+    clickhouse_sql.execute(statement)
+    rows_job.send(events(count))
+    options = ("--batch-rows", str(count), "--clickhouse-url", f"{rows_job.url}?{limit}")
+    worker = rows_job.finish("--linger-ms", "10000", *options)
+    assert [line for line in worker.stderr if "refuses a block of" in line], worker.tail()
+    assert not [line for line in worker.stderr if "Connection reset" in line or "Broken pipe" in line]
+    assert rows_job.judge(range(count)) == EXACT
+    assert not rows_job.dead_letters()

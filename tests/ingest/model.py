@@ -13,8 +13,9 @@ from worker.config.settings import Settings
 from worker.core.batch import Batch, DeadLetter, WriteResult
 from worker.core.counters import Stats
 from worker.core.delivery import token, token_decides
-from worker.core.errors import Retryable, RowsRefused, SchemaChanged
+from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field, Key, RecordBatch
+from worker.decoding.json import decode
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
@@ -240,8 +241,12 @@ class FakeSink:
             ):
                 return
             raise RowsRefused("constraint")
+        if outcome == "too large" and (self.world.recreated or batch.consumed < 2):
+            raise Retryable("a row exceeds the memory limit", reason="memory")
         for part in range(TABLE_PARTITIONS):
             self._write_part(batch, part, [offset for offset in offsets if offset % TABLE_PARTITIONS == part])
+            if outcome == "too large":
+                raise BlockTooLarge("memory limit, after a part")
             if outcome == "partial":
                 raise Retryable("crashed after a part", reason="connection")
         if outcome == "answer lost":
@@ -265,6 +270,13 @@ class FakeSink:
 
     def count_stored_rows(self, _topic: str, partition: int, start: int, end: int) -> int | None:
         return self._count(partition, start, end) if self.exactly_once else None
+
+    def last_stored_offset(self, _topic: str, partition: int, start: int) -> int | None:
+        rows = self.table.rows if self.exactly_once else ()
+        return max((offset for _, number, offset in rows if number == partition and offset >= start), default=None)
+
+    def is_empty(self) -> bool:
+        return not self.table.rows
 
     def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0
@@ -348,6 +360,7 @@ class Member:
             "topic_sinks": TopicSinks(self.topic_sink),
             "dead_letters": FakeDeadLetterProducer(world),
             "writer": self.writer,
+            "decode": decode,
         }
         options = Settings(topic=",".join(TOPICS), linger_ms=linger_ms, batch_rows=batch_rows)
         self.exactly_once = exactly_once

@@ -32,6 +32,7 @@ from worker.core.counters import Slot
 from worker.core.delivery import Intent, PartitionState, parse_intent
 from worker.core.errors import Retryable
 from worker.core.records import Key
+from worker.decoding.json import decode
 from worker.ingest import consumer
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
@@ -43,7 +44,7 @@ BATCH_ROWS = st.sampled_from([1, 3, 1000])
 LINGERS_MS = st.sampled_from([0, 0, 3_600_000])
 PARTITIONS = st.sampled_from(KEYS)
 KIND_LISTS = st.lists(st.sampled_from(["good"] * 5 + ["bad", "poison", "suspect", "tombstone", "gap"]), max_size=12)
-OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost", "partial", "view"]), max_size=4)
+OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost", "partial", "view", "too large"]), max_size=4)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -352,6 +353,22 @@ def test_a_view_that_raises_is_waited_out_and_nothing_is_searched_by_halves() ->
     assert not world.dead_letters
 
 
+def test_a_block_that_is_too_large_is_written_in_smaller_ones_from_then_on() -> None:
+    world, member = _member(batch_rows=8)
+    log = world.logs["a", 0]
+    log.append(["good"] * 40)
+    world.fetch = 8
+    world.outcomes = ["too large", "too large"]
+    for _ in range(200):
+        member.turn()
+    table = world.tables["a"]
+    assert sorted(offset for _, _, offset in table.rows) == list(range(40))
+    assert set(table.rows.values()) == {1}
+    assert log.committed is not None
+    assert log.committed[0] == 40
+    assert table.writes == 2 + 40 // 2
+
+
 def test_one_topic_that_cannot_be_written_holds_up_no_other() -> None:
     """Between two writes of the topic that works there is one try of the other at most."""
     world, member = _member(batch_rows=1)
@@ -399,6 +416,7 @@ def test_a_consumer_that_waits_for_its_store_takes_its_time(monkeypatch: pytest.
         "group_consumer": FakeGroupConsumer(world),
         "dead_letters": FakeDeadLetterProducer(world),
         "writer": Writer(),
+        "decode": decode,
     }
     waiting = Consumer(Settings(topic=TOPICS[0]), STATS, 0, topic_sinks=topic_sinks, **parts)
     monkeypatch.setattr(Slot, "beat", lambda _: next(beats))

@@ -15,7 +15,7 @@ TOPIC_PLACEHOLDER = "{topic}"  # in the name of a key, table or topic
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # seconds of each window of `--windows`
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_NAME = r"([A-Za-z_]|\{topic\})([A-Za-z0-9_]|\{topic\})*"
+_NAME = r"(`([^`\\]|\\.)+`|\"[^\"]+\"|([A-Za-z0-9_-]|\{topic\})+)"
 _TABLE = re.compile(rf"{_NAME}(\.{_NAME})?")
 _TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -102,6 +102,11 @@ def url(*schemes: str) -> OptionParser:
     """Return a parser of a URL with one of these schemes, and one or more hosts separated by commas."""
 
     def parse(text: str) -> str:
+        if _has_unescaped_credentials(text):
+            raise ValueError(
+                "in a URL's user and password, write @ as %40, / as %2F, ? as %3F, # as %23 and % as %25; or leave the "
+                "password out, and set WORKER_…_PASSWORD or WORKER_…_PASSWORD_FILE"
+            )
         try:
             parts = urlsplit(text)
             hosts = parts.netloc.rpartition("@")[2].split(",")
@@ -115,11 +120,21 @@ def url(*schemes: str) -> OptionParser:
     return OptionParser(parse, {"type": "string", "pattern": f"^({'|'.join(map(re.escape, schemes))}):"})
 
 
+def _has_unescaped_credentials(url: str) -> bool:
+    """Whether a user or password has characters that end it too early, so that its rest would pass for a host."""
+    rest = url.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    before_at, at, _ = rest[len(authority) :].partition("@")
+    in_query_value = re.search(r"\?.*=", before_at)
+    return authority.count("@") > 1 or bool(at and not in_query_value)
+
+
 def _table(text: str) -> str:
     """Parse the name of a table, with or without its database. {topic} in it stands for the topic."""
     if not _TABLE.fullmatch(text):
         raise ValueError(
-            "write a table name: letters, digits, '_' and {topic}, with its database before a '.' if needed"
+            "write a table name: letters, digits, '_', '-' and {topic}, with its database before a '.' if needed; "
+            "other names in backticks or double quotes"
         )
     return text
 

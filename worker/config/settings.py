@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from worker.config import parsers
 from worker.config.redaction import redact_option
@@ -69,7 +70,9 @@ class Settings:
         metavar="T",
     )
     bootstrap_servers: str = option("Kafka", "127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
-    group_id: str = option("Kafka", "worker", "consumer group", metavar="ID")
+    group_id: str = option(
+        "Kafka", "", "consumer group; default: worker, the store, and its table or key", metavar="ID"
+    )
     kafka_password: str = option("Kafka", "", "sasl.password for Kafka", secret=True)
     kafka: Mapping[str, str] = option(
         "Kafka",
@@ -187,6 +190,20 @@ class Settings:
     log_level: str = option(
         "Observability", "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
     )
+
+    def __post_init__(self) -> None:
+        if not self.group_id:
+            object.__setattr__(self, "group_id", self._default_group())
+
+    def _default_group(self) -> str:
+        """Return a group for this store and table or key alone: one that another has read has nothing left for it."""
+        if self.backend == "redis":
+            target = self.redis_key
+        else:
+            database = urlsplit(self.clickhouse_url).path.strip("/")
+            target = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
+        name = target.replace(parsers.TOPIC_PLACEHOLDER, "").strip(":._-")
+        return "-".join(filter(None, ("worker", self.backend, name)))
 
     @property
     def topics(self) -> tuple[str, ...]:

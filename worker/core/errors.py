@@ -1,4 +1,4 @@
-"""Exit codes, and the four kinds of error that the worker distinguishes."""
+"""Exit codes, and the kinds of error that the worker distinguishes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ class Fatal(WorkerError):
 
 class RowsRefused(WorkerError):
     """The store refuses rows of this block for their own content. Bisection finds them."""
+
+
+class BlockTooLarge(WorkerError):
+    """The store refuses the block for its size or shape. It may be written in smaller ones."""
 
 
 class SchemaChanged(WorkerError):

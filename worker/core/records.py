@@ -19,14 +19,16 @@ for one of the values alone.
 class Field(NamedTuple):
     """A value that the sink stores of each event, and where it stands in the event.
 
-    A required field must be present, be it null. A field that is not required is passed to convert as None where it or
-    one of its parents is missing or null.
+    A required field must be present, be it null. A field that is not required is passed to convert as `missing` where
+    it is absent or one of its parents is absent or null, and as None where it is null.
     """
 
     name: str  # as dead-letter headers have it
     path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
     convert: Convert
     required: bool = True
+    missing: Any = None
+    exact: bool = False  # convert also takes Decimal: a number of more digits than a float keeps is read from the text
 
 
 class Message(Protocol):
@@ -85,3 +87,7 @@ class Decoded(NamedTuple):
     kept: Sequence[int] | None  # which payloads are the rows, ascending; None: all of them
     rows: int
     rejects: Sequence[Reject]  # ascending by index
+
+
+Decode = Callable[[Sequence[bytes], Sequence[Field]], Decoded]
+"""The payloads of a record batch, none of them a tombstone, and the wanted fields → columns and rejects."""

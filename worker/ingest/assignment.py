@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from worker.core.counters import Slot
 from worker.core.delivery import PartitionState, Resume
 from worker.core.errors import Retryable
-from worker.core.records import Field, Key, RecordBatch
+from worker.core.records import Decode, Field, Key, RecordBatch
 from worker.ingest.partition import Partition
 from worker.ingest.writer import TopicRecreated
 from worker.kafka.group_consumer import GroupConsumer, ReadError
@@ -19,13 +19,14 @@ log = logging.getLogger(__name__)
 class Assignment:
     """Owns the partitions, and is alone in telling the group consumer to pause, resume or seek."""
 
-    def __init__(self, group_consumer: GroupConsumer, slot: Slot, batch_rows: int) -> None:
+    def __init__(self, group_consumer: GroupConsumer, slot: Slot, batch_rows: int, decode: Decode) -> None:
         self._partitions: dict[Key, Partition] = {}
         self._started: list[Partition] = []  # of these, in the same order: every turn looks at them several times
         self._paused_topics: set[str] = set()
         self._group_consumer = group_consumer
         self._slot = slot
         self._batch_rows = batch_rows
+        self._decode = decode
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions that have something to account for."""
@@ -41,7 +42,7 @@ class Assignment:
     def add(self, keys: Iterable[Key]) -> None:
         """Own these partitions from now on; they wait for their sinks."""
         for key in keys:
-            self._partitions[key] = Partition(key, self._batch_rows)
+            self._partitions[key] = Partition(key, self._batch_rows, self._decode)
         self._update()
 
     def start(self, key: Key, at: Resume, topic_id: str, fields: Sequence[Field], accounted_offset: int) -> None:

@@ -16,6 +16,8 @@ from worker.config.settings import Settings
 from worker.core.counters import MAX_SLOTS, Stats
 from worker.core.errors import ExitCode
 from worker.core.process import resident_bytes
+from worker.core.records import Decode
+from worker.decoding.json import decode
 from worker.ingest.assignment import Assignment
 from worker.ingest.rebalance import RebalanceHandler
 from worker.ingest.topic_sinks import TopicSinks
@@ -44,12 +46,13 @@ class Consumer:
         topic_sinks: TopicSinks,
         dead_letters: DeadLetterProducer,
         writer: Writer,
+        decode: Decode,
     ) -> None:
         self._slot = slot = stats.slot(index)
         self._linger_s = settings.linger_ms / 1000
         self._drain_timeout_s = settings.drain_timeout
         self._group_consumer = group_consumer
-        self._assignment = Assignment(group_consumer, slot, settings.batch_rows)
+        self._assignment = Assignment(group_consumer, slot, settings.batch_rows, decode)
         self._topic_sinks = topic_sinks
         self._pipeline = WritePipeline(
             settings, slot, group_consumer, self._assignment, topic_sinks, dead_letters=dead_letters, writer=writer
@@ -207,4 +210,5 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         topic_sinks=TopicSinks.from_settings(settings),
         dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
+        decode=decode,
     ).run()

@@ -12,8 +12,7 @@ from typing import cast
 from worker.core.batch import Batch
 from worker.core.counters import Ledger
 from worker.core.delivery import PartitionState, Progress, Resume
-from worker.core.records import Field, Key, RecordBatch
-from worker.decoding.json import decode
+from worker.core.records import Decode, Field, Key, RecordBatch
 
 
 class Partition:
@@ -23,13 +22,14 @@ class Partition:
     `start` the partition waits for its sink, and has no ledger.
     """
 
-    def __init__(self, key: Key, batch_rows: int) -> None:
+    def __init__(self, key: Key, batch_rows: int, decode: Decode) -> None:
         self.key = key
         self.topic, self.partition = key
         self.open: Batch | None = None
         self.sealed: deque[Batch] = deque()
         self._progress = Progress()
         self._batch_rows = batch_rows
+        self._decode = decode
         self._ledger: Ledger | None = None
         self._fields: Sequence[Field] = ()
         self._accounted_offset = 0
@@ -170,13 +170,13 @@ class Partition:
         if batch.consumed == 1 and batch.payloads:
             batch.reject_only_row("store_refused", error)
             return True
-        self.split()
+        self._split()
         return False
 
-    def split(self) -> None:
-        """Discard what is not accounted for, to be read again in batches of half the first one's size."""
-        self._progress.bisect(self.sealed[0])
-        self.discard()
+    def shrink_batches(self) -> None:
+        """Discard what is not accounted for, to be read again: from now on in batches of half the first one's size."""
+        self._batch_rows = max(1, self.sealed[0].consumed // 2)
+        self._split()
 
     def rebuild(self, fields: Sequence[Field]) -> None:
         """Discard what is not accounted for, to be read again in another form; a block in doubt keeps its range."""
@@ -225,12 +225,17 @@ class Partition:
         self._read_error_at = self.position
         return confirmed
 
+    def _split(self) -> None:
+        """Discard what is not accounted for, to be read again in batches of half the first one's size."""
+        self._progress.bisect(self.sealed[0])
+        self.discard()
+
     def _add(self, records: RecordBatch) -> None:
         limit = self._progress.limit or (sys.maxsize if self._progress.replaying else self._batch_rows)
         while records.payloads:
             batch = self.open or self._begin()
             head = records.until(limit - batch.consumed)
-            self._decode(batch, head)
+            self._append(batch, head)
             if batch.consumed >= limit:
                 self.seal()
             records = records.since(len(head.payloads))
@@ -258,13 +263,13 @@ class Partition:
             (self.open or self._begin()).extend(offset)
             self._progress.advance(offset)
 
-    def _decode(self, batch: Batch, records: RecordBatch) -> None:
+    def _append(self, batch: Batch, records: RecordBatch) -> None:
         payloads, present = records.payloads, None
         if None in payloads:
             present = [i for i, payload in enumerate(payloads) if payload is not None]
             payloads = [payloads[i] for i in present]
         size = batch.size
-        batch.add(records, present, decode(cast("list[bytes]", payloads), batch.fields))
+        batch.add(records, present, self._decode(cast("list[bytes]", payloads), batch.fields))
         self._progress.advance(records.end)
         count = len(records.payloads)
         self.ledger.add("consumed", count)

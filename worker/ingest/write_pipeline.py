@@ -16,7 +16,7 @@ from worker.config.settings import Settings
 from worker.core import delivery
 from worker.core.batch import Batch, BatchState, WriteResult
 from worker.core.counters import DELIVERY_CAP_MS, RETRY_REASONS, Slot
-from worker.core.errors import Retryable, RowsRefused, SchemaChanged, WorkerError
+from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged, WorkerError
 from worker.core.log import fields
 from worker.core.records import Key
 from worker.ingest.assignment import Assignment
@@ -287,6 +287,10 @@ class WritePipeline:
                 self._report(error)
             case WriteBatch(partition), RowsRefused():
                 self._bisect(partition, error)
+            case WriteBatch(partition), BlockTooLarge():
+                partition.shrink_batches()
+                log.warning("%s; batches have half its size from now on", error)
+                self._assignment.reread(partition)
             case WriteBatch(partition), SchemaChanged():
                 log.warning("%s", error)
                 self._rebuild_topic(partition.topic)

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from worker.core.batch import Batch, BatchState, WriteResult
 from worker.core.counters import Slot
-from worker.core.errors import ExitCode, Fatal, Retryable, RowsRefused, SchemaChanged
+from worker.core.errors import BlockTooLarge, ExitCode, Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.sinks import Sink
 
@@ -56,6 +56,8 @@ def write_batch(
             dead_letters.write(batch.topic, batch.partition, batch.dead_letters)
     except SchemaChanged as error:
         return WriteResult(rows_stored=False, dead_letters_stored=False, error=_reopen(sink) or error)
+    except BlockTooLarge as error:
+        return WriteResult(rows_stored=False, dead_letters_stored=False, in_doubt=True, error=error)
     except RowsRefused as error:  # nothing of this try was stored
         return WriteResult(rows_stored=False, dead_letters_stored=False, error=error)
     except Retryable as error:

@@ -26,12 +26,19 @@ class Sink(Protocol):
     def write(self, batch: Batch) -> None:
         """Return once the store has acknowledged all rows of the batch, of which some may be stored already.
 
-        Also raises RowsRefused where rows are refused for their own content (nothing of this call is stored then), and
-        SchemaChanged where the store no longer has the shape that the batch was formed for.
+        Also raises RowsRefused where rows are refused for their own content (nothing of this call is stored then),
+        BlockTooLarge where the batch may be written in parts, and SchemaChanged where the store no longer has the shape
+        that the batch was formed for.
         """
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return how many rows of the offsets [start, end) the store already has; None if it cannot tell."""
+
+    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+        """Return the highest offset from `start` up that a stored row has; None if there is none, or it cannot tell."""
+
+    def is_empty(self) -> bool:
+        """Whether the table or key has nothing at all; False if it cannot tell."""
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return the number of distinct devices in the table or key, in union with those that `others` name.

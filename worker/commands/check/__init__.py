@@ -18,6 +18,7 @@ from worker.commands.check.sample import check_sample
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import ExitCode, WorkerError
+from worker.sinks.clickhouse.names import shown
 
 
 def check(settings: Settings, *, create: bool, partitions: int, sample: int, out: TextIO) -> int:
@@ -45,7 +46,9 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
         if sample and topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                yield from check_sample(read_sample(topic_settings, sample), fields, topic_settings.table, of_topic)
+                yield from check_sample(
+                    read_sample(topic_settings, sample), fields, shown(topic_settings.table), of_topic
+                )
             except WorkerError as error:
                 yield fail_with("sample", error)
     yield from check_options(settings, sum(existing.values()))

@@ -17,7 +17,7 @@ from worker.sinks import uncounted
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
-from worker.sinks.clickhouse.names import literal, quoted, table_name
+from worker.sinks.clickhouse.names import literal, quoted, shown, table_parts
 from worker.sinks.clickhouse.sink import ClickHouseSink
 from worker.sinks.clickhouse.table import bind_columns, counted, default_columns
 
@@ -81,16 +81,18 @@ def _check_clock(client: _Client) -> Finding:
 
 
 def _check_table(settings: Settings, client: _Client, create: bool, fields: list[Stored]) -> Iterator[Finding]:
-    name = settings.table if "." in settings.table else f"{client.value('SELECT currentDatabase()')}.{settings.table}"
-    database = name.partition(".")[0]
+    database, table = table_parts(settings.table)
+    database = database or client.value("SELECT currentDatabase()")
+    name = shown(f"{quoted(database)}.{quoted(table)}")
     if not client.value(f"EXISTS DATABASE {quoted(database)}"):
-        yield fail("table", f"no database {database}", f"CREATE DATABASE {database}")
+        yield fail("table", f"no database {database}", f"CREATE DATABASE {shown(quoted(database))}")
         return
-    exists = bool(client.value(f"EXISTS TABLE {table_name(name)}"))
+    exists = bool(client.value(f"EXISTS TABLE {name}"))
     rights = ("INSERT", "SELECT") if exists else ("CREATE TABLE", "INSERT", "SELECT")
     if missing := ", ".join(right for right in rights if not client.has_right(f"{right} ON {name}")):
         user = client.value("SELECT currentUser()")
-        yield fail("rights", f"{user} lacks {missing} on {name}", f"GRANT {missing} ON {name} TO {user}")
+        grant = f"GRANT {missing} ON {name} TO {shown(quoted(user))}"
+        yield fail("rights", f"{user} lacks {missing} on {name}", grant)
     else:
         yield ok("rights", f"{', '.join(rights)} on {name}")
     if int(client.value("SELECT getSetting('readonly')")) == 1:
@@ -129,7 +131,7 @@ def _check_columns(
     except WorkerError as error:
         yield fail_with("table", error)
         return
-    database, _, table = name.partition(".")
+    database, table = table_parts(name)
     place = f"database = {literal(database)} AND name = {literal(table)}"
     engine = client.value(f"SELECT engine FROM system.tables WHERE {place}")
     views = client.value(
@@ -144,6 +146,12 @@ def _check_columns(
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
     yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
+    if sink.computed:
+        yield warn(
+            "defaults",
+            f"the server computes {', '.join(sink.computed)} by DEFAULT expressions, whatever an event has",
+            "nothing, if events lack such fields; else --map FIELD=COLUMN",
+        )
     if views:
         yield ok("views", f"{', '.join(views)}: an error of one of them delays all events of this table")
     yield _check_delivery(delivery, sink.blockers)

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ from worker.kafka.properties import assignors, client_properties
 _TIMEOUT_S = 8.0
 _CONNECT_S = 3.0
 _CONNECTIONS = 16  # at the same time
+_TRIES = 2
 _PORT = 9092  # librdkafka's default
 _HOUR = 3600.0
 
@@ -53,12 +54,13 @@ def check_kafka(
         try:
             counts = lag.partitions()
         except WorkerError as error:
-            yield _unreachable(settings, error)
+            brokers = _unreachable_brokers(settings) if isinstance(error, Retryable) else []
+            yield from brokers or [_unreachable(settings, error)]
             return
         yield ok("Kafka", f"{settings.bootstrap_servers} answers")
         admin = AdminClient({**client_properties(settings), "log_level": 0})
         try:
-            if unreachable := list(_unreachable_brokers(admin)):  # every further request would time out
+            if unreachable := _unreachable_brokers(settings):  # every further request would time out
                 yield from unreachable
                 return
             selection = Selection(settings)
@@ -118,20 +120,33 @@ def _answers_http(server: str) -> bool:
         return False
 
 
-def _unreachable_brokers(admin: AdminClient) -> Iterator[Finding]:
-    """Yield the brokers whose advertised address cannot be reached from here, although a bootstrap server answers."""
-    brokers = sorted(admin.list_topics(timeout=_TIMEOUT_S).brokers.values(), key=lambda broker: broker.id)
+def _unreachable_brokers(settings: Settings) -> list[Finding]:
+    """Return the brokers whose advertised address cannot be reached from here, although a bootstrap server answers."""
+    brokers = _brokers(settings)
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        errors = pool.map(lambda broker: _connection_error(broker.host, broker.port), brokers)
-        for broker, error in zip(brokers, errors, strict=True):
-            if error:
-                address = f"{broker.host}:{broker.port}"
-                yield fail(
-                    "Kafka",
-                    f"broker {broker.id} advertises {address}, which this host cannot reach: {error}",
-                    f"set advertised.listeners of broker {broker.id} to an address that this host can reach, or name "
-                    "the listener for this network with --bootstrap-servers",
-                )
+        errors = list(pool.map(lambda broker: _connection_error(broker.host, broker.port), brokers))
+    return [
+        fail(
+            "Kafka",
+            f"broker {broker.id} advertises {broker.host}:{broker.port}, which this host cannot reach: {error}",
+            f"set advertised.listeners of broker {broker.id} to an address that this host can reach, or name the "
+            "listener for this network with --bootstrap-servers",
+        )
+        for broker, error in zip(brokers, errors, strict=True)
+        if error
+    ]
+
+
+def _brokers(settings: Settings) -> list[Any]:
+    """Return the brokers that a bootstrap server names; none if none answers.
+
+    A client that has learned an unreachable address may ask there, so each try is a new client's.
+    """
+    for _ in range(_TRIES):
+        admin = AdminClient({**client_properties(settings), "log_level": 0})
+        with suppress(KafkaException):
+            return sorted(admin.list_topics(timeout=_CONNECT_S).brokers.values(), key=lambda broker: int(broker.id))
+    return []
 
 
 def _connection_error(host: str, port: int) -> str:

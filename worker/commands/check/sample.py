@@ -16,6 +16,7 @@ from worker.config.field_paths import format_path
 from worker.core.records import Field, Reject
 from worker.decoding.json import decode
 from worker.sinks.clickhouse import types
+from worker.sinks.clickhouse.names import quoted, shown
 
 _SHOWN = 20  # fields that are not stored
 _CANDIDATES = 500  # fields, of the most events, that are compared with columns
@@ -59,7 +60,8 @@ def check_sample(
         if faults := Counter(reject.reason for reject in rejects):
             yield warn("sample", f"{name}: {_tally(faults)} {total}", fix or _fix(stored, rejects, payloads, table))
         elif stored in absent:
-            result = f"{name}: in none {total}, so " + ("it is NULL" if stored.column else "all count under (none)")
+            value = "NULL" if stored.field.missing is None else "its DEFAULT"
+            result = f"{name}: in none {total}, so " + (f"it is {value}" if stored.column else "all count under (none)")
             fix = fix or ("" if stored.column else "--by with a field of these events")
             yield warn("sample", result, fix) if fix else ok("sample", result)
     if rows:
@@ -135,7 +137,7 @@ def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], t
     elif stored.is_key:
         other = f"another table, with {kind or 'another type'} for {stored.column}, which is part of the key of {table}"
     elif kind:
-        return f"ALTER TABLE {table} MODIFY COLUMN {stored.column} {kind}, or fix the producer"
+        return f"ALTER TABLE {table} MODIFY COLUMN {shown(quoted(stored.column))} {kind}, or fix the producer"
     else:
         other = f"give the column {stored.column} of {table} another type"
     return f"{'' if kind else _kinds(stored, rejects, payloads)}{other}, or fix the producer"
@@ -170,7 +172,8 @@ def _fits_type(field: Field, kind: str, payloads: Sequence[bytes]) -> bool:
         codec = types.codec(kind)
     except ValueError:  # no such type
         return False
-    return _fits(field._replace(convert=codec.convert, required=codec.null is not None), payloads)
+    required = field.required and codec.null is not None
+    return _fits(field._replace(convert=codec.convert, required=required), payloads)
 
 
 def _nullable(kind: str) -> str:

@@ -12,7 +12,7 @@ from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import merging
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
-from worker.sinks.clickhouse.names import table_name
+from worker.sinks.clickhouse.names import table_name, table_parts
 
 # Engines that pass rows on to other tables, or read them from there: what becomes of them is unknown here.
 _FORWARDING = (
@@ -61,7 +61,7 @@ class Rows:
 
     def _reason_for_absence(self, table: str, names: list[str]) -> str:
         """Return `absence`; raise Fatal if the table keeps no rows at all."""
-        database, _, name = table.rpartition(".")
+        database, name = table_parts(table)
         of = "database = if(%(database)s = '', currentDatabase(), %(database)s) AND name = %(name)s"
         views = "arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table)"
         query = f"SELECT engine, engine_full, sorting_key, {views} FROM system.tables WHERE {of}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from worker.sinks.clickhouse.names import table_name
+from worker.sinks.clickhouse.names import table_name, table_parts
 from worker.sinks.clickhouse.table import ORIGIN
 
 Ask = Callable[[str, dict[str, Any]], Any]
@@ -33,6 +33,7 @@ class Deduplication(NamedTuple):
 
     blockers: tuple[ExactlyOnceBlocker, ...] = ()
     retention_ms: float = 0.0  # for how long the server certainly knows a token
+    is_atomic: bool = False  # whether a block is stored whole or not at all
     finds_rows: bool = False  # whether a stored event is one row, found by its origin columns
 
 
@@ -58,6 +59,7 @@ def inspect(ask: Ask, table: str, columns: Collection[str]) -> Deduplication:
     return Deduplication(
         tuple(_blockers(table, columns, setting, window)),
         retention_s / 2 * 1000,
+        is_atomic=not partition_key,
         finds_rows=not (has_ttl or merging(engine, sorting_key, ORIGIN)),
     )
 
@@ -93,7 +95,7 @@ def _parts_per_insert(ask: Ask, table: str) -> int:
 
 
 def _place(table: str) -> dict[str, str]:
-    database, _, name = table.rpartition(".")
+    database, name = table_parts(table)
     return {"database": database, "name": name}
 
 

@@ -24,7 +24,9 @@ REFUSED_SETTINGS = {164, 452}  # a read-only user, or a profile that forbids wha
 CONFIGURATION = {16, 36, 81, 115, 192, 193, 194, 497, 516, *REFUSED_SETTINGS}
 # What the rows themselves are at fault for, also in a DEFAULT's expression, a CONSTRAINT or the arrays of a Nested.
 _DATA = {6, 26, 27, 32, 38, 41, 53, 69, 70, 72, 117, 131, 153, 190, 321, 376, 395, 407, 441, 467, 469, 675, 676, 691}
-_TOO_MANY_PARTS = 252
+_TOO_MANY_PARTS, _MEMORY_LIMIT = 252, 241
+_of_query = re.compile(r"Query memory limit|Memory limit \(for query\)", re.IGNORECASE)  # not the server's own limit
+_OTHER_PROTOCOL = (errors.UnexpectedPacketFromServerError, errors.UnknownPacketFromServerError)
 _view = re.compile(r"while pushing to view (\S+?)[.:]?(?:\s|$)")
 
 
@@ -37,9 +39,11 @@ def to_retryable(where: str, error: Exception) -> Retryable:
                 "correct or drop the view, and the insert is tried again)",
                 reason="view",
             )
-        reason = _REASONS.get(error.code, "other")
+        reason = "configuration" if _name_too_long(error) else _REASONS.get(error.code, "other")
     elif isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
         return Retryable(f"{where}: no answer in time", reason="timeout")
+    elif isinstance(error, _OTHER_PROTOCOL):
+        reason = "configuration"
     else:
         reason = "credentials" if advice(error) else "connection"
     return Retryable(explained(where, error), reason=reason)
@@ -52,9 +56,16 @@ def explained(where: str, error: Exception) -> str:
 
 def refuses_rows(error: errors.ServerException) -> bool:
     """Whether it is the rows' own fault, not the server's or a view's."""
+    return error.code in _DATA and not failing_view(error)
+
+
+def refuses_block(error: errors.ServerException) -> bool:
+    """Whether the server would accept the same rows in smaller blocks."""
     if failing_view(error):
         return False
-    return error.code in _DATA or (error.code == _TOO_MANY_PARTS and "max_partitions_per_insert_block" in error.message)
+    if error.code == _TOO_MANY_PARTS:
+        return "max_partitions_per_insert_block" in error.message
+    return error.code == _MEMORY_LIMIT and _of_query.search(error.message) is not None
 
 
 def failing_view(error: errors.ServerException) -> str:
@@ -75,10 +86,18 @@ def first_line(error: Exception) -> str:
     return f"code {error.code}: {text[:300]}"
 
 
+def _name_too_long(error: errors.ServerException) -> bool:
+    return "name too long" in error.message.lower()
+
+
 def advice(error: Exception) -> str:
     """Return what to do; empty if only the server's log explains the error."""
+    if isinstance(error, _OTHER_PROTOCOL):
+        return "this is no native port of ClickHouse: HTTP's is 8123, the native one 9000, or 9440 with TLS"
     if not isinstance(error, errors.ServerException):
         return certificate_advice(error)
+    if _name_too_long(error):
+        return "name another --table, or one without {topic}"
     if error.code in (192, 193, 194, 516):
         return "check the user in --clickhouse-url and WORKER_CLICKHOUSE_PASSWORD or WORKER_CLICKHOUSE_PASSWORD_FILE"
     if error.code in REFUSED_SETTINGS:

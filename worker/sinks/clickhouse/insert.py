@@ -7,6 +7,7 @@ bytes is bypassed; that part of the driver depends on no settings, see `_write_b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from clickhouse_driver import Client, defines
@@ -14,6 +15,9 @@ from clickhouse_driver.block import BlockInfo, RowOrientedBlock
 from clickhouse_driver.protocol import ClientPacketTypes
 from clickhouse_driver.varint import write_varint
 from clickhouse_driver.writer import write_binary_str, write_binary_uint8
+
+_ANSWER_S = 1.0
+_ANSWER_PACKETS = 100  # progress and profile events come before the exception
 
 Header = Sequence[tuple[str, str]]
 """The columns of a block: name and type, as ClickHouse writes them."""
@@ -39,10 +43,14 @@ def insert_block(
         expected = client.receive_sample_block().columns_with_types
         if expected != list(header):
             raise BlockMismatch(_difference(expected, header))
-        if rows:  # a block without rows marks the end
-            _write_block(connection, header, rows, data)
-            client.receive_profile_events()
-        connection.send_data(RowOrientedBlock())  # the end
+        try:
+            if rows:  # a block without rows marks the end
+                _write_block(connection, header, rows, data)
+                client.receive_profile_events()
+            connection.send_data(RowOrientedBlock())  # the end
+        except (OSError, EOFError):
+            _raise_answer(client)
+            raise
         client.receive_profile_events()
         client.receive_end_of_insert_query()
 
@@ -65,6 +73,18 @@ def _write_block(connection: Any, header: Header, rows: int, data: Sequence[byte
             write_binary_uint8(0, out)  # every value is present: not sparse
         out.write(column)
     connection.block_out.finalize()
+
+
+def _raise_answer(client: Client) -> None:
+    """Raise the exception that the server sent before it closed the connection, if it did.
+
+    A server that refuses a block, for instance for its memory limit, does not read the rest. The client learns that
+    by a reset connection while it still sends; what the server said is in the receive buffer.
+    """
+    with suppress(OSError, EOFError):
+        client.connection.socket.settimeout(_ANSWER_S)
+        for _ in range(_ANSWER_PACKETS):
+            client.receive_packet()
 
 
 def _difference(expected: Header, header: Header) -> str:

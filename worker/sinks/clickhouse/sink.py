@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from clickhouse_driver import Client, errors
 
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.delivery import token, token_decides
-from worker.core.errors import Fatal, Retryable, RowsRefused, SchemaChanged
+from worker.core.errors import BlockTooLarge, Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field
 from worker.sinks.clickhouse import types
 from worker.sinks.clickhouse.connection import address, connect
@@ -24,20 +24,36 @@ from worker.sinks.clickhouse.errors import (
     REFUSED_SETTINGS,
     explained,
     first_line,
+    refuses_block,
     refuses_rows,
     to_retryable,
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
-from worker.sinks.clickhouse.names import literal, quoted, table_name
-from worker.sinks.clickhouse.table import ORIGIN, Column, ColumnBinding, bind_columns, counted
+from worker.sinks.clickhouse.names import literal, quoted, table_name, table_parts
+from worker.sinks.clickhouse.table import (
+    ORIGIN,
+    Column,
+    ColumnBinding,
+    bind_columns,
+    counted,
+    has_constant_default,
+    is_filled_by_server,
+)
 
 log = logging.getLogger(__name__)
 
 _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
+_MAX_OFFSET = 2**63 - 1
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 # A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
 _PARTITIONS = "max_partitions_per_insert_block"
+_AS_EVENTS_HAVE_IT = {
+    "date_time_output_format": "iso",
+    "output_format_json_quote_64bit_integers": 0,
+    "output_format_json_quote_decimals": 1,
+    "output_format_json_quote_denormals": 1,
+}
 _IF_KNOWN = {"deduplicate_insert": "enable", _PARTITIONS: 0}
 
 
@@ -47,6 +63,7 @@ class _Schema(NamedTuple):
     bindings: tuple[ColumnBinding, ...]
     fields: tuple[Field, ...]  # of `bindings`
     origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
+    computed: tuple[str, ...]  # columns that the server fills by a DEFAULT expression
     counted: str  # the column whose distinct values are the devices; empty: there is none
     exactly_once: bool
     deduplication: Deduplication  # what the table promises, where --delivery asks for it
@@ -67,6 +84,7 @@ class ClickHouseSink:
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._opened_schema: _Schema | None = None
+        self._constants: dict[str, str] = {}  # of DEFAULTs, by the query for them
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -81,6 +99,11 @@ class ClickHouseSink:
     def counted(self) -> str:
         """The column whose distinct values are the devices; empty where there is none. Known once open."""
         return self._schema.counted
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """The columns that the server fills by a DEFAULT expression, whatever an event has; known once open."""
+        return self._schema.computed
 
     @property
     def exactly_once(self) -> bool:
@@ -117,11 +140,15 @@ class ClickHouseSink:
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
                 raise Fatal(explained(self._where, error)) from None
-            raise to_retryable(self._where, error) from None
+            self._raise_if_permanent(to_retryable(self._where, error))
         except Retryable as error:
-            if error.reason == "credentials":
-                raise Fatal(str(error)) from None
-            raise
+            self._raise_if_permanent(error)
+
+    @staticmethod
+    def _raise_if_permanent(error: Retryable) -> NoReturn:
+        if error.reason in ("credentials", "configuration"):
+            raise Fatal(str(error)) from None
+        raise error
 
     def write(self, batch: Batch) -> None:
         """Insert the batch as one block; what of it is stored already stays as it is.
@@ -149,12 +176,23 @@ class ClickHouseSink:
         except errors.ServerException as error:
             if error.code in REFUSED_SETTINGS:
                 raise Fatal(explained(self._where, error)) from None
+            if refuses_block(error) and self._may_be_split(batch):
+                raise BlockTooLarge(
+                    f"{self._where} refuses a block of {batch.rows} rows: {first_line(error)}"
+                ) from None
             if not refuses_rows(error):
                 raise to_retryable(self._where, error) from None
             if not (batch.in_doubt and self._has_all_rows(batch)):
                 raise RowsRefused(f"{self._where} refuses rows: {first_line(error)}") from None
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
+
+    def _may_be_split(self, batch: Batch) -> bool:
+        """Whether its parts may be inserted with tokens of their own, although some of its rows may be stored."""
+        schema = self._schema
+        if batch.consumed < 2 or not schema.exactly_once:
+            return batch.consumed > 1
+        return schema.deduplication.finds_rows or (schema.deduplication.is_atomic and not batch.in_doubt)
 
     def _token_decides(self, batch: Batch) -> bool:
         return token_decides(batch, self._schema.deduplication.retention_ms, time.time() * 1000)
@@ -182,13 +220,32 @@ class ClickHouseSink:
         """Count the rows of the range by their origin columns; None where that does not tell."""
         if not (self._schema.exactly_once and self._schema.deduplication.finds_rows):
             return None
+        count, _ = self._stored(topic, partition, start, end)
+        return count
+
+    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+        """Return the highest offset from `start` up that a row has; None if there is none, or none is to be found."""
+        if not self._schema.exactly_once:
+            return None
+        count, last = self._stored(topic, partition, start, _MAX_OFFSET)
+        return last if count else None
+
+    def _stored(self, topic: str, partition: int, start: int, end: int) -> tuple[int, int]:
+        """Return how many rows the range has, and the highest offset among them."""
         where = "_topic = %(topic)s AND _partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
         values = {"topic": topic, "partition": partition, "start": start, "end": end}
-        try:
-            ((count,),) = self._execute(f"SELECT count() FROM {self._table} WHERE {where}", values)
-        except errors.ServerException as error:
-            raise to_retryable(self._where, error) from None
-        return int(count)
+        query = f"SELECT count(), max(toInt64(_offset)) FROM {self._table} WHERE {where}"
+        ((count, last),) = self._ask(query, values)
+        return int(count), int(last)
+
+    def is_empty(self) -> bool:
+        """Whether the table has no row; False for engines that keep none."""
+        rows = self._ask(
+            "SELECT total_rows = 0 FROM system.tables WHERE engine LIKE '%%MergeTree' AND name = %(name)s AND "
+            "database = if(%(database)s = '', currentDatabase(), %(database)s)",
+            dict(zip(("database", "name"), table_parts(self._settings.table), strict=True)),
+        )
+        return bool(rows and rows[0][0])
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return uniqExact of the devices in the table, and in those of the others together with it.
@@ -224,11 +281,22 @@ class ClickHouseSink:
     def _describe(self, table: str) -> list[Column]:
         """Return the columns; nothing where there is no such table."""
         try:
-            return [Column(*described[:3]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
+            columns = [Column(*described[:4]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
         except errors.ServerException as error:
             if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
                 return []
             raise
+        return [
+            column._replace(constant=self._constant_default(column)) if has_constant_default(column) else column
+            for column in columns
+        ]
+
+    def _constant_default(self, column: Column) -> str:
+        """Return the value of a column's DEFAULT, as the JSON of an event has it."""
+        query = f"SELECT ifNull(toJSONString(CAST({column.expression}, {literal(column.type)})), 'null')"
+        if query not in self._constants:
+            ((self._constants[query],),) = self._execute(query, settings=_AS_EVENTS_HAVE_IT)
+        return self._constants[query]
 
     def _read_schema(self, described: list[Column]) -> _Schema:
         """Decide what of an event goes into which column, and what can be promised."""
@@ -244,10 +312,23 @@ class ClickHouseSink:
         exactly_once = delivery != "at-least-once" and not promise.blockers
         if not exactly_once:
             log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
+        computed = [
+            column.name
+            for column in described
+            if column.default == "DEFAULT" and is_filled_by_server(column) and column.name not in self._settings.map
+        ]
+        if computed:
+            log.warning(
+                "columns %s of %s have DEFAULT expressions: the server fills them, whatever an event has; "
+                "--map FIELD=COLUMN fills one from the events, if all of them have the field",
+                ", ".join(computed),
+                self._settings.table,
+            )
         return _Schema(
             tuple(bindings),
             tuple(binding.field for binding in bindings),
             tuple(origin),
+            tuple(computed),
             self._counted(self._settings.table, described),
             exactly_once,
             promise,
@@ -260,6 +341,7 @@ class ClickHouseSink:
         settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
         if _PARTITIONS in self._client.settings:  # the URL's own limit
             settings.pop(_PARTITIONS, None)
+        self._execute("SELECT 1", settings=settings)  # an error at once, not at the first event, if one is forbidden
         return settings
 
     def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
@@ -281,14 +363,21 @@ class ClickHouseSink:
 
     # errors
 
-    def _execute(self, query: str, values: dict[str, Any] | None = None) -> Any:
+    def _execute(self, query: str, values: dict[str, Any] | None = None, settings: dict[str, Any] | None = None) -> Any:
         """Run a query; ServerException goes to the caller, a lost connection is Retryable."""
         try:
-            return self._client.execute(query, values)
+            return self._client.execute(query, values, settings=settings)
         except errors.ServerException:
             raise
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
+
+    def _ask(self, query: str, values: dict[str, Any]) -> Any:
+        """Run a query; every error is Retryable."""
+        try:
+            return self._execute(query, values)
+        except errors.ServerException as error:
+            raise to_retryable(self._where, error) from None
 
     def _lost(self, error: Exception) -> Retryable:
         self._client.disconnect()

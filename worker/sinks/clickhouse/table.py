@@ -1,8 +1,8 @@
 """Which columns of a table the worker fills, and from which fields of an event. No I/O.
 
 A column is filled from the field that `--map` names for it, else from the field with its name, in which dots make a
-path. The server fills columns with DEFAULT, EPHEMERAL, MATERIALIZED or ALIAS itself; the worker fills the first two if
-`--map` names them.
+path. Where an event lacks the field of a column with a constant DEFAULT, that value is stored. The server fills columns
+whose DEFAULT is an expression, and EPHEMERAL ones, unless `--map` names them; MATERIALIZED and ALIAS always.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 from worker.config import field_paths
 from worker.config.parsers import nearest
-from worker.core.records import Field
+from worker.core.records import Convert, Field
+from worker.decoding.converters import BadValue
 from worker.sinks.clickhouse import types
 
 ORIGIN = ("_topic", "_partition", "_offset")
@@ -25,6 +28,9 @@ _DEVICE_EVENT = {
     "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
 }
 _COMPUTED = ("MATERIALIZED", "ALIAS")
+_string = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_word = re.compile(r"(?<![\w.])[A-Za-z_`]\w*")
+_of_literals = re.compile(r"CAST|array|map|tuple|true|false|NULL|to[A-Z]\w*")
 
 
 class Column(NamedTuple):
@@ -33,6 +39,8 @@ class Column(NamedTuple):
     name: str
     type: str
     default: str = ""  # DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL; empty if the server needs a value
+    expression: str = ""  # of the default
+    constant: str = ""  # the value of a DEFAULT that is the same for all rows, as JSON; empty: there is none
 
 
 class ColumnBinding(NamedTuple):
@@ -52,7 +60,7 @@ def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Col
     bindings = [
         _bind(column, mapped.get(column.name, ""))
         for column in table
-        if column.name in mapped or not (column.default or column.name in ORIGIN)
+        if column.name in mapped or not (column.name in ORIGIN or is_filled_by_server(column))
     ]
     if not bindings:
         raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
@@ -64,6 +72,25 @@ def default_columns() -> list[Column]:
     """Return the columns of the table that the worker creates if it is missing, without reading the server."""
     statement = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
     return [Column(name, kind) for name, kind in re.findall(r"^ {4}([a-z_]+) +(.+),$", statement, re.MULTILINE)]
+
+
+def is_filled_by_server(column: Column) -> bool:
+    """Whether the server fills the column, unless `--map` names a field for it."""
+    return bool(column.default) and not (column.default == "DEFAULT" and _holds_default(column))
+
+
+def has_constant_default(column: Column) -> bool:
+    """Whether a column's DEFAULT is made of literals only, so that it is the same in every row."""
+    words = _word.findall(_string.sub("", column.expression))
+    return column.default == "DEFAULT" and all(map(_of_literals.fullmatch, words))
+
+
+def _holds_default(column: Column) -> bool:
+    try:
+        types.codec(column.type).convert([orjson.loads(column.constant)])
+    except (BadValue, TypeError, ValueError, OverflowError, KeyError):
+        return False
+    return True
 
 
 def counted(table: Sequence[Column], bindings: Sequence[ColumnBinding], device_field: str) -> str:
@@ -112,6 +139,15 @@ def _bind(column: Column, field: str) -> ColumnBinding:
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
     path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
-    return ColumnBinding(
-        column.name, Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None), codec
-    )
+    bound = Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
+    bound = bound._replace(exact="Decimal" in column.type)
+    if not field and column.constant:
+        default = orjson.loads(column.constant)
+        convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
+        bound = bound._replace(convert=convert, required=False, missing=default)
+    return ColumnBinding(column.name, bound, codec)
+
+
+def _with_default(convert: Convert, default: Any) -> Convert:
+    """Return a converter to which null is the default, as JSONEachRow has it for columns that are not Nullable."""
+    return lambda values: convert([default if value is None else value for value in values])

@@ -43,6 +43,7 @@ _ERRORS: tuple[tuple[type[Exception], str, str, str], ...] = (
     (exceptions.ConnectionError, "", "connection", "is it running?"),
     (exceptions.RedisClusterException, "", "connection", "is the cluster running, with all slots?"),
     (exceptions.ResponseError, "WRONGTYPE", "wrong_type", "rename or remove that key, or set --redis-key"),
+    (exceptions.ResponseError, "DB index", "configuration", "name another database in --redis-url: …/0"),
     (exceptions.ResponseError, "MISCONF", "no_space", "Redis cannot save its snapshot: see its log"),
     (exceptions.ResponseError, "BUSY", "overloaded", "a script is running"),
     (exceptions.ResponseError, "NOREPLICAS", "connection", "too few replicas are connected"),

@@ -38,7 +38,7 @@ class RedisSink:
             if self._keys.by:
                 self._labels.learn(reply.decode() for reply in self._node.ask("SMEMBERS", self._keys.values))
         except Retryable as error:
-            if error.reason in ("credentials", "wrong_type"):
+            if error.reason in ("credentials", "wrong_type", "configuration"):
                 raise Fatal(str(error)) from None
             raise
 
@@ -69,6 +69,13 @@ class RedisSink:
 
     def count_stored_rows(self, topic: str, partition: int, start: int, end: int) -> int | None:
         """Return None: a HyperLogLog cannot tell, and PFADD does not need it."""
+
+    def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
+        """Return None: devices have no offsets."""
+
+    def is_empty(self) -> bool:
+        """Whether no device has been counted under the key."""
+        return not self._node.ask("PFCOUNT", self._key)
 
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         """Return PFCOUNT of the keys of this sink and of `others`; a HyperLogLog cannot tell its topics apart."""
