@@ -54,8 +54,7 @@ def check_kafka(
         try:
             counts = lag.partitions()
         except WorkerError as error:
-            brokers = _unreachable_brokers(settings) if isinstance(error, Retryable) else []
-            yield from brokers or [_unreachable(settings, error)]
+            yield from _unreachable(settings, error)
             return
         yield ok("Kafka", f"{settings.bootstrap_servers} answers")
         admin = AdminClient({**client_properties(settings), "log_level": 0})
@@ -93,19 +92,20 @@ def check_kafka(
             yield fail_with("Kafka", error)
 
 
-def _unreachable(settings: Settings, error: WorkerError) -> Finding:
-    if isinstance(error, Retryable):
-        for server in settings.bootstrap_servers.split(","):
-            if _answers_http(server):
-                result = f"{server} is an HTTP server, not a Kafka broker"
-                return fail(
-                    "Kafka", result, "--bootstrap-servers HOST:PORT of a broker (not of a REST proxy or web page)"
-                )
-        hint = "--bootstrap-servers HOST:PORT (is it running?)"
-        if "security.protocol" in str(error) or "Disconnected" in str(error):
-            hint += ", or -X security.protocol=… as the listener requires"
-        return fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)
-    return fail_with("Kafka", error)
+def _unreachable(settings: Settings, error: WorkerError) -> list[Finding]:
+    if not isinstance(error, Retryable):
+        return [fail_with("Kafka", error)]
+    for server in settings.bootstrap_servers.split(","):
+        if _answers_http(server):
+            result = f"{server} is an HTTP server, not a Kafka broker"
+            fix = "--bootstrap-servers HOST:PORT of a broker (not of a REST proxy or web page)"
+            return [fail("Kafka", result, fix)]
+    if brokers := _unreachable_brokers(settings):
+        return brokers
+    hint = "--bootstrap-servers HOST:PORT (is it running?)"
+    if "security.protocol" in str(error) or "Disconnected" in str(error):
+        hint += ", or -X security.protocol=… as the listener requires"
+    return [fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)]
 
 
 def _answers_http(server: str) -> bool:
