@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from worker import cli
 from worker.commands.terminal import printable
@@ -77,9 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     Selection(settings)  # rejects a dead-letter loop before anything is forked
-    log.configure(settings.log_format, settings.log_level, "supervisor")
-    _log_start(settings)
     stats = Stats()
+    on_drop = partial(stats.supervisor.add, "dropped_log_lines")
+    log.configure(settings.log_format, settings.log_level, "supervisor", on_drop)
+    _log_start(settings)
     return Supervisor(
         settings,
         stats,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from importlib.resources import files
@@ -99,6 +101,11 @@ def test_every_kind_of_bad_event_is_a_dead_letter_and_its_neighbours_are_rows(ro
         headers = dict(dead_letter.headers)
         assert (headers["topic"], headers["partition"]) == (rows_job.topic.encode(), b"1")
         assert began_ms <= int(headers["time"]) <= time.time() * 1000
+    logged: Counter[str] = Counter()
+    for line in worker.stderr:
+        if match := re.search(r" (\d+) invalid events? \((\w+(?: in \w+)?)\) went to ", line):
+            logged[match[2]] += int(match[1])
+    assert logged == Counter(f"{reason} in {field}" if field else reason for _, reason, field in BAD)
     assert not any("10.0.0.1" in line or "yesterday" in line for line in worker.stderr), "an event is in the log"
 
 

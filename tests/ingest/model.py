@@ -163,7 +163,7 @@ class FakeGroupConsumer:
         for key in partitions:
             log = self.world.logs[key]
             offset, metadata = log.committed or (None, None)
-            found[key] = Committed(offset, metadata, log.topic_id, log.start)
+            found[key] = Committed(offset, metadata, log.topic_id, log.start, log.end)
         return found
 
     def commit(self, offsets: list[tuple[str, int, int, str]]) -> None:

@@ -145,7 +145,7 @@ class RebalanceHandler:
             accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
             exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
             if known.offset is None and not any(topic == key[0] and id_ != known.topic_id for topic, id_, _ in counted):
-                self._refuse_to_start_over(key, known.log_start)
+                self._refuse_to_start_over(key, known)
             try:
                 start = delivery.resume(
                     known.offset, known.metadata, known.topic_id, known.log_start, accounted_offset, exactly_once
@@ -176,14 +176,15 @@ class RebalanceHandler:
                 known.offset,
             )
 
-    def _refuse_to_start_over(self, key: Key, log_start: int) -> None:
+    def _refuse_to_start_over(self, key: Key, known: Committed) -> None:
         """Raise Fatal where the store has events of a partition of which the group has no commit.
 
-        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows.
+        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows. Rows
+        beyond the log's end are of an earlier topic of the same name.
         """
         topic, partition = key
-        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, log_start)
-        if last is not None:
+        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, known.log_start)
+        if last is not None and last < known.log_end:
             group = self._settings.group_id
             reset = f"kafka-consumer-groups --reset-offsets --group {group} --topic {topic}:{partition}"
             raise Fatal(

@@ -35,12 +35,13 @@ READ_MESSAGES = 1000  # more cost cache misses, fewer cost more calls: bench/REA
 
 
 class Committed(NamedTuple):
-    """A partition's commit and log start at assignment."""
+    """A partition's commit and its log's bounds at assignment."""
 
     offset: int | None  # None: never committed
     metadata: str | None
     topic_id: str
     log_start: int
+    log_end: int
 
 
 class ReadError(NamedTuple):
@@ -156,9 +157,9 @@ class GroupConsumer:
         for item in self._consumer.committed(requested, timeout=10):
             if item.error:
                 raise KafkaException(item.error)
-            low, _ = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
             offset = item.offset if item.offset >= 0 else None
-            commits[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low)
+            commits[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low, high)
         return commits
 
     def commit(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:

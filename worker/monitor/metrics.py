@@ -103,6 +103,7 @@ METRICS: dict[str, Kind] = {
     "worker_slot_paused": _gauge(
         "1 while reading is paused because the store is slower than the topic, or unavailable", "slot"
     ),
+    "worker_dropped_log_lines_total": _counter("Log lines that were dropped because nobody read stderr"),
     "worker_build_info": _gauge("Versions and configuration of this worker; always 1", *_BUILD),
 }
 
@@ -204,6 +205,9 @@ class Collector:
         age = {label: max(0, now - slot.get("heartbeat_ns")) / 1e9 for label, slot in gauges.items()}
         yield _family("worker_slot_heartbeat_age_seconds", age)
         yield _family("worker_slot_paused", {label: slot.get("paused") for label, slot in gauges.items()})
+        others = (self._stats.supervisor, self._stats.monitor)
+        dropped = self._sum("dropped_log_lines") + sum(slot.get("dropped_log_lines") for slot in others)
+        yield _family("worker_dropped_log_lines_total", {(): dropped})
         yield _family("worker_build_info", {tuple(self._build): 1})
 
     def _sum(self, cell: str) -> int:

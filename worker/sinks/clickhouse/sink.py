@@ -46,15 +46,19 @@ _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
 _MAX_OFFSET = 2**63 - 1
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
-# A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
-_PARTITIONS = "max_partitions_per_insert_block"
 _AS_EVENTS_HAVE_IT = {
     "date_time_output_format": "iso",
     "output_format_json_quote_64bit_integers": 0,
     "output_format_json_quote_decimals": 1,
     "output_format_json_quote_denormals": 1,
 }
-_IF_KNOWN = {"deduplicate_insert": "enable", _PARTITIONS: 0}
+# Sent where the server has the setting, and the URL does not say otherwise: a profile must not turn tokens off, a
+# retried block goes once into views, too, and a backlog of many days is no error.
+_IF_KNOWN = {
+    "deduplicate_insert": "enable",
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "max_partitions_per_insert_block": 0,
+}
 
 
 class _Schema(NamedTuple):
@@ -338,9 +342,8 @@ class ClickHouseSink:
     def _insert_settings(self) -> dict[str, Any]:
         """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
         known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
-        settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
-        if _PARTITIONS in self._client.settings:  # the URL's own limit
-            settings.pop(_PARTITIONS, None)
+        given = self._client.settings  # by the URL
+        settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known if name not in given}}
         self._execute("SELECT 1", settings=settings)  # an error at once, not at the first event, if one is forbidden
         return settings
 
