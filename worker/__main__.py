@@ -175,13 +175,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, "critical", "check")  # errors are findings
-    return check(settings, create=arguments.create, partitions=arguments.partitions, out=sys.stdout)
+    create, partitions, sample = arguments.create, arguments.partitions, arguments.sample
+    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from worker.commands.verify import verify
 
     settings, _ = cli.settings_of(arguments)
+    if arguments.allow_merged and settings.backend == "redis":
+        raise UsageError("--allow-merged: it has no effect with --backend redis; leave it out")
     log.configure(settings.log_format, settings.log_level, "verify")
     limit, merged = arguments.limit, arguments.allow_merged
     return _for_each_topic(

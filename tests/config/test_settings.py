@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from worker.config.settings import Settings, UsageError
-from worker.config.sources import OWNED_PROPERTIES, load
+from worker.config.sources import OWNED_PROPERTIES, load, reject_other_backends_options
 from worker.core.errors import ExitCode
 
 
@@ -98,6 +98,61 @@ def test_redacted_settings_contain_no_secret(tmp_path: Path) -> None:
 def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
     assert Settings(topic="a").redis_key_name == "devices:{a}"
     assert Settings(topic="a").dead_letter_topic_name == "a.dlq"
+
+
+# A value that is not the default of each option that only one store uses.
+_OF_BACKEND = {
+    "redis": {"redis_key": "k", "windows": "day", "window_ttl": "day=1d", "by": "country"},
+    "clickhouse": {"table": "t", "map": "a=b", "delivery": "at-least-once"},
+}
+_OTHER = {"redis": "clickhouse", "clickhouse": "redis"}
+_PAIRS = [(backend, name, text) for backend, options in _OF_BACKEND.items() for name, text in options.items()]
+
+
+def _load(flags: dict[str, Any], environ: dict[str, str], config: Path | None = None) -> None:
+    reject_other_backends_options(*load(flags, environ, config))
+
+
+def test_every_option_of_one_store_is_listed_here() -> None:
+    of_backend = {item.name: item.metadata["backend"] for item in fields(Settings) if item.metadata["backend"]}
+    assert {name: backend for backend, name, _ in _PAIRS} == {
+        name: backend for name, backend in of_backend.items() if not name.endswith(("_url", "_password"))
+    }
+    assert {name for name in of_backend if name.endswith(("_url", "_password"))} == {
+        f"{backend}_{part}" for backend in _OTHER for part in ("url", "password")
+    }
+
+
+@pytest.mark.parametrize(("backend", "name", "text"), _PAIRS)
+def test_an_option_of_the_other_store_is_refused_wherever_it_stands(
+    backend: str, name: str, text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('[map]\na = "b"' if name == "map" else f'{name} = "{text}"')
+    sources: list[tuple[dict[str, Any], dict[str, str], Path | None]] = [
+        ({name: [text] if name == "map" else text}, {}, None),
+        ({}, {f"WORKER_{name.upper()}": text}, None),
+        ({}, {}, file),
+    ]
+    for flags, environ, config in sources:
+        _load({"backend": backend, **flags}, environ, config)
+        with pytest.raises(UsageError, match=f"no effect with --backend {_OTHER[backend]}") as caught:
+            _load({"backend": _OTHER[backend], **flags}, environ, config)
+        assert caught.value.code == ExitCode.USAGE
+
+
+def test_a_flag_of_the_other_store_is_refused_even_with_the_default() -> None:
+    for flags in ({"table": "events"}, {"clickhouse_url": "clickhouse://h/d"}):
+        with pytest.raises(UsageError, match="use --backend clickhouse"):
+            _load(flags, {})
+    _load({}, {"WORKER_TABLE": "events"})
+
+
+def test_a_file_and_the_environment_may_name_both_stores(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('redis_url = "redis://h/1"\nclickhouse_url = "clickhouse://h/d"')
+    for backend in _OTHER:
+        _load({"backend": backend}, {"WORKER_REDIS_PASSWORD": "x", "WORKER_CLICKHOUSE_PASSWORD": "y"}, file)
 
 
 @pytest.mark.parametrize("password", ["alpha@omega", "alpha/omega", "1/omega", "1?omega", "1#omega", "alpha/o@mega"])

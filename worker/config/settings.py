@@ -16,6 +16,7 @@ from worker.config import parsers
 from worker.config.redaction import redact_option
 from worker.core.errors import ExitCode, Fatal
 
+BACKENDS = ("redis", "clickhouse")
 _REDIS_KINDS = ("cluster", "sentinel")
 
 
@@ -27,7 +28,7 @@ class UsageError(Fatal):
 
 
 def option(
-    group: str,  # its heading in --help and docs/options.md
+    group: str,  # its heading in --help and docs/options.md; a group with a store's name is for that store only
     default: Any,
     help: str,
     *,
@@ -36,8 +37,12 @@ def option(
     choices: tuple[str, ...] = (),
     secret: bool = False,
     metavar: str = "",
+    backend: str = "",
 ) -> Any:
-    """Declare an option. `parse` converts its text, or raises ValueError that says what to write."""
+    """Declare an option. `parse` converts its text, or raises ValueError that says what to write.
+
+    `backend` is the only store that uses the option, where the group does not say so.
+    """
     metadata = {
         "group": group,
         "help": help,
@@ -46,6 +51,7 @@ def option(
         "choices": choices,
         "secret": secret,
         "metavar": metavar,
+        "backend": backend or (group.lower() if group.lower() in BACKENDS else ""),
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -75,7 +81,7 @@ class Settings:
         parse=parsers.properties,
         metavar="KEY=VALUE",
     )
-    backend: str = option("Store", "redis", "store for the events", choices=("redis", "clickhouse"))
+    backend: str = option("Store", "redis", "store for the events", choices=BACKENDS)
     device_field: str = option(
         "Store",
         "device_ip",
@@ -145,6 +151,7 @@ class Settings:
         "auto",
         "delivery to ClickHouse; auto: exactly-once if the table supports it",
         choices=("auto", "exactly-once", "at-least-once"),
+        backend="clickhouse",
     )
     batch_rows: int = option(
         "Delivery", 100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events"
