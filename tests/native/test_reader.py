@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -643,7 +644,8 @@ def test_other_libraries_are_refused(kafka: Service, group_id: str, tmp_path: Pa
     for path in (str(copy), str(tmp_path / "missing.so"), __file__, "a\0b"):
         with pytest.raises(ValueError, match=r"is not a library that is loaded|null byte"):
             worker_native.Reader(consumer, path)
-    for path in ("", worker_native.__file__):  # the program itself, and a library
+    module = sys.modules.get("worker_native.worker_native", worker_native)  # installed, it is a package
+    for path in ("", str(module.__file__)):  # the program itself, and a library
         with pytest.raises(ValueError, match="is not librdkafka 2"):
             worker_native.Reader(consumer, path)
     close_in_time(consumer)

@@ -23,7 +23,7 @@ from worker.config.field_paths import parse_path
 from worker.config.parsers import WINDOWS, window_ttls
 from worker.config.settings import Settings
 from worker.core.records import Field
-from worker.decoding.converters import BadValue, millis
+from worker.decoding.converters import BadValue, millis, texts
 from worker.sinks.redis.nodes import same_slot
 
 VALUES = 256  # values with keys of their own, per process; all others share OTHER
@@ -188,4 +188,5 @@ def _values(values: list[Any]) -> list[Any]:
     """Accept strings, integers and None for no value, but no booleans, which equal 1 and 0."""
     if not set(map(type, values)) <= {str, int, NoneType}:
         raise BadValue("wrong_type")
+    texts([value for value in values if type(value) is str])
     return values
