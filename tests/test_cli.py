@@ -29,6 +29,9 @@ from worker.config.settings import Settings, flag_of
         (["produce", "--topic", "t", "--bad-ratio", "2"], "from 0 to 1"),
         (["timestamps"], "FILE"),
         (["demo", "--seconds", "x"], "a number"),
+        (["--topic", "t", "--map", "a=b"], "--map: it has no effect with --backend redis"),
+        (["check", "--topic", "t", "--backend", "clickhouse", "--windows", "day"], "--windows: it has no effect"),
+        (["verify", "--topic", "t", "--allow-merged"], "--allow-merged: it has no effect with --backend redis"),
     ],
 )
 def test_usage_errors(

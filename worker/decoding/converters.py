@@ -36,7 +36,7 @@ def identities(values: list[Any]) -> list[str]:
     except BadValue:
         if not set(map(type, values)) <= {str, int}:
             raise
-    return list(map(str, values))
+    return texts(list(map(str, values)))
 
 
 def integers(low: int, high: int) -> Convert:

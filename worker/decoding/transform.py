@@ -39,6 +39,7 @@ class Transform:
 
         Raises Fatal if the function does not return a list with one item for each event.
         """
+        payloads = list(payloads)
         events = json.parse(payloads)
         objects = [i for i, event in enumerate(events) if type(event) is dict]
         results = self._apply([payloads[i] for i in objects], [events[i] for i in objects])

@@ -11,7 +11,8 @@ from worker.core.errors import Retryable
 from worker.core.records import Decode, Field, Key, RecordBatch
 from worker.ingest.partition import Partition
 from worker.ingest.writer import TopicRecreated
-from worker.kafka.group_consumer import GroupConsumer, ReadError
+from worker.kafka.group_consumer import GroupConsumer
+from worker.kafka.readers import ReadError
 
 log = logging.getLogger(__name__)
 

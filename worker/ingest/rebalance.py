@@ -15,7 +15,9 @@ from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
-from worker.kafka.group_consumer import Committed, GroupConsumer, ReadError
+from worker.kafka.group_consumer import Committed, GroupConsumer
+from worker.kafka.readers import ReadError
+from worker.sinks import Sink
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class RebalanceHandler:
         self._assignment = assignment
         self._pipeline = pipeline
         self._start_deferred_at = 0.0
+        self._compared: set[Sink] = set()  # with the group's offsets
 
     def on_assign(self, keys: list[Key]) -> dict[Key, int | None]:
         """Start the partitions whose sinks are open; `start_deferred_partitions` starts the others later."""
@@ -145,7 +148,7 @@ class RebalanceHandler:
             accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
             exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
             if known.offset is None and not any(topic == key[0] and id_ != known.topic_id for topic, id_, _ in counted):
-                self._refuse_to_start_over(key, known.log_start, known.end, "has no committed offset")
+                self._refuse_to_start_over(key, known, known.log_start, "has no committed offset")
             elif kind := delivery.parse_start_marker(known.metadata):
                 self._check_start(key, known, kind)
             try:
@@ -168,7 +171,25 @@ class RebalanceHandler:
                 end = None if known.end is None else max(known.end, stored_to)
                 start = delivery.Resume(loss.log_start, stored_to, delivery.LONG_AGO_MS, end)
             starts[key] = start, known.topic_id, accounted_offset
+            self._warn_of_empty_store(key, known)
         return starts
+
+    def _warn_of_empty_store(self, key: Key, known: Committed) -> None:
+        """Say that the group has read what the store does not have; once for each store."""
+        sink = self._topic_sinks.get(key[0]).sink
+        if sink in self._compared or known.offset is None or known.offset <= known.log_start:
+            return
+        if delivery.parse_start_marker(known.metadata):  # it has read nothing
+            return
+        self._compared.add(sink)
+        if sink.is_empty():
+            log.warning(
+                "group %s has read %s[%d] up to offset %d, but the store is empty. If the events before it "
+                "are in another store, all is well; another --group-id reads them again",
+                self._settings.group_id,
+                *key,
+                known.offset,
+            )
 
     def _check_start(self, key: Key, known: Committed, kind: str) -> None:
         """Raise Fatal where the store has events that the group would store again after `--start`, or leave a gap to.
@@ -179,16 +200,17 @@ class RebalanceHandler:
         assert known.offset is not None
         begin = known.log_start if kind == "latest" else max(known.offset, known.log_start)
         if not delivery.of_another_topic(known.metadata, known.topic_id):
-            self._refuse_to_start_over(key, begin, known.end, f"begins at offset {known.offset} (--start)")
+            self._refuse_to_start_over(key, known, begin, f"begins at offset {known.offset} (--start)")
 
-    def _refuse_to_start_over(self, key: Key, begin: int, end: int | None, state: str) -> None:
-        """Raise Fatal where the store has events from `begin` up to `end` of a partition that the group has not read.
+    def _refuse_to_start_over(self, key: Key, known: Committed, begin: int, state: str) -> None:
+        """Raise Fatal where the store has events from `begin` on of a partition that the group has not read.
 
-        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows.
+        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows. Rows
+        beyond the log's end are of an earlier topic of the same name.
         """
         topic, partition = key
-        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, begin, end)
-        if last is not None:
+        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, begin, known.end)
+        if last is not None and last < known.log_end:
             group = self._settings.group_id
             reset = f"kafka-consumer-groups --reset-offsets --group {group} --topic {topic}:{partition}"
             raise Fatal(

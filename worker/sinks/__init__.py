@@ -40,6 +40,9 @@ class Sink(Protocol):
         Without an `end` the range has none.
         """
 
+    def is_empty(self) -> bool:
+        """Whether the table or key has nothing at all; False if it cannot tell."""
+
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return the number of distinct devices in the table or key, in union with those that `others` name.
 

@@ -25,16 +25,15 @@ from worker.kafka.log_reader import LogReader
 def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None = None) -> int:
     """Print an account of each partition and a total; return OK if every event is stored once, else FAILED.
 
-    It is FAILED too if that cannot be decided: a table that merges rows of several events may have merged an event or
-    lost it. With `allow_merged`, such events count as merged. `limit` is how many ranges of each problem are shown.
+    It is FAILED too if that cannot be decided: a table that merges, removes or forwards rows may have done so with the
+    row of an event, or it may never have had it. With `allow_merged`, such events count as stored. `limit` is how many
+    ranges of each problem are shown.
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
     """
     decode = decoder(settings.transform)
     find_skipped = skipped_by(decode) if settings.transform else tombstones
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
-        count = log_reader.partitions()
-        if not count:
-            raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
+        count = log_reader.existing_partitions()
         begins = _begins(settings, log_reader, count)
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)

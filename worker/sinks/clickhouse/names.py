@@ -6,6 +6,8 @@ import re
 
 _part = re.compile(r"`(?:[^`\\]|\\.)+`|\"[^\"]+\"|[^.`\"]+")
 
+_plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 
 def quoted(name: str) -> str:
     """Return an identifier in backticks."""
@@ -22,6 +24,11 @@ def table_parts(table: str) -> tuple[str, str]:
 def table_name(table: str) -> str:
     """Return the quoted name of a table, with or without its database."""
     return ".".join(quoted(part) for part in table_parts(table) if part)
+
+
+def shown(table: str) -> str:
+    """Return the name of a table or column for statements that are shown: quoted only where it has to be."""
+    return ".".join(part if _plain.fullmatch(part) else quoted(part) for part in table_parts(table) if part)
 
 
 def _unquoted(part: str) -> str:
