@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +55,16 @@ def run(job: Job, command: str, env: Mapping[str, str], *words: str, code: int =
     return worker.stdout
 
 
+def sql(job: Job, statement: str) -> Any:
+    client = clickhouse_client(job.url)
+    try:
+        return client.execute(statement)
+    finally:
+        client.disconnect()
+
+
 def test_the_guides_readings_are_stored_as_the_guide_says(rows_job: Job, tmp_path: Path) -> None:
-    client = clickhouse_client(rows_job.url)
-    client.execute(blocks("sql")[0].replace("readings", rows_job.target))
+    sql(rows_job, blocks("sql")[0].replace("readings", rows_job.target))
     config = tmp_path / "readings.toml"
     config.write_text(blocks("toml")[0])
     reading = json.loads(blocks("json")[0])
@@ -79,15 +87,14 @@ def test_the_guides_readings_are_stored_as_the_guide_says(rows_job: Job, tmp_pat
         with run_worker(*words, env=env) as command:
             assert command.wait() == 0, command.tail()
         printed.append(command.stdout)
-    assert "OK    transform: 80 of the 100 newest events are stored, 20 skipped" in printed[0]
+    assert "OK    transform: 398 of the 500 sampled events are stored, 100 skipped" in printed[0]
     assert printed[1][-1] == "Total devices: 398"
     total = "total: 500 events, 398 rows, 2 dead letters, 100 skipped, missing 0, doubled 0, extra 0"
     assert printed[2][-1] == total
-    rows = client.execute(f"SELECT device, celsius, toUnixTimestamp64Nano(timestamp) FROM {rows_job.target}")
+    rows = sql(rows_job, f"SELECT device, celsius, toUnixTimestamp64Nano(timestamp) FROM {rows_job.target}")
     assert sorted(rows) == sorted(
         (f"s-{n}", round((n - 32) / 1.8, 2), reading["timestamp"]) for n in range(500) if n % 5 and n not in (7, 8)
     )
-    client.disconnect()
     letters = rows_job.dead_letters()
     number = next(i for i, text in enumerate(blocks("python")[1].splitlines(), 1) if 'pop("fahrenheit")' in text)
     assert {(letter.offset, letter.reason, dict(letter.headers)["error"].decode()) for letter in letters} == {
@@ -192,7 +199,7 @@ def test_a_result_of_another_length_stops_the_worker_and_commits_nothing(rows_jo
     assert "None to skip it" in worker.tail()
     assert not rows_job.committed()
     findings = run(rows_job, "check", env, "--transform", "fleet:transform", code=ExitCode.FAILED)
-    assert any(line.startswith("FAIL  sample: ") and "items for 100 events" in line for line in findings), findings
+    assert any(line.startswith("FAIL  sample: ") and "items for 1000 events" in line for line in findings), findings
     with replace(rows_job).start("--until-end", "--transform", "fleet:transform", env=module(tmp_path, DROP)) as fixed:
         assert fixed.wait() == 0, fixed.tail()
     assert rows_job.judge(i for i in range(1000) if i % 11 != 3) == EXACT

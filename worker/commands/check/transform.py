@@ -26,7 +26,7 @@ def check_transform(decode: Decode, payloads: Sequence[bytes]) -> tuple[list[byt
     invalid = [payloads[reject.index] for reject in decoded.rejects if reject.reason != "transform_failed"]
     texts = list(filter(None, map(_to_json, decoded.columns[0])))
     skipped = len(payloads) - decoded.rows - len(decoded.rejects)
-    total = f"of the {len(payloads)} newest events"
+    total = f"of the {len(payloads)} sampled events"
     summary = f"{decoded.rows} {total} are stored, {skipped} skipped"
     findings = [ok("transform", summary)] if decoded.rows else [warn("transform", summary, "correct the function")]
     for error, count in failed.most_common():
