@@ -259,3 +259,28 @@ def test_a_range_that_cannot_be_is_refused(rows_job: Job, options: tuple[str, ..
     with rows_job.start(*options) as worker:
         assert worker.wait() == ExitCode.USAGE
     assert text in worker.tail()
+
+
+def test_a_monitor_that_is_killed_does_not_move_the_end(rows_job: Job) -> None:
+    """The next one finds a later end than the consumers have: events before the time came late."""
+    rows_job.create()
+    send_at_their_times(rows_job, range(1000))
+    with rows_job.start("--until", at(5000), "--batch-rows", "100") as worker:
+        worker.wait_for("took a partition")
+        (pid,) = consumers(worker)
+        (monitor,) = set(worker.children()) - {pid}
+        with stopped(pid):
+            send_at_their_times(rows_job, range(1000, 1100))
+            kill(monitor)
+            wait_until(lambda: sum("status page" in line for line in worker.stderr) == 2, PATIENCE_S, "a new monitor")
+        assert worker.wait() == 0, worker.tail()
+    assert rows_job.judge(range(1000)) == EXACT
+    rows_job.finish("--until", at(5000))
+    assert rows_job.judge(range(1100)) == EXACT
+
+
+def test_verify_says_where_it_cannot_know_the_start(devices_job: Job) -> None:
+    devices_job.create()
+    with run_worker("verify", *devices_job.arguments("--start", "latest")) as verify:
+        assert verify.wait() == ExitCode.CONFIG
+    assert "give the time at which the worker was first started" in verify.tail()
