@@ -24,6 +24,9 @@ from worker.core.errors import ExitCode
 pytestmark = pytest.mark.faults
 
 
+KEPT = {"retention.ms": "-1"}  # of events with old timestamps
+
+
 def at(i: int) -> str:
     """Return the time of event i, as Kafka's timestamp has it here."""
     return datetime.fromtimestamp((BEGINNING_MS + i) / 1000, UTC).isoformat()
@@ -42,7 +45,7 @@ def send_at_their_times(job: Job, numbers: Iterable[int], partitions: int = 1) -
 def test_a_restart_of_latest_skips_nothing_that_came_meanwhile(rows_job: Job, protocol: str) -> None:
     """Also in a partition that was still, in one that is added later, and in one that had never an event."""
     options = ("--start", "latest", "-X", f"group.protocol={protocol}")
-    rows_job.create(3)
+    rows_job.create(3, KEPT)
     rows_job.send(events(300), 0)
     rows_job.send(events(300), 1)
     with rows_job.start(*options) as worker:
@@ -67,7 +70,7 @@ def test_kills_at_any_moment_of_the_first_start_lose_nothing(rows_job: Job) -> N
     """The start of all partitions is committed at once, or of none: then the group has not begun."""
     partitions, sent = 4, 0
     began: dict[int, tuple[int, str]] = {}
-    rows_job.create(partitions)
+    rows_job.create(partitions, KEPT)
     starts = [random.Random(7).uniform(0.3, 2.0) * (1 + n / 4) for n in range(6)]
     for pause in starts:
         rows_job.send(events(100, sent), sent // 100 % partitions)
@@ -90,7 +93,7 @@ def _offset(i: int, partitions: int) -> int:
 
 
 def test_a_kill_between_the_commit_of_the_start_and_the_first_read(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    rows_job.create(2)
+    rows_job.create(2, KEPT)
     rows_job.send(events(100), 0)
     with rows_job.start("--start", "latest", *rows_job.via(clickhouse_proxy.port)) as worker:
         wait_until(lambda: len(rows_job.committed()) == 2, PATIENCE_S, "the start is committed")
@@ -105,7 +108,7 @@ def test_a_kill_between_the_commit_of_the_start_and_the_first_read(rows_job: Job
 def test_a_topic_that_is_found_later_begins_with_its_first_event(rows_job: Job) -> None:
     pattern = replace(rows_job, topic=f"^{rows_job.topic}")
     later = replace(rows_job, topic=f"{rows_job.topic}_later")
-    rows_job.create()
+    rows_job.create(1, KEPT)
     rows_job.send(events(100))
     with pattern.start("--start", "latest") as worker:
         wait_until(rows_job.committed, PATIENCE_S, "the start is committed")
@@ -123,7 +126,7 @@ def test_a_backfill_between_two_times_by_two_hosts_that_are_killed(
     job: Job = request.getfixturevalue("rows_job" if backend == "clickhouse" else "devices_job")
     partitions, count = 3, 90_000
     first, last = 20_001, 70_002
-    job.create(partitions + 1)  # one without events
+    job.create(partitions + 1, KEPT)  # one without events
     send_at_their_times(job, range(count), partitions)
     bounds = ("--start", at(first), "--until", at(last))
     slowly = (*bounds, "--processes", "2", "--batch-rows", "100" if backend == "redis" else "1000")
@@ -146,7 +149,7 @@ def test_a_backfill_between_two_times_by_two_hosts_that_are_killed(
 
 def test_events_that_come_during_the_run_are_read_only_if_they_precede_the_time(rows_job: Job) -> None:
     """In a partition whose last event is before the time, the end is where the log ended at the start."""
-    rows_job.create()
+    rows_job.create(1, KEPT)
     send_at_their_times(rows_job, range(1000))
     until = at(5000)
     with rows_job.start("--until", until) as worker:
@@ -161,7 +164,7 @@ def test_events_that_come_during_the_run_are_read_only_if_they_precede_the_time(
 
 def test_rows_of_the_last_block_that_are_refused_are_found(rows_job: Job, clickhouse_sql: Client) -> None:
     """The partition was paused at its end by then, and has to be read again."""
-    rows_job.create()
+    rows_job.create(1, KEPT)
     send_at_their_times(rows_job, range(400))
     rows_job.finish("--until", at(10))  # creates the table
     clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} ADD CONSTRAINT c CHECK error_code != 7")
@@ -172,7 +175,7 @@ def test_rows_of_the_last_block_that_are_refused_are_found(rows_job: Job, clickh
 
 
 def test_a_block_that_was_announced_beyond_the_end_stays_whole(rows_job: Job, clickhouse_proxy: Proxy) -> None:
-    rows_job.create()
+    rows_job.create(1, KEPT)
     with rows_job.start("--linger-ms", "2000", *rows_job.via(clickhouse_proxy.port)) as worker:
         worker.wait_for("took a partition")
         clickhouse_proxy.drop_reply(after_bytes=10_000, until=END_OF_STREAM)
@@ -190,7 +193,7 @@ def test_a_block_that_was_announced_beyond_the_end_stays_whole(rows_job: Job, cl
 @pytest.mark.parametrize("start", ["latest", at(0)])
 def test_a_group_whose_offsets_expired_does_not_start_over_or_skip(rows_job: Job, start: str) -> None:
     """The option stays in the unit file for years. Then the offsets expire, and `latest` is another offset."""
-    rows_job.create()
+    rows_job.create(1, KEPT)
     with rows_job.start("--start", start) as worker:
         wait_until(rows_job.committed, PATIENCE_S, "the start is committed")
         send_at_their_times(rows_job, range(1000))
@@ -210,7 +213,7 @@ def test_a_group_whose_offsets_expired_does_not_start_over_or_skip(rows_job: Job
 def test_a_backfill_into_the_table_that_another_group_fills(rows_job: Job) -> None:
     """The ranges do not overlap, so nothing is refused; an overlap is."""
     live, backfill = rows_job, replace(rows_job, group=f"{rows_job.group}_backfill")
-    live.create()
+    live.create(1, KEPT)
     send_at_their_times(live, range(3000))
     with live.start("--start", "latest") as worker:
         wait_until(live.committed, PATIENCE_S, "the start is committed")
@@ -229,7 +232,7 @@ def test_a_backfill_into_the_table_that_another_group_fills(rows_job: Job) -> No
 
 def test_a_group_with_members_and_no_offsets_is_waited_for(rows_job: Job) -> None:
     """Its members may have begun elsewhere: nobody moves them."""
-    rows_job.create()
+    rows_job.create(1, KEPT)
     rows_job.send(events(100))
     properties = {"bootstrap.servers": rows_job.kafka, "group.id": rows_job.group, "enable.auto.commit": False}
     with closing(Consumer(properties)) as member:
@@ -263,7 +266,7 @@ def test_a_range_that_cannot_be_is_refused(rows_job: Job, options: tuple[str, ..
 
 def test_a_monitor_that_is_killed_does_not_move_the_end(rows_job: Job) -> None:
     """The next one finds a later end than the consumers have: events before the time came late."""
-    rows_job.create()
+    rows_job.create(1, KEPT)
     send_at_their_times(rows_job, range(1000))
     with rows_job.start("--until", at(5000), "--batch-rows", "100") as worker:
         worker.wait_for("took a partition")
@@ -280,7 +283,7 @@ def test_a_monitor_that_is_killed_does_not_move_the_end(rows_job: Job) -> None:
 
 
 def test_verify_says_where_it_cannot_know_the_start(devices_job: Job) -> None:
-    devices_job.create()
+    devices_job.create(1, KEPT)
     with run_worker("verify", *devices_job.arguments("--start", "latest")) as verify:
         assert verify.wait() == ExitCode.CONFIG
     assert "give the time at which the worker was first started" in verify.tail()
