@@ -203,7 +203,12 @@ def _dlq(arguments: argparse.Namespace) -> int:
     actions: dict[str, Callable[[Settings], int]] = {
         "stats": lambda topic: dlq.count_dead_letters(topic, out=out),
         "replay": lambda topic: dlq.replay(
-            topic, reason=reason, yes=arguments.yes, out=sys.stdout, progress=sys.stderr
+            topic,
+            reason=reason,
+            yes=arguments.yes,
+            from_start=arguments.from_start,
+            out=sys.stdout,
+            progress=sys.stderr,
         ),
         "list": lambda topic: dlq.list_dead_letters(topic, reason=reason, limit=limit, payload=payload, out=out),
     }
