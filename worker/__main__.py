@@ -75,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.core.process import ServiceManager
     from worker.ingest import consumer
     from worker.monitor import process
+    from worker.sinks import import_sink
     from worker.supervisor import Supervisor
 
     settings, _ = cli.settings_of(arguments)
@@ -83,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     on_drop = partial(stats.supervisor.add, "dropped_log_lines")
     log.configure(settings.log_format, settings.log_level, "supervisor", on_drop)
     _log_start(settings)
+    import_sink(settings.backend)
     return Supervisor(
         settings,
         stats,
