@@ -71,7 +71,7 @@ def test_version_names_the_worker_and_python(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as caught:
         main(["dlq", "--version"])
     assert caught.value.code == 0
-    assert re.fullmatch(r"worker \S+, Python 3\.\d+\.\S+\n", capsys.readouterr().out)
+    assert re.fullmatch(r"worker \S+, Python 3\.\d+\.\S+, reader (native|python .*)\n", capsys.readouterr().out)
 
 
 def test_help_does_not_import_the_metadata_of_packages() -> None:

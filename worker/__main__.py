@@ -75,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.core.process import ServiceManager
     from worker.ingest import consumer
     from worker.monitor import process
+    from worker.sinks import import_sink
     from worker.supervisor import Supervisor
 
     settings, _ = cli.settings_of(arguments)
@@ -83,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     on_drop = partial(stats.supervisor.add, "dropped_log_lines")
     log.configure(settings.log_format, settings.log_level, "supervisor", on_drop)
     _log_start(settings)
+    import_sink(settings.backend)
     return Supervisor(
         settings,
         stats,
@@ -203,7 +205,12 @@ def _dlq(arguments: argparse.Namespace) -> int:
     actions: dict[str, Callable[[Settings], int]] = {
         "stats": lambda topic: dlq.count_dead_letters(topic, out=out),
         "replay": lambda topic: dlq.replay(
-            topic, reason=reason, yes=arguments.yes, out=sys.stdout, progress=sys.stderr
+            topic,
+            reason=reason,
+            yes=arguments.yes,
+            from_start=arguments.from_start,
+            out=sys.stdout,
+            progress=sys.stderr,
         ),
         "list": lambda topic: dlq.list_dead_letters(topic, reason=reason, limit=limit, payload=payload, out=out),
     }

@@ -248,6 +248,9 @@ def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_checked(number(1, 10**9)), default=100, help="dead letters to list [100]")
     parser.add_argument("--payload", action="store_true", help="list the payloads, too")
     parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only this reason")
+    parser.add_argument(
+        "--from-start", action="store_true", help="replay all, also where Kafka may have deleted the replay position"
+    )
     parser.add_argument("--yes", action="store_true", help="replay; without it, print what would be replayed")
     _settings_arguments(parser)
 

@@ -289,3 +289,19 @@ def test_a_reason_is_ahead_of_the_others_until_they_have_caught_up() -> None:
     assert [position.is_past(at(n, "too_large")) for n in (1, 2, 5)] == [True, False, False]
     assert position.after(at(3, "too_large"), None) == ReplayPosition(4, {"not_json": 6})
     assert position.after(at(5, "too_large"), None) == ReplayPosition(6)
+
+
+def test_a_replay_whose_position_may_have_expired_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka deletes the offsets of a group without members after 7 days; here all dead letters are older than that."""
+    write(settings, NOT_JSON, TOO_HIGH)
+    monkeypatch.setattr(sender, "_OFFSETS_RETENTION_S", -1.0)
+    with pytest.raises(Fatal, match=r"has no committed offset, and the oldest dead letter is 0 days old.*--from-start"):
+        replayed(settings)
+    assert not origin(settings)
+    assert replayed(settings, yes=False).startswith("would replay 2 dead letters")
+    out = io.StringIO()
+    assert replay(settings, reason=None, yes=True, from_start=True, out=out) == ExitCode.OK
+    assert len(origin(settings)) == 2
+    assert replayed(settings).startswith("replayed 0 dead letters")  # it has a position now

@@ -365,6 +365,10 @@ def test_a_group_that_is_ahead_of_an_empty_store_is_warned_of(rows_job: Job) -> 
     rows_job.send(events(5))
     rows_job.finish()
     rows_job.send(events(1, 5))
-    worker = replace(rows_job, target=f"{rows_job.target}_2").finish()
+    other = replace(rows_job, target=f"{rows_job.target}_2")
+    with run_worker("check", "--create", *other.arguments()) as check:
+        assert check.wait() == 0, check.stdout
+    assert any(line.startswith("WARN  group") and "the store is empty" in line for line in check.stdout), check.stdout
+    worker = other.finish()
     assert f"has read {rows_job.topic}[0] up to offset 5, but the store is empty" in worker.tail()
     assert "but the store is empty" not in rows_job.finish().tail()

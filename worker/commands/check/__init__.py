@@ -13,6 +13,7 @@ from worker.commands.check.clickhouse import check_clickhouse
 from worker.commands.check.finding import Finding, Stored, fail_with
 from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
+from worker.commands.check.position import check_position
 from worker.commands.check.read_sample import read_sample
 from worker.commands.check.redis import check_redis
 from worker.commands.check.sample import check_sample
@@ -51,6 +52,8 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
     for topic in dict.fromkeys([*Selection(settings).names, *readable]):
         topic_settings, fields = settings.for_topic(topic), list[Stored]()
         yield from check_store(topic_settings, create, fields)
+        if topic in existing and fields and all(field.exists for field in fields):
+            yield from check_position(topic_settings, existing[topic])
         if sample and topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:

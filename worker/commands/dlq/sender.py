@@ -6,6 +6,8 @@ after a crash, continues there. Two replays at the same time fence each other by
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -24,19 +26,28 @@ from worker.kafka.log_reader import LogReader
 from worker.kafka.properties import client_properties
 from worker.kafka.topics import topic_configuration
 
+_OFFSETS_RETENTION_S = 7 * 86_400  # Kafka's default
 _TRANSACTION = 500  # dead letters; readers of the topic wait for the end of a transaction
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 1_000_000_000  # librdkafka's own limit, so that only the broker's applies
 
 
-def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO, progress: TextIO | None = None) -> int:
+def replay(
+    settings: Settings,
+    *,
+    reason: str | None,
+    yes: bool,
+    out: TextIO,
+    progress: TextIO | None = None,
+    from_start: bool = False,
+) -> int:
     """Produce the group's dead letters that were not replayed before to their origin topic. Without `yes`, only count.
 
     Returns OK. All groups that read the topic get these events, also those that have written them.
     Raises Retryable if a transaction fails: none of its dead letters is in the topic then, and the next replay
     continues with them. Raises Fatal, before the first transaction, if the topic does not exist, or is compacted and a
-    dead letter has no key. Several dead letters of one event, which a retried write causes, are replayed once.
-    `progress` shows a progress bar if it is a terminal.
+    dead letter has no key, or if the replay position may have expired, unless `from_start`. Several dead letters of one
+    event, which a retried write causes, are replayed once. `progress` shows a progress bar if it is a terminal.
     """
     group = replay_group(settings)
     with (
@@ -49,6 +60,8 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO, pr
         with closing(LogReader(settings, settings.topic)) as origin:
             partitions = origin.existing_partitions()
         is_compacted = "compact" in topic_configuration(settings, settings.topic).get("cleanup.policy", "")
+        if yes and not from_start and all(position == ReplayPosition() for position in positions.values()):
+            _require_recent(group, _due(settings, reason, positions, Counter(), ProgressBar(None)))
         if is_compacted:
             _require_keys(settings, _due(settings, reason, positions, Counter(), ProgressBar(None)))
         counts: Counter[str] = Counter()
@@ -67,6 +80,18 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO, pr
         if is_compacted:
             print(f"{settings.topic} is compacted: each of these events becomes the newest one of its key", file=out)
     return ExitCode.OK
+
+
+def _require_recent(group: str, due: Iterator[StoredDeadLetter]) -> None:
+    """Raise Fatal if there is no position, and the dead letters are so old that Kafka may have deleted it."""
+    oldest_ms = min((dead_letter.time_ms for dead_letter in due), default=None)
+    age_s = time.time() - (oldest_ms / 1000 if oldest_ms is not None else math.inf)
+    if age_s > _OFFSETS_RETENTION_S:
+        raise Fatal(
+            f"group {group} has no committed offset, and the oldest dead letter is {age_s / 86_400:.0f} days old: "
+            "none was replayed, or Kafka has deleted the offsets (offsets.retention.minutes, 7 days), and a replay "
+            "would send events again that were replayed before. worker dlq list shows them; --from-start replays all"
+        )
 
 
 def _require_keys(settings: Settings, due: Iterator[StoredDeadLetter]) -> None:
