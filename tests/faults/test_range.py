@@ -219,12 +219,19 @@ def test_a_backfill_into_the_table_that_another_group_fills(rows_job: Job) -> No
         wait_until(live.committed, PATIENCE_S, "the start is committed")
         send_at_their_times(live, range(3000, 4000))
         live.all_done()
-        backfill.finish("--start", at(1000), "--until", at(3000))
+        bounds = ("--start", at(1000), "--until", at(3000))
+        with run_worker("check", *backfill.arguments(*bounds)) as check:
+            assert check.wait() == 0, check.stdout
+        backfill.finish(*bounds)
         worker.signal()
         assert worker.wait() == 0
     assert live.judge(range(1000, 4000)) == EXACT
     overlapping = replace(live, group=f"{live.group}_overlapping")
-    with overlapping.start("--start", at(0), "--until", at(1001)) as refused:
+    bounds = ("--start", at(0), "--until", at(1001))
+    with run_worker("check", *overlapping.arguments(*bounds)) as check:
+        assert check.wait() == ExitCode.FAILED
+    assert any("events up to offset 1000" in line for line in check.stdout if line.startswith("FAIL")), check.stdout
+    with overlapping.start(*bounds) as refused:
         assert refused.wait() == ExitCode.CONFIG, refused.tail()
     assert "but the table has its events up to offset 1000" in refused.tail()
     assert live.judge(range(1000, 4000)) == EXACT

@@ -20,9 +20,13 @@ def check_position(settings: Settings, partitions: int) -> Iterator[Finding]:
     try:
         with closing(GroupLag(settings)) as lag, closing(open_sink(replace(settings, delivery=delivery))) as sink:
             sink.open()
-            for item in lag.refresh({topic: partitions}):
+            counts, start_ms, until_ms = {topic: partitions}, settings.start_ms, settings.until_ms
+            begins = {} if start_ms is None else lag.offsets_at(counts, start_ms)
+            ends = {} if until_ms is None else lag.offsets_at(counts, until_ms)
+            for item in lag.refresh(counts):
                 if item.committed is None:
-                    last = sink.last_stored_offset(topic, item.partition, item.start)
+                    begin = max(item.start, begins.get(item.key, 0))
+                    last = sink.last_stored_offset(topic, item.partition, begin, ends.get(item.key))
                     if last is not None and last < item.end:
                         yield fail(
                             "group",
