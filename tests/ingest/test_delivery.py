@@ -353,9 +353,34 @@ def test_dead_letters_of_a_block_are_written_though_retention_has_removed_its_fi
     assert log.committed_offset == log.end == 4
 
 
+def test_a_kill_between_the_intent_and_the_insert_of_a_part_of_a_block_doubles_nothing() -> None:
+    """The block is stored in part, then refused and halved: rows of a half may be stored with the block's token."""
+    world, member = _member(batch_rows=1000)
+    log, table = world.logs["a", 0], world.tables["a"]
+    log.append(["good", "good", "suspect", "good"])
+    world.outcomes = ["partial"]
+    while not table.rows:
+        member.turn()
+    table.constrained = True
+    while (intent := parse_intent(log.committed and log.committed[1])) is None or intent.end > 2:
+        member.turn()
+    assert member.writer.busy
+    member.die()
+    successor = Member(world, 1, True, 1000, 0)
+    successor.group_consumer.assign()
+    for _ in range(60):
+        successor.turn()
+    assert set(table.rows.values()) == {1}
+    assert {offset for _, _, offset in table.rows} == {0, 1, 2, 3}
+    assert not world.dead_letters
+    assert log.committed_offset == log.end
+
+
 def test_an_intent_survives_the_commit_metadata() -> None:
     intent = Intent("AbC-_1", 5, 9, 4, 1_700_000_000_000)
     assert parse_intent(intent.encode()) == intent
+    part = intent._replace(recut_end=12)
+    assert parse_intent(part.encode()) == part
 
 
 def test_metadata_of_other_tools_is_no_intent() -> None:

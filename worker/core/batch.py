@@ -80,7 +80,7 @@ class Batch:
     messages: list[Message] = field(default_factory=list)  # likewise
     intent_time_ms: int = 0  # Unix time of the first intent for this range, maybe an earlier owner's; 0: none yet
     replayed: bool = False  # the range is that of an intent whose outcome is unknown
-    recut: bool = False  # a part of a range that was sent whole: its rows may be stored under another token
+    recut_end: int = 0  # the end of a range that was sent whole, of which this is a part
     attempts: int = 0  # tries to write it
     state: BatchState = BatchState.FILLING
 
@@ -88,6 +88,11 @@ class Batch:
     def in_doubt(self) -> bool:
         """Whether its rows may be in the store already."""
         return self.state is BatchState.IN_DOUBT
+
+    @property
+    def recut(self) -> bool:
+        """Whether its rows may be stored under another token: that of the range that was sent whole."""
+        return self.recut_end > self.start
 
     @property
     def needs_intent(self) -> bool:

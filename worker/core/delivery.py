@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from worker.core.batch import Batch
 
-LONG_AGO_MS = 1  # the time of an intent whose token does not decide, so that rows are looked up by their origin
 _VERSION = "v1"
 
 
@@ -27,10 +26,11 @@ class Intent(NamedTuple):
     end: int
     rows: int
     time_ms: int  # Unix time of the commit
+    recut_end: int = 0  # rows up to this offset may be stored under another token
 
     def encode(self) -> str:
         """Return the commit's metadata."""
-        return ";".join((_VERSION, self.topic_id, *map(str, self[1:])))
+        return ";".join((_VERSION, self.topic_id, *map(str, self[1:] if self.recut_end else self[1:-1])))
 
 
 def plain(topic_id: str) -> str:
@@ -65,18 +65,19 @@ def parse_intent(metadata: str | None) -> Intent | None:
     """Return the intent in a commit's metadata; None where there is none, as in commits of other tools."""
     version, _, rest = (metadata or "").partition(";")
     parts = rest.split(";")
-    if version != _VERSION or len(parts) != 5:
+    if version != _VERSION or len(parts) not in (5, 6):
         return None
     try:
-        start, end, rows, time_ms = map(int, parts[1:])
+        start, end, *numbers = map(int, parts[1:])
     except ValueError:
         return None
-    return Intent(parts[0], start, end, rows, time_ms) if 0 <= start < end else None
+    return Intent(parts[0], start, end, *numbers) if 0 <= start < end else None
 
 
 def intent_of(batch: Batch) -> Intent:
     """Return the intent that announces a batch."""
-    return Intent(batch.topic_id, batch.start, batch.end, batch.rows, batch.intent_time_ms)
+    recut_end = batch.recut_end if batch.recut else 0
+    return Intent(batch.topic_id, batch.start, batch.end, batch.rows, batch.intent_time_ms, recut_end)
 
 
 def token(batch: Batch) -> str:
@@ -102,6 +103,7 @@ class Resume(NamedTuple):
     boundary: int | None = None  # an offset that a batch must end at exactly
     intent_time_ms: int = 0  # when the intent for [position, boundary) was committed; 0: it is no intent's range
     end: int | None = None  # an offset from which on nothing is read
+    recut_end: int = 0  # rows up to this offset may be stored under another token
 
     @property
     def is_at_end(self) -> bool:
@@ -140,7 +142,8 @@ def resume(
     if committed < log_start and (announced or end is None or committed < end):
         raise DataLost(committed, log_start, intent)
     if announced:
-        return Resume(committed, announced.end, announced.time_ms, end=None if end is None else max(end, announced.end))
+        end = None if end is None else max(end, announced.end)
+        return Resume(committed, announced.end, announced.time_ms, end, announced.recut_end)
     # A batch lies either wholly before or wholly after what this supervisor has already counted.
     return Resume(committed, accounted_offset if accounted_offset > committed else None, end=end)
 
@@ -177,6 +180,7 @@ class Progress:
         """Begin where `resume` said."""
         self.position = self.acknowledged = self.committed = at.position
         self.boundary, self.intent_time_ms, self.end = at.boundary, at.intent_time_ms, at.end
+        self.recut_end = at.recut_end
         self.state = PartitionState.REPLAYING if at.intent_time_ms else PartitionState.CONSUMING
 
     def stop(self) -> None:

@@ -251,6 +251,7 @@ class Partition:
 
     def _begin(self) -> Batch:
         progress = self._progress
+        replaying = progress.replaying
         self.open = Batch(
             self.topic,
             self.ledger.topic_id,
@@ -261,9 +262,9 @@ class Partition:
             fields=self._fields,
             columns=[[] for _ in self._fields],
             keeps_payloads=progress.limit == 1,
-            intent_time_ms=progress.intent_time_ms if progress.replaying else 0,
-            replayed=progress.replaying,
-            recut=progress.position < progress.recut_end and not progress.replaying,
+            intent_time_ms=progress.intent_time_ms if replaying else 0,
+            replayed=replaying,
+            recut_end=progress.recut_end,
         )
         return self.open
 

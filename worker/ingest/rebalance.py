@@ -167,9 +167,9 @@ class RebalanceHandler:
                     self._stop_after_loss(key, str(loss))
                     starts[key] = None
                     continue
-                # The rest is read again for its dead letters; its rows are looked up: the token is of another range.
+                # The rest is read again for its dead letters; its rows are stored under the token of the whole range.
                 end = None if known.end is None else max(known.end, stored_to)
-                start = delivery.Resume(loss.log_start, stored_to, delivery.LONG_AGO_MS, end)
+                start = delivery.Resume(loss.log_start, stored_to, end=end, recut_end=stored_to)
             starts[key] = start, known.topic_id, accounted_offset
             self._warn_of_empty_store(key, known)
         return starts
