@@ -132,7 +132,7 @@ def decode_alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | t
     try:
         event = orjson.loads(payload)
     except ValueError:
-        return "not_json", ""
+        return "schema_framing" if payload[:1] == b"\0" and len(payload) > 5 else "not_json", ""
     if type(event) is not dict:
         return "not_object", ""
     row: list[Any] = []
@@ -331,3 +331,10 @@ def test_an_invalid_timestamp_has_its_own_reason() -> None:
     assert millis(["2021-12-03T16:15:30", 1726668850124]) == array("q", [1638548130000, 1726668850124])
     with pytest.raises(BadValue, match="bad_timestamp"):
         millis([1726668850124, None])
+
+
+def test_the_framing_of_a_schema_registry_is_named_as_such() -> None:
+    framed = [b"\0\0\0\0\7" + GOOD, b"\0\0\0\0\7", b"\1\0\0\0\7" + GOOD, GOOD]
+    decoded = decode(framed, FIELDS)
+    assert [reject.reason for reject in decoded.rejects] == ["schema_framing", "not_json", "not_json"]
+    assert decoded.rows == 1

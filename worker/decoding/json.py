@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
 from secrets import token_hex
 from typing import Any
@@ -11,6 +11,7 @@ import orjson
 
 from worker.core.records import Decoded, Field, Reject
 from worker.decoding.converters import BadValue
+from worker.decoding.framing import HEAD_BYTES, is_framed
 
 
 def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
@@ -19,13 +20,38 @@ def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     The result is the same as for each message alone: orjson parses the bytes, which must be one object, then each
     field's convert runs. All messages are decoded together; only after a failure does the decoder look at single ones.
     """
+    return decode_events(read_events(payloads), fields)
+
+
+def decode_events(events: list[Any], fields: Sequence[Field]) -> Decoded:
+    """Return the columns of events, which are JSON values or Unreadable, and the rejects."""
+    try:
+        return Decoded(_columns(events, fields), None, len(events), ())
+    except _CONVERT_ERRORS:
+        return _decode_with_rejects(events, fields)
+
+
+class Unreadable:
+    """Stands for a payload that is no event, among events; `reason` is one of counters.REJECT_REASONS."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def read_events(payloads: Sequence[bytes]) -> list[Any]:
+    """Return each payload's JSON value, or Unreadable."""
     events = _parse_together(payloads)
-    if events is not None:
-        try:
-            return Decoded(_columns(events, fields), None, len(events), ())
-        except _CONVERT_ERRORS:
-            pass
-    return _decode_with_rejects(_parse_each(payloads) if events is None else events, fields)
+    return _parse_each(payloads) if events is None else events
+
+
+def read_framed_events(payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
+    """Return what `read_events` does, for payloads in the frame of a schema registry.
+
+    Events are not validated against their schema: the types of the store decide.
+    """
+    return read_events([payload[HEAD_BYTES:] for payload in payloads])
 
 
 def _parse_together(payloads: Sequence[bytes]) -> list[Any] | None:
@@ -79,13 +105,13 @@ def _values(events: list[Any], field: Field) -> list[Any]:
 
 
 def _parse_each(payloads: Sequence[bytes]) -> list[Any]:
-    """Return each payload's JSON value, or _NOT_JSON."""
+    """Return each payload's JSON value, or Unreadable."""
     values: list[Any] = []
     for payload in payloads:
         try:
             values.append(orjson.loads(payload))
         except orjson.JSONDecodeError:
-            values.append(_NOT_JSON)
+            values.append(_FRAMED if is_framed(payload) else _NOT_JSON)
     return values
 
 
@@ -97,7 +123,7 @@ def _decode_with_rejects(events: list[Any], fields: Sequence[Field]) -> Decoded:
         if type(event) is dict:
             kept.append(index)
         else:
-            rejects.append(Reject(index, "not_json" if event is _NOT_JSON else "not_object", ""))
+            rejects.append(Reject(index, event.reason if type(event) is Unreadable else "not_object", ""))
     for field in fields:
         reasons = _reject_reasons([events[index] for index in kept], field)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
@@ -140,5 +166,5 @@ def _reject_reason(event: dict[str, Any], field: Field) -> str:
 
 
 _CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
-_NOT_JSON = object()
+_NOT_JSON, _FRAMED = Unreadable("not_json"), Unreadable("schema_framing")
 _GROUP = 32  # the square root of a record batch: 1 invalid event in 1000 costs 32 single conversions

@@ -17,7 +17,7 @@ from worker.core.counters import MAX_SLOTS, Stats
 from worker.core.errors import ExitCode
 from worker.core.process import resident_bytes
 from worker.core.records import Decode
-from worker.decoding.json import decode
+from worker.decoding.formats import open_format
 from worker.ingest.assignment import Assignment
 from worker.ingest.rebalance import RebalanceHandler
 from worker.ingest.topic_sinks import TopicSinks
@@ -25,6 +25,7 @@ from worker.ingest.write_pipeline import WritePipeline
 from worker.ingest.writer import TopicRecreated, Writer
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.group_consumer import READ_MESSAGES, GroupConsumer
+from worker.kafka.schema_registry import SchemaRegistry
 
 log = logging.getLogger(__name__)
 
@@ -210,5 +211,5 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         topic_sinks=TopicSinks.from_settings(settings),
         dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
-        decode=decode,
+        decode=open_format(settings.format, SchemaRegistry(settings).fetch).decode,
     ).run()

@@ -13,6 +13,7 @@ from worker.core.batch import Batch
 from worker.core.counters import Ledger
 from worker.core.delivery import PartitionState, Progress, Resume
 from worker.core.records import Decode, Field, Key, RecordBatch
+from worker.core.schemas import SchemaNeeded
 
 
 class Partition:
@@ -34,6 +35,7 @@ class Partition:
         self._fields: Sequence[Field] = ()
         self._accounted_offset = 0
         self._read_error_at: int | None = None
+        self._needed: SchemaNeeded | None = None
 
     def start(self, ledger: Ledger, at: Resume, fields: Sequence[Field], accounted_offset: int) -> None:
         """Begin to consume. Events below `accounted_offset` were counted by an earlier owner under this supervisor."""
@@ -97,10 +99,27 @@ class Partition:
 
     # records in
 
+    @property
+    def needed(self) -> SchemaNeeded | None:
+        """What the event at `position` needs to be decoded. Until `decode_again` nothing after it is taken."""
+        return self._needed
+
+    def decode_again(self) -> None:
+        """Take records again, which have to be read from `position` on."""
+        self._needed = None
+
     def take(self, records: RecordBatch) -> None:
         """Decode records into batches, cut where a batch has to end."""
-        if not self.can_be_read:
+        if not self.can_be_read or self._needed:
             return
+        try:
+            self._take(records)
+        except SchemaNeeded as needed:
+            self._needed = needed
+            if self.open and self.open.start == self.open.end:  # it was begun for the records that are left
+                self.open = None
+
+    def _take(self, records: RecordBatch) -> None:
         progress = self._progress
         boundary = progress.next_boundary()
         records = records.since(bisect_left(records.offsets, progress.position))  # a seek may have gone back too far
@@ -117,7 +136,7 @@ class Partition:
 
         Transaction markers and compaction leave such offsets; without this, lag would never be 0.
         """
-        if not self.can_be_read:
+        if not self.can_be_read or self._needed:
             return
         boundary = self._progress.next_boundary()
         if boundary is not None and offset >= boundary:

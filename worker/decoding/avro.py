@@ -1,0 +1,224 @@
+"""Avro: framed payloads → events in the form of JSON, by fastavro's compiled reader.
+
+Logical types become forms that the converters accept exactly; docs/formats.md has the table. An unknown or invalid
+logical type is read as its underlying type, as the specification says. Reader schemas and their defaults play no role:
+a field that a writer's schema lacks is missing in the event.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Collection, Sequence
+from io import BytesIO
+from secrets import token_bytes
+from typing import Any
+from uuid import UUID
+
+import fastavro
+import orjson
+from fastavro import _read_py
+from fastavro.read import LOGICAL_READERS
+from fastavro.schema import SchemaParseException, UnknownType
+
+from worker.core.schemas import RegisteredSchema
+from worker.decoding import instants
+from worker.decoding.framing import HEAD_BYTES
+from worker.decoding.json import Unreadable
+from worker.decoding.schema_cache import InvalidSchema, ReadEvents
+
+_TOKEN_BYTES = 8
+_GROUP = 32  # payloads that are searched one by one once a group of them has an undecodable one
+_PRIMITIVES = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
+_NAMED = {"record", "error", "enum", "fixed"}
+
+
+def compile_schema(schema: RegisteredSchema) -> ReadEvents:
+    """Return the reader of a schema's payloads. Raises InvalidSchema."""
+    named: dict[str, Any] = {}
+    try:
+        for _, text in schema.references:
+            fastavro.parse_schema(_Annotation().of(orjson.loads(text)), named)
+        annotation = _Annotation()
+        annotated = annotation.of(orjson.loads(schema.text))
+        fenced = fastavro.parse_schema(_fenced(annotated), named)
+    except (SchemaParseException, UnknownType, ValueError, TypeError, KeyError) as error:
+        raise InvalidSchema(f"it is no Avro schema: {error!r}") from None
+    # The compiled reader recurses on the C stack: a nested event could end the process. Python's own raises an error.
+    read = _read_py.schemaless_reader if _is_recursive(fenced, named) else fastavro.schemaless_reader
+    return _Reader(fenced, read)
+
+
+class _Reader:
+    """Reads payloads of one schema.
+
+    Payloads are read together as one Avro array: each event is followed by a fence of fixed size, a token and the next
+    payload's head. The token is random for each call and secret, so no payload contains it, and there are as many
+    fences as events. An array of as many events, each with a true fence after it, has used each fence once and in
+    order. So each event begins after the fence before it and takes exactly its payload's bytes: no payload can change
+    another's event, and none with bytes missing or left over passes.
+    """
+
+    def __init__(self, schema: Any, read: Callable[..., Any]) -> None:
+        self._schema = schema
+        self._read = read
+
+    def __call__(self, payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
+        events = self._together(payloads)
+        if events is not None:
+            return events
+        if len(payloads) == 1:
+            return [Unreadable("undecodable")]
+        size = _GROUP if len(payloads) > _GROUP else 1
+        groups = [payloads[start : start + size] for start in range(0, len(payloads), size)]
+        return [event for group in groups for event in self(group, None)]
+
+    def _together(self, payloads: Sequence[bytes]) -> list[Any] | None:
+        """Return the events of all payloads, or None."""
+        head = payloads[0][:HEAD_BYTES]
+        token = token_bytes(_TOKEN_BYTES)
+        joined = token.join((*payloads, head))
+        stream = BytesIO(b"".join((_long(len(payloads)), joined[HEAD_BYTES:], b"\0")))
+        try:
+            items = self._read(stream, self._schema, None)["items"]
+        except _READ_ERRORS:
+            return None
+        fences = [item["fence"] for item in items]
+        if len(fences) != len(payloads) or fences.count(token + head) != len(fences) or stream.read(1):
+            return None
+        return [item["event"] for item in items]
+
+
+# What the reader raises for bytes that do not fit the schema. It raises no common class.
+_READ_ERRORS = (EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, RecursionError)
+
+
+def _fenced(schema: Any) -> dict[str, Any]:
+    """Return the schema of a record of one array: the events, each with a fence after it.
+
+    As a record the schema is parsed once; another would be parsed for each group of payloads.
+    """
+    size = _TOKEN_BYTES + HEAD_BYTES
+    fence = {"type": "fixed", "name": "worker.framing.Fence", "size": size}
+    fields = [{"name": "event", "type": schema}, {"name": "fence", "type": fence}]
+    items = {"type": "array", "items": {"type": "record", "name": "worker.framing.Item", "fields": fields}}
+    return {"type": "record", "name": "worker.framing.Items", "fields": [{"name": "items", "type": items}]}
+
+
+def _long(value: int) -> bytes:
+    """Return a number from 0 up as an Avro long."""
+    value <<= 1
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class _Annotation:
+    """Gives each type that has no form in JSON a logical type of the worker's own, which _READERS converts."""
+
+    def of(self, schema: Any) -> Any:
+        """Return the annotated schema. Raises ValueError."""
+        if isinstance(schema, list):
+            return [self.of(branch) for branch in schema]
+        if isinstance(schema, str):
+            return {"type": schema, "logicalType": "worker-base64"} if schema == "bytes" else schema
+        if not isinstance(schema, dict):
+            raise ValueError("a type is neither a name, nor a list, nor an object")
+        kind = schema.get("type")
+        if isinstance(kind, (dict, list)):  # {"type": {"type": …}}
+            return self.of(kind)
+        copy = {key: value for key, value in schema.items() if key not in ("logicalType", "default", "doc", "aliases")}
+        if kind in ("record", "error"):
+            copy["type"] = "record"
+            copy["fields"] = [{"name": field["name"], "type": self.of(field["type"])} for field in schema["fields"]]
+        elif kind in ("array", "map"):
+            member = "items" if kind == "array" else "values"
+            copy[member] = self.of(schema[member])
+            if kind == "array" and _takes_no_bytes(schema[member]):  # a count of 2^60 would fill the memory
+                raise ValueError("an array's items take no bytes")
+        elif isinstance(kind, str) and kind not in _PRIMITIVES | _NAMED:  # the name of a type
+            return kind
+        elif isinstance(kind, str) and (name := _logical(kind, schema)):
+            copy["logicalType"] = name
+        return copy
+
+
+def _takes_no_bytes(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        kind = schema.get("type")
+        if kind in ("record", "error"):
+            return all(_takes_no_bytes(field["type"]) for field in schema["fields"])
+        return _takes_no_bytes(kind) if kind != "fixed" else not schema.get("size")
+    return bool(schema == "null")
+
+
+def _logical(kind: str, schema: dict[str, Any]) -> str:
+    """Return the worker's logical type for a primitive or fixed type; empty if its values have a form in JSON."""
+    logical = schema.get("logicalType")
+    if logical == "decimal" and kind in ("bytes", "fixed"):
+        scale, precision = schema.get("scale", 0), schema.get("precision")
+        if type(scale) is int and type(precision) is int and 0 <= scale <= precision:
+            LOGICAL_READERS[f"{kind}-worker-decimal-{scale}"] = _decimal(scale)
+            return f"worker-decimal-{scale}"
+    if logical == "uuid" and kind == "fixed" and schema.get("size") == 16:
+        return "worker-uuid"
+    if kind in ("bytes", "fixed"):
+        return "worker-base64"
+    return f"worker-{logical}" if isinstance(logical, str) and f"{kind}-worker-{logical}" in _READERS else ""
+
+
+def _is_recursive(schema: Any, named: dict[str, Any]) -> bool:
+    """Whether a type contains itself."""
+
+    visited: set[str] = set()
+
+    def visit(part: Any, above: frozenset[str]) -> bool:
+        if isinstance(part, list):
+            return any(visit(branch, above) for branch in part)
+        if isinstance(part, str):
+            return part in above or (part in named and part not in visited and visit(named[part], above))
+        if name := part.get("name"):
+            visited.add(name)
+            above |= {name}
+        members = [field["type"] for field in part.get("fields", ())]
+        members += [part[member] for member in ("items", "values") if member in part]
+        return any(visit(member, above) for member in members)
+
+    return visit(schema, frozenset())
+
+
+def _decimal(scale: int) -> Callable[..., str]:
+    def read(value: bytes, *_: Any) -> str:
+        number = int.from_bytes(value, signed=True)
+        if not scale:
+            return str(number)
+        digits = str(abs(number)).rjust(scale + 1, "0")
+        return f"{'-' if number < 0 else ''}{digits[:-scale]}.{digits[-scale:]}"
+
+    return read
+
+
+def _base64(value: bytes, *_: Any) -> str:
+    return b64encode(value).decode()
+
+
+def _uuid(value: bytes, *_: Any) -> str:
+    return str(UUID(bytes=value))
+
+
+_READERS: dict[str, Callable[..., Any]] = {
+    "bytes-worker-base64": _base64,
+    "fixed-worker-base64": _base64,
+    "fixed-worker-uuid": _uuid,
+    "int-worker-date": instants.date,
+    "int-worker-time-millis": instants.time_of_day(3),
+    "long-worker-time-micros": instants.time_of_day(6),
+    **{
+        f"long-worker-{local}timestamp-{unit}": instants.timestamp(digits, "" if local else "Z")
+        for local in ("", "local-")
+        for unit, digits in (("millis", 3), ("micros", 6), ("nanos", 9))
+    },
+}
+LOGICAL_READERS.update(_READERS)  # fastavro's only registry; no schema but an annotated one names these
