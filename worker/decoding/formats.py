@@ -7,10 +7,13 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from worker.core.errors import Fatal
 from worker.core.records import Decode
-from worker.core.schemas import FetchSchema, SchemaNeeded
+from worker.core.schemas import FetchSchema, RegisteredSchema, SchemaNeeded
 from worker.decoding import json
 from worker.decoding.framed import FramedDecoder
-from worker.decoding.schema_cache import SchemaCache
+from worker.decoding.schema_cache import ReadEvents, SchemaCache
+
+KINDS = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
+"""The formats with a registry, and what it calls the kinds of their schemas."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -38,14 +41,16 @@ def open_format(name: str, fetch: FetchSchema) -> Format:
 
 def _schemas(name: str, fetch: FetchSchema) -> SchemaCache:
     if name == "avro":
-        from worker.decoding import avro
+        from worker.decoding.avro import compile_schema
+    elif name == "protobuf":
+        from worker.decoding.protobuf import compile_schema
+    else:
+        compile_schema = _compile_json_schema
+    return SchemaCache(fetch, KINDS[name], compile_schema)
 
-        return SchemaCache(fetch, "AVRO", avro.compile_schema)
-    if name == "protobuf":
-        from worker.decoding import protobuf
 
-        return SchemaCache(fetch, "PROTOBUF", protobuf.compile_schema)
-    return SchemaCache(fetch, "JSON", lambda _: json.read_framed_events)
+def _compile_json_schema(_schema: RegisteredSchema) -> ReadEvents:
+    return json.read_framed_events
 
 
 def with_schemas(call: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -14,6 +14,7 @@ from worker.commands.check.finding import Finding, Stored, fail_with
 from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
 from worker.commands.check.redis import check_redis
+from worker.commands.check.registry import check_registry, sample_as_json
 from worker.commands.check.sample import check_sample
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
@@ -39,6 +40,7 @@ def check(settings: Settings, *, create: bool, partitions: int, out: TextIO) -> 
 def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Finding]:
     readable: list[str] = []  # topics to sample
     yield from check_kafka(settings, create, partitions, readable)
+    yield from check_registry(settings, readable)
     check_store = check_redis if settings.backend == "redis" else check_clickhouse
     for topic in dict.fromkeys([*Selection(settings).names, *readable]):
         topic_settings, fields = settings.for_topic(topic), list[Stored]()
@@ -46,7 +48,9 @@ def _findings(settings: Settings, create: bool, partitions: int) -> Iterator[Fin
         if topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                yield from check_sample(_read_sample(topic_settings), fields, topic_settings.table, of_topic)
+                payloads, findings = sample_as_json(topic_settings, _read_sample(topic_settings))
+                yield from findings
+                yield from check_sample(payloads, fields, topic_settings.table, of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)
     yield from check_options(settings)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from worker.commands.produce.fleet import MAX_DEVICES, Fleet
+from worker.commands.produce.framed import FramedFleet
 from worker.commands.produce.topic import SLICE_S, Topic
 from worker.commands.progress import ProgressBar
+from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal
 
 _BATCH = 1000  # events of one partition handed to librdkafka in one call
@@ -31,6 +33,7 @@ class ProduceOptions:
     partitions: int | None = None
     bad_ratio: float = 0.0
     properties: Mapping[str, str] = field(default_factory=dict)  # librdkafka's; they take precedence
+    registry: Settings | None = None  # the format and its schema registry; None: JSON
 
     def __post_init__(self) -> None:
         for flag, value, is_valid, expected in (
@@ -51,7 +54,9 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
     brokers that do not answer. Raises Fatal for errors that retrying cannot fix: a missing topic or missing rights.
     The result is a line on stderr, `produced N, failed M …`. `progress` shows a progress bar if it is a terminal.
     """
-    fleet = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
+    fleet: Fleet | FramedFleet = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
+    if options.registry:
+        fleet = FramedFleet(fleet, options.registry)
     topic = Topic(options.topic, {"bootstrap.servers": options.bootstrap_servers, **options.properties}, stop)
     partitions = topic.partitions(options.partitions)
     started = time.monotonic()
@@ -68,7 +73,12 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
 
 
 def _write(
-    options: ProduceOptions, fleet: Fleet, topic: Topic, partitions: int, stop: Callable[[], bool], bar: ProgressBar
+    options: ProduceOptions,
+    fleet: Fleet | FramedFleet,
+    topic: Topic,
+    partitions: int,
+    stop: Callable[[], bool],
+    bar: ProgressBar,
 ) -> None:
     """Send the events when they are due, in batches, to the partitions in turn."""
     batch_size = max(1, min(_BATCH, options.num_messages // (partitions * _BATCHES_PER_PARTITION)))
@@ -90,7 +100,7 @@ def _write(
         bar.show(topic.delivered)
 
 
-def _report(topic: Topic, fleet: Fleet, delivered: int, failed: int, seconds: float) -> str:
+def _report(topic: Topic, fleet: Fleet | FramedFleet, delivered: int, failed: int, seconds: float) -> str:
     text = f"produced {delivered}, failed {failed}: topic {topic.name}, {seconds:.1f} s"
     if delivered and seconds:
         text += f", {delivered / seconds:.0f}/s"

@@ -17,7 +17,9 @@ from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
 from worker.config.settings import Settings
 from worker.core.errors import Fatal
+from worker.decoding.formats import open_format, with_schemas
 from worker.kafka.log_reader import LogReader
+from worker.kafka.schema_registry import SchemaRegistry
 
 
 def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None = None) -> int:
@@ -36,7 +38,8 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         if settings.backend == "redis":
-            return verify_redis(settings, log_reader, accounted, dead_letters, limit, out, bar)
+            decode = with_schemas(open_format(settings.format, SchemaRegistry(settings).fetch).decode)
+            return verify_redis(settings, log_reader, decode, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
             return verify_clickhouse(log_reader, accounted, dead_letters, rows, limit, allow_merged, out, bar)
 

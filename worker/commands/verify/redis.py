@@ -21,8 +21,7 @@ from worker.commands.verify.comparison import Ranges, notes
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.errors import ExitCode
-from worker.core.records import Field
-from worker.decoding.json import decode
+from worker.core.records import Decode, Field
 from worker.kafka.log_reader import LogReader
 from worker.sinks.redis.nodes import Node, same_slot
 from worker.sinks.redis.sink import RedisSink
@@ -44,6 +43,7 @@ class _Counted:
 def verify_redis(
     settings: Settings,
     log_reader: LogReader,
+    decode: Decode,
     accounted: Mapping[int, int | None],
     dead_letters: Mapping[int, array[int]],
     limit: int,
@@ -67,8 +67,8 @@ def verify_redis(
                 name = f"{log_reader.topic}[{partition}]"
                 low, high = log_reader.bounds(partition)
                 stop = min(max(committed or 0, low), high)
-                done = _add(settings, log_reader, keys, due, partition, low, stop, bar)
-                later = _add(settings, log_reader, keys, ahead, partition, stop, high, bar)
+                done = _add(settings, log_reader, decode, keys, due, partition, low, stop, bar)
+                later = _add(settings, log_reader, decode, keys, ahead, partition, stop, high, bar)
                 is_complete = is_complete and low == 0 and done.events + later.events == high
                 lost += committed is not None and committed < low
                 without = Ranges(limit)
@@ -99,6 +99,7 @@ def verify_redis(
 def _add(
     settings: Settings,
     log_reader: LogReader,
+    decode: Decode,
     keys: _Keys,
     key: str,
     partition: int,

@@ -1,0 +1,137 @@
+"""Formats with a schema registry, under faults: schemas that change, kills, a registry that is down, invalid events."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.framed import avro_event, json_event, register, registry_at
+from tests.support.job import Job, consumers, kill, status
+from tests.support.kit import PATIENCE_S, run_worker, wait_until
+from tests.support.oracle import EXACT
+from tests.support.proxy import Proxy
+from worker.local import Server
+
+JSON_SCHEMA = '{"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}'
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def registry_proxy(schema_registry: Server) -> Iterator[Proxy]:
+    with Proxy("127.0.0.1", schema_registry.port) as proxy:
+        yield proxy
+
+
+def avro(url: str) -> tuple[str, ...]:
+    return "--format", "avro", "--schema-registry-url", url
+
+
+def through(proxy: Proxy, registry: Server) -> str:
+    return registry.address.replace(str(registry.port), str(proxy.port))
+
+
+def test_a_topic_that_changes_its_schema_twice_while_it_is_read(rows_job: Job, schema_registry: Server) -> None:
+    rows_job.create(2)
+    ids = register(schema_registry.address, rows_job.topic)
+    with rows_job.start(*avro(schema_registry.address)):
+        for version in range(3):
+            first = version * 3000
+            rows_job.send([avro_event(i, ids[version], version) for i in range(first, first + 3000)])
+            rows_job.all_done()
+        # old and new producers at once
+        rows_job.send([avro_event(i, ids[i % 3], i % 3) for i in range(9000, 12_000)])
+        rows_job.all_done()
+    assert rows_job.judge(range(12_000)) == EXACT
+    assert not rows_job.dead_letters()
+
+
+def test_kills_leave_every_avro_event_stored_once(rows_job: Job, schema_registry: Server) -> None:
+    count = 40_000
+    rows_job.create(3)
+    ids = register(schema_registry.address, rows_job.topic)
+    draw = random.Random(7)
+    with rows_job.start(*avro(schema_registry.address), "--processes", "2") as worker:
+        for start in range(0, count, 4000):
+            rows_job.send([avro_event(i, ids[i // 100 % 3], i // 100 % 3) for i in range(start, start + 4000)])
+            kill(draw.choice(consumers(worker)))
+        rows_job.all_done()
+    assert rows_job.judge(range(count)) == EXACT
+    assert not rows_job.dead_letters()
+
+
+def test_a_registry_that_is_down_at_the_start_and_in_the_middle_is_waited_out(
+    rows_job: Job, schema_registry: Server, registry_proxy: Proxy
+) -> None:
+    rows_job.create()
+    ids = register(schema_registry.address, rows_job.topic)
+    registry_proxy.refuse()
+    rows_job.send([avro_event(i, ids[0], 0) for i in range(3000)])
+    with rows_job.start(*avro(through(registry_proxy, schema_registry))) as worker:
+        worker.wait_for("the schema registry at .* does not answer: .*refused")
+        assert "does not answer" in status(worker)["processes"][0]["error"]
+        time.sleep(7)  # longer than the session: it remains a member because it polls
+        assert rows_job.rows() == 0
+        registry_proxy.heal()
+        rows_job.all_done()
+        registry_proxy.blackhole()
+        rows_job.send([avro_event(i, ids[0], 0) for i in range(3000, 3500)])  # of a schema that it has
+        wait_until(lambda: rows_job.rows() == 3500, PATIENCE_S, "events of a known schema are written")
+        rows_job.send([avro_event(i, ids[i % 2], i % 2) for i in range(3500, 5000)])
+        worker.wait_for("does not answer: nothing within 5 s")
+        registry_proxy.heal()
+        rows_job.all_done()
+        assert sum("does not answer" in line for line in worker.stderr) <= 6  # once a minute each, not at each try
+        assert status(worker)["processes"][0]["restarts"] == 0
+    assert rows_job.judge(range(5000)) == EXACT
+    assert not rows_job.dead_letters()
+
+
+def test_unknown_ids_and_garbage_are_dead_letters_and_their_neighbours_rows(
+    rows_job: Job, schema_registry: Server
+) -> None:
+    rows_job.create()
+    ids = register(schema_registry.address, rows_job.topic)
+    json_id = registry_at(schema_registry.address).register(f"{rows_job.topic}-json", "JSON", JSON_SCHEMA)
+    bad = {
+        "unknown_schema": [b"\0\xff\xff\xff\xff" + b"x" * 9, json_event(0, json_id)],
+        "not_framed": [b"", b"{}", b"\0\0\0", b"\1" + avro_event(0, ids[0], 0)[1:]],
+        "undecodable": [avro_event(0, ids[0], 0)[:-1], avro_event(0, ids[0], 0) + b"\0", b"\0" + ids[0].to_bytes(4)],
+    }
+    payloads = [payload for payloads in bad.values() for payload in payloads]
+    events = [avro_event(i, ids[i % 3], i % 3) for i in range(1000)]
+    for n, payload in enumerate(payloads):
+        events.insert(n * 90, payload)
+    rows_job.send(events)
+    rows_job.finish(*avro(schema_registry.address))
+    assert rows_job.judge(range(1000)) == EXACT
+    dead_letters = rows_job.dead_letters()
+    assert Counter(letter.reason for letter in dead_letters) == {reason: len(each) for reason, each in bad.items()}
+    assert {letter.payload for letter in dead_letters} == set(payloads)
+
+
+@pytest.mark.parametrize("backend", ["rows", "devices"])
+def test_json_schema_and_what_check_and_verify_say(
+    backend: str, rows_job: Job, devices_job: Job, schema_registry: Server
+) -> None:
+    job = rows_job if backend == "rows" else devices_job
+    job.create()
+    registry = registry_at(schema_registry.address)
+    schema_id = registry.register(f"{job.topic}-value", "JSON", JSON_SCHEMA)
+    job.send([json_event(i, schema_id) for i in range(2000)])
+    options = ("--format", "json-schema", "--schema-registry-url", schema_registry.address)
+    job.finish(*options)
+    assert job.judge(range(2000)) == EXACT
+    with run_worker("verify", *job.arguments(*options)) as verify:
+        assert verify.wait() == 0, verify.tail()
+    with run_worker("check", *job.arguments(*options)) as check:
+        check.wait()
+    assert any(line.startswith("OK    schema registry: ") for line in check.stdout), check.stdout
+    assert "OK    sample: 100 of the 100 newest events would be stored" in check.stdout
+    with run_worker("check", *job.arguments()) as plain:
+        plain.wait()
+    (sample,) = [line for line in plain.stdout if "100 schema_framing of the 100 newest events" in line]
+    assert "--format avro, protobuf or json-schema" in sample
