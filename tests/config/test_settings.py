@@ -106,4 +106,4 @@ def test_a_url_whose_password_ends_too_early_is_refused_and_no_part_of_it_is_sho
         load({"topic": "t"}, {variable: f"{scheme}://user:{password}@host/0"})
     assert not re.search("alpha|omega|mega@|1/|1[?]|1#", str(raised.value))
     escaped = f"{scheme}://user:{quote(password, safe='')}@host/0?ssl_keyfile=a@b"
-    assert load({"topic": "t"}, {variable: escaped})[0]
+    assert load({"topic": "t"}, {variable: escaped})[0].topic == "t"

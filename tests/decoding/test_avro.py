@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import fastavro
@@ -212,6 +212,7 @@ def test_what_is_no_schema_is_refused(text: str) -> None:
 EVENT = record(
     timestamp=logical("long", "timestamp-millis"), device_ip="string", error_code="int", tag=["null", "string"]
 )
+PLAIN = fastavro.parse_schema(record(timestamp="long", device_ip="string", error_code="int", tag=["null", "string"]))
 READER = compile_schema(RegisteredSchema("AVRO", json.dumps(EVENT)))
 
 
@@ -239,9 +240,9 @@ def test_no_payload_changes_its_neighbours_event(bodies: list[bytes]) -> None:
     together = READER([frame(1, one) for one in bodies], None)
     for one, event in zip(bodies, together, strict=True):
         stream = BytesIO(one)
+        by_hand: dict[str, Any] | None
         try:
-            by_hand = fastavro.schemaless_reader(stream, fastavro.parse_schema(record(
-                timestamp="long", device_ip="string", error_code="int", tag=["null", "string"])), None)  # fmt: skip
+            by_hand = cast("dict[str, Any]", fastavro.schemaless_reader(stream, PLAIN, None))
         except (EOFError, ValueError, IndexError, TypeError, OverflowError):
             by_hand = None
         if by_hand is None or stream.read(1):

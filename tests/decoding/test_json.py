@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from secrets import token_hex
@@ -132,7 +133,7 @@ def decode_alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | t
     try:
         event = orjson.loads(payload)
     except ValueError:
-        return "schema_framing" if payload[:1] == b"\0" and len(payload) > 5 else "not_json", ""
+        return "schema_framing" if re.match(rb"\0[\0-\x7f]....", payload, re.DOTALL) else "not_json", ""
     if type(event) is not dict:
         return "not_object", ""
     row: list[Any] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from worker.core.errors import Fatal
 from worker.core.records import Decode
-from worker.core.schemas import FetchSchema, RegisteredSchema, SchemaNeeded
+from worker.core.schemas import FetchSchema, SchemaNeeded
 from worker.decoding import json
 from worker.decoding.framed import FramedDecoder
-from worker.decoding.schema_cache import ReadEvents, SchemaCache
+from worker.decoding.schema_cache import SchemaCache
 
 KINDS = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
 """The formats with a registry, and what it calls the kinds of their schemas."""
@@ -40,17 +41,10 @@ def open_format(name: str, fetch: FetchSchema) -> Format:
 
 
 def _schemas(name: str, fetch: FetchSchema) -> SchemaCache:
-    if name == "avro":
-        from worker.decoding.avro import compile_schema
-    elif name == "protobuf":
-        from worker.decoding.protobuf import compile_schema
-    else:
-        compile_schema = _compile_json_schema
-    return SchemaCache(fetch, KINDS[name], compile_schema)
-
-
-def _compile_json_schema(_schema: RegisteredSchema) -> ReadEvents:
-    return json.read_framed_events
+    if name == "json-schema":
+        return SchemaCache(fetch, KINDS[name], lambda _: json.read_framed_events)
+    library = importlib.import_module(f"worker.decoding.{name}")
+    return SchemaCache(fetch, KINDS[name], library.compile_schema)
 
 
 def with_schemas(call: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -54,9 +54,8 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
     brokers that do not answer. Raises Fatal for errors that retrying cannot fix: a missing topic or missing rights.
     The result is a line on stderr, `produced N, failed M …`. `progress` shows a progress bar if it is a terminal.
     """
-    fleet: Fleet | FramedFleet = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
-    if options.registry:
-        fleet = FramedFleet(fleet, options.registry)
+    plain = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
+    fleet = FramedFleet(plain, options.registry) if options.registry else plain
     topic = Topic(options.topic, {"bootstrap.servers": options.bootstrap_servers, **options.properties}, stop)
     partitions = topic.partitions(options.partitions)
     started = time.monotonic()
