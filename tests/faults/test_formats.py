@@ -109,8 +109,8 @@ def test_unknown_ids_and_garbage_are_dead_letters_and_their_neighbours_rows(
     rows_job.finish(*avro(schema_registry.address))
     assert rows_job.judge(range(1000)) == EXACT
     dead_letters = rows_job.dead_letters()
-    assert Counter(letter.reason for letter in dead_letters) == {reason: len(each) for reason, each in bad.items()}
-    assert {letter.payload for letter in dead_letters} == set(payloads)
+    assert Counter(dead_letter.reason for dead_letter in dead_letters) == {reason: len(each) for reason, each in bad.items()}
+    assert {dead_letter.payload for dead_letter in dead_letters} == set(payloads)
 
 
 @pytest.mark.parametrize("backend", ["rows", "devices"])

@@ -97,6 +97,7 @@ class World:
         self.clock = 0
         self.missing_schemas = 0  # how many more record batches name a schema that nobody has fetched
         self.registry_is_down = False
+        self.rejected: set[int] = set()  # positions in the next record batch whose schema the registry lacks
 
     def recreate(self, topic: str) -> None:
         """Delete a topic and create it again: the group's commits stay, and so do the table's rows."""
@@ -117,7 +118,8 @@ class World:
         """Decode JSON; where a schema is missing, only after its fetch."""
         if self.missing_schemas:
             raise SchemaNeeded(self._fetch_schema)
-        return decode(payloads, fields)
+        unknown = [i for i in self.rejected if i < len(payloads)]
+        return decode([b"x" if i in unknown else payload for i, payload in enumerate(payloads)], fields)
 
     def _fetch_schema(self) -> None:
         if self.registry_is_down:

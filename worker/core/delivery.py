@@ -86,6 +86,7 @@ class Resume(NamedTuple):
     position: int  # the first offset to read
     boundary: int | None = None  # an offset that a batch must end at exactly
     intent_time_ms: int = 0  # when the intent for [position, boundary) was committed; 0: it is no intent's range
+    intent_rows: int = 0  # how many rows the block of that intent had
 
 
 class DataLost(Exception):
@@ -116,7 +117,7 @@ def resume(
     if committed < log_start:
         raise DataLost(committed, log_start, intent)
     if exactly_once and intent is not None and intent.start == committed:
-        return Resume(committed, intent.end, intent.time_ms)
+        return Resume(committed, intent.end, intent.time_ms, intent.rows)
     # A batch lies either wholly before or wholly after what this supervisor has already counted.
     return Resume(committed, accounted_offset if accounted_offset > committed else None)
 
@@ -145,13 +146,14 @@ class Progress:
     committed: int = 0
     boundary: int | None = None  # a batch that starts before it ends there at the latest
     intent_time_ms: int = 0  # REPLAYING: when the intent for [position, boundary) was committed
+    intent_rows: int = 0  # REPLAYING: how many rows the block had then
     limit: int | None = None  # BISECTING: events in a batch at most
     recut_end: int = 0  # batches that start before it are parts of a range that was sent whole
 
     def start(self, at: Resume) -> None:
         """Begin where `resume` said."""
         self.position = self.acknowledged = self.committed = at.position
-        self.boundary, self.intent_time_ms = at.boundary, at.intent_time_ms
+        self.boundary, self.intent_time_ms, self.intent_rows = at.boundary, at.intent_time_ms, at.intent_rows
         self.state = PartitionState.REPLAYING if at.intent_time_ms else PartitionState.CONSUMING
 
     def stop(self) -> None:
@@ -201,7 +203,7 @@ class Progress:
 
     def replay(self, batch: Batch) -> None:
         """Form the same block again: a try to write it may have been stored."""
-        self.boundary, self.intent_time_ms = batch.end, batch.intent_time_ms
+        self.boundary, self.intent_time_ms, self.intent_rows = batch.end, batch.intent_time_ms, batch.rows
         self.state = PartitionState.REPLAYING
 
     def rewind(self) -> None:

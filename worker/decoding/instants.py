@@ -26,14 +26,21 @@ def date(days: int, *_: Any) -> str:
 
 
 def timestamp(digits: int, zone: str) -> Callable[..., str]:
-    """Return a function of a count of 10^-digits seconds since 1970: `YYYY-MM-DDTHH:MM:SS.…` and the zone."""
-    factor = 10**digits
+    """Return a function of a count of 10^-digits seconds since 1970: `YYYY-MM-DDTHH:MM:SS.…` and the zone.
+
+    The fraction has three digits if the others are zero, else all.
+    """
+    factor, rest_of_milli = 10**digits, 10 ** (digits - 3)
+    millis = [f".{milli:03d}{zone}" for milli in range(1000)]
 
     def convert(count: int, *_: Any) -> str:
         second, rest = divmod(count, factor)
-        if not _FIRST_SECOND <= second <= _LAST_SECOND:
+        try:
+            if rest % rest_of_milli:
+                return f"{_seconds[second]}.{rest:0{digits}d}{zone}"
+            return _seconds[second] + millis[rest // rest_of_milli]
+        except OverflowError:
             return f"{count} {_UNITS[digits]}"
-        return f"{_seconds[second]}.{rest:0{digits}d}{zone}"
 
     return convert
 
@@ -52,9 +59,11 @@ def time_of_day(digits: int) -> Callable[..., str]:
 
 
 class _Seconds(dict[int, str]):
-    """A cache: Unix seconds → `YYYY-MM-DDTHH:MM:SS`."""
+    """A cache: Unix seconds → `YYYY-MM-DDTHH:MM:SS`; OverflowError beyond the years 1 to 9999."""
 
     def __missing__(self, second: int) -> str:
+        if not _FIRST_SECOND <= second <= _LAST_SECOND:
+            raise OverflowError
         if len(self) >= _CACHE_SIZE:
             self.clear()
         parts = time.gmtime(second)

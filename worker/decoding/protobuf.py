@@ -165,7 +165,7 @@ class _Converters:
         present: list[tuple[str, ToJson]] = []
 
         def convert(message: Any) -> dict[str, Any]:
-            event = dict(zip(plain, values_of(message), strict=True))
+            event = dict(zip(plain, values_of(message)))  # noqa: B905 (strict=True takes half a microsecond)
             for name, to_json in always:
                 event[name] = to_json(getattr(message, name))
             for name, to_json in present:

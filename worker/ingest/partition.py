@@ -147,6 +147,9 @@ class Partition:
     def seal(self) -> None:
         """Fix the range of the open batch."""
         if self.open is not None:
+            # Another number of rows: a schema is known by now that was not, or the table has other types. The token is
+            # of another block then, and only the origin of the rows tells which are stored.
+            self.open.recut |= self.open.replayed and self.open.rows != self._progress.intent_rows
             self.open.seal()
             self.sealed.append(self.open)
             self.open = None
