@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
+from clickhouse_driver import Client
 
-from tests.support.framed import avro_event, json_event, register, registry_at
+from tests.support.framed import avro_event, json_event, protobuf_event, register, register_protobuf, registry_at
 from tests.support.job import Job, consumers, kill, status
 from tests.support.kit import PATIENCE_S, run_worker, wait_until
 from tests.support.oracle import EXACT
 from tests.support.proxy import Proxy
+from worker.decoding.framing import frame
 from worker.local import Server
 
 JSON_SCHEMA = '{"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}'
@@ -109,7 +114,9 @@ def test_unknown_ids_and_garbage_are_dead_letters_and_their_neighbours_rows(
     rows_job.finish(*avro(schema_registry.address))
     assert rows_job.judge(range(1000)) == EXACT
     dead_letters = rows_job.dead_letters()
-    assert Counter(dead_letter.reason for dead_letter in dead_letters) == {reason: len(each) for reason, each in bad.items()}
+    assert Counter(dead_letter.reason for dead_letter in dead_letters) == {
+        reason: len(each) for reason, each in bad.items()
+    }
     assert {dead_letter.payload for dead_letter in dead_letters} == set(payloads)
 
 
@@ -135,3 +142,70 @@ def test_json_schema_and_what_check_and_verify_say(
         plain.wait()
     (sample,) = [line for line in plain.stdout if "100 schema_framing of the 100 newest events" in line]
     assert "--format avro, protobuf or json-schema" in sample
+
+
+def test_a_protobuf_topic_whose_schema_imports_another(
+    rows_job: Job, schema_registry: Server, clickhouse_sql: Client
+) -> None:
+    rows_job.create(2)
+    create_table = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
+    clickhouse_sql.execute(create_table.format(table=rows_job.target))
+    schema_id = register_protobuf(schema_registry.address, rows_job.topic)
+    events = [protobuf_event(i, schema_id) for i in range(6000)]
+    bad = frame(schema_id, b"\x02\x02\xff")
+    rows_job.send([*events[:3000], bad, *events[3000:]])
+    options = ("--format", "protobuf", "--schema-registry-url", schema_registry.address)
+    rows_job.finish(*options, "--map", "origin.device_ip=device_ip")
+    assert rows_job.judge(range(6000)) == EXACT
+    assert [(each.reason, each.payload) for each in rows_job.dead_letters()] == [("undecodable", bad)]
+
+
+def test_produce_writes_avro_that_is_counted_and_verified(devices_job: Job, schema_registry: Server) -> None:
+    registry = avro(schema_registry.address)
+    to_topic = ("--topic", devices_job.topic, "--bootstrap-servers", devices_job.kafka)
+    fleet = "--num-devices 500 --num-messages 3000 --seed 1 --bad-ratio 0.01 --partitions 2".split()
+    with run_worker("produce", *to_topic, *fleet, *registry) as produce:
+        assert produce.wait() == 0, produce.tail()
+    latest = registry_at(schema_registry.address).latest(f"{devices_job.topic}-value")
+    assert latest is not None
+    devices_job.finish(*registry)
+    with run_worker("verify", *devices_job.arguments(*registry)) as verify:
+        assert verify.wait() == 0, verify.tail()
+    assert "missing 0, extra 0" in verify.stdout[-1]
+    assert {each.reason for each in devices_job.dead_letters()} == {"not_framed"}
+    with run_worker("check", *devices_job.arguments(*registry)) as check:
+        check.wait()
+    assert any(f"version 1, id {latest.id}" in line for line in check.stdout), check.stdout
+    with run_worker("check", *devices_job.arguments("--format", "protobuf", *registry[2:])) as other:
+        assert other.wait() == 0, other.tail()
+    assert any("of the kind AVRO; fix: --format avro" in line for line in other.stdout), other.stdout
+
+
+@pytest.mark.parametrize(
+    ("format", "library", "package"), [("avro", "fastavro", "fastavro"), ("protobuf", "google", "google")]
+)
+def test_a_format_whose_package_is_missing_is_refused_with_the_command_that_installs_it(
+    format: str, library: str, package: str, rows_job: Job, tmp_path: Path
+) -> None:
+    rows_job.create()
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    options = ("--format", format, "--schema-registry-url", "http://127.0.0.1:1")
+    with rows_job.start(*options, env={"PYTHONPATH": path}) as worker:
+        assert worker.wait() == 78
+    (line,) = [line for line in worker.stderr if "pip install" in line]
+    assert (
+        f"--format {format} needs the package {package}; install it: pip install 'kafka-ingest-worker[{format}]'"
+        in line
+    )
+
+
+def test_a_registry_that_refuses_the_client_stops_the_worker(rows_job: Job, schema_registry: Server) -> None:
+    rows_job.create()
+    (schema_id, *_) = register(schema_registry.address, rows_job.topic)
+    rows_job.send([avro_event(0, schema_id, 0)])
+    wrong_path = schema_registry.address.replace("ccompat/v7", "nothing")
+    with rows_job.start(*avro(wrong_path)) as worker:
+        assert worker.wait() == 78
+    assert any("answers 404" in line and "check --schema-registry-url" in line for line in worker.stderr)
+    assert rows_job.accounted() == 0

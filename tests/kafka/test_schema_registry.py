@@ -161,9 +161,9 @@ def test_tls_with_a_ca_of_ones_own(answers: Answers, tmp_path: Path) -> None:
     answers.by_path[PATH] = (200, SCHEMA)
     url = f"https://127.0.0.1:{answers.port}"
     assert answers.registry(url, schema_registry_ca=str(certificates.authority)).fetch(1)
-    with pytest.raises(Fatal, match="not trusted .* --schema-registry-ca"):
+    with pytest.raises(Fatal, match=r"not trusted .* --schema-registry-ca"):
         answers.registry(url, schema_registry_ca=str(certificates.unrelated)).fetch(1)
-    with pytest.raises(Fatal, match="--schema-registry-ca .*nowhere.pem: No such file"):
+    with pytest.raises(Fatal, match=r"--schema-registry-ca .*nowhere.pem: No such file"):
         answers.registry(url, schema_registry_ca=str(tmp_path / "nowhere.pem"))
 
 

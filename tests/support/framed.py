@@ -54,3 +54,44 @@ _PARSED: dict[int, Any] = {}
 
 def json_event(i: int, schema_id: int) -> bytes:
     return frame(schema_id, event(i))
+
+
+GEO = 'syntax = "proto3"; package common; message Origin { string device_ip = 1; }'
+EVENT = """
+syntax = "proto3";
+import "common/origin.proto";
+import "google/protobuf/timestamp.proto";
+message Unused { int32 x = 1; }
+message Event {
+  google.protobuf.Timestamp timestamp = 1;
+  common.Origin origin = 2;
+  sint32 error_code = 3;
+}
+"""
+
+
+def register_protobuf(url: str, topic: str) -> int:
+    """Register EVENT, which imports the schema of another subject; return its id."""
+    registry = registry_at(url)
+    registry.register(f"{topic}-origin", "PROTOBUF", GEO)
+    reference = {"name": "common/origin.proto", "subject": f"{topic}-origin", "version": 1}
+    answer = registry._request(
+        f"/subjects/{topic}-value/versions", {"schemaType": "PROTOBUF", "schema": EVENT, "references": [reference]}
+    )
+    assert answer
+    return int(answer["id"])
+
+
+def protobuf_event(i: int, schema_id: int) -> bytes:
+    """Return event `i` of the oracle, encoded by hand: each field is its tag, its size, its bytes."""
+
+    def varint(number: int) -> bytes:
+        return bytes((number,)) if number < 128 else bytes((number & 127 | 128,)) + varint(number >> 7)
+
+    def sized(tag: int, data: bytes) -> bytes:
+        return bytes((tag, len(data))) + data
+
+    seconds, millis = divmod(BEGINNING_MS + i, 1000)
+    timestamp = b"\x08" + varint(seconds) + (b"\x10" + varint(millis * 10**6) if millis else b"")
+    body = sized(0x0A, timestamp) + sized(0x12, sized(0x0A, device(i).encode()))
+    return frame(schema_id, b"\x02\x02" + body + b"\x18" + varint(i % 11 << 1))

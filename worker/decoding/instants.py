@@ -38,7 +38,7 @@ def timestamp(digits: int, zone: str) -> Callable[..., str]:
         try:
             if rest % rest_of_milli:
                 return f"{_seconds[second]}.{rest:0{digits}d}{zone}"
-            return _seconds[second] + millis[rest // rest_of_milli]
+            return f"{_seconds[second]}{millis[rest // rest_of_milli]}"
         except OverflowError:
             return f"{count} {_UNITS[digits]}"
 
