@@ -163,7 +163,18 @@ def test_a_protobuf_topic_whose_schema_imports_another(
 def test_produce_writes_avro_that_is_counted_and_verified(devices_job: Job, schema_registry: Server) -> None:
     registry = avro(schema_registry.address)
     to_topic = ("--topic", devices_job.topic, "--bootstrap-servers", devices_job.kafka)
-    fleet = "--num-devices 500 --num-messages 3000 --seed 1 --bad-ratio 0.01 --partitions 2".split()
+    fleet = [
+        "--num-devices",
+        "500",
+        "--num-messages",
+        "3000",
+        "--seed",
+        "1",
+        "--bad-ratio",
+        "0.01",
+        "--partitions",
+        "2",
+    ]
     with run_worker("produce", *to_topic, *fleet, *registry) as produce:
         assert produce.wait() == 0, produce.tail()
     latest = registry_at(schema_registry.address).latest(f"{devices_job.topic}-value")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Collection, Sequence
 from io import BytesIO
-from secrets import token_bytes
 from typing import Any
 from uuid import UUID
 
@@ -26,8 +25,6 @@ from worker.decoding.framing import HEAD_BYTES
 from worker.decoding.json import Unreadable
 from worker.decoding.schema_cache import InvalidSchema, ReadEvents
 
-_TOKEN_BYTES = 8
-_GROUP = 32  # payloads that are searched one by one once a group of them has an undecodable one
 _PRIMITIVES = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
 _NAMED = {"record", "error", "enum", "fixed"}
 
@@ -37,112 +34,62 @@ def compile_schema(schema: RegisteredSchema) -> ReadEvents:
     named: dict[str, Any] = {}
     try:
         for _, text in schema.references:
-            fastavro.parse_schema(_Annotation().of(orjson.loads(text)), named)
-        annotation = _Annotation()
-        annotated = annotation.of(orjson.loads(schema.text))
-        fenced = fastavro.parse_schema(_fenced(annotated), named)
+            fastavro.parse_schema(_annotated(orjson.loads(text)), named)
+        parsed: Any = fastavro.parse_schema(_annotated(orjson.loads(schema.text)), named)
     except (SchemaParseException, UnknownType, ValueError, TypeError, KeyError) as error:
         raise InvalidSchema(f"it is no Avro schema: {error!r}") from None
     # The compiled reader recurses on the C stack: a nested event could end the process. Python's own raises an error.
-    read = _read_py.schemaless_reader if _is_recursive(fenced, named) else fastavro.schemaless_reader
-    return _Reader(fenced, read)
+    read_one = _read_py.schemaless_reader if _is_recursive(parsed, named) else fastavro.schemaless_reader
+
+    def read(payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
+        events: list[Any] = []
+        for payload in payloads:
+            stream = BytesIO(payload)
+            stream.seek(HEAD_BYTES)
+            event: Any
+            try:
+                event = read_one(stream, parsed, None)
+            except _READ_ERRORS:
+                event = _UNDECODABLE
+            events.append(_UNDECODABLE if stream.read(1) else event)
+        return events
+
+    return read
 
 
-class _Reader:
-    """Reads payloads of one schema.
-
-    Payloads are read together as one Avro array: each event is followed by a fence of fixed size, a token and the next
-    payload's head. The token is random for each call and secret, so no payload contains it, and there are as many
-    fences as events. An array of as many events, each with a true fence after it, has used each fence once and in
-    order. So each event begins after the fence before it and takes exactly its payload's bytes: no payload can change
-    another's event, and none with bytes missing or left over passes.
-    """
-
-    def __init__(self, schema: Any, read: Callable[..., Any]) -> None:
-        self._schema = schema
-        self._read = read
-
-    def __call__(self, payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
-        events = self._together(payloads)
-        if events is not None:
-            return events
-        if len(payloads) == 1:
-            return [Unreadable("undecodable")]
-        size = _GROUP if len(payloads) > _GROUP else 1
-        groups = [payloads[start : start + size] for start in range(0, len(payloads), size)]
-        return [event for group in groups for event in self(group, None)]
-
-    def _together(self, payloads: Sequence[bytes]) -> list[Any] | None:
-        """Return the events of all payloads, or None."""
-        head = payloads[0][:HEAD_BYTES]
-        token = token_bytes(_TOKEN_BYTES)
-        joined = token.join((*payloads, head))
-        stream = BytesIO(b"".join((_long(len(payloads)), joined[HEAD_BYTES:], b"\0")))
-        try:
-            items = self._read(stream, self._schema, None)["items"]
-        except _READ_ERRORS:
-            return None
-        fences = [item["fence"] for item in items]
-        if len(fences) != len(payloads) or fences.count(token + head) != len(fences) or stream.read(1):
-            return None
-        return [item["event"] for item in items]
-
-
+_UNDECODABLE = Unreadable("undecodable")
 # What the reader raises for bytes that do not fit the schema. It raises no common class.
 _READ_ERRORS = (EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, RecursionError)
 
 
-def _fenced(schema: Any) -> dict[str, Any]:
-    """Return the schema of a record of one array: the events, each with a fence after it.
+def _annotated(schema: Any) -> Any:
+    """Return a schema in which each type without a form in JSON has a logical type of the worker's own: see _READERS.
 
-    As a record the schema is parsed once; another would be parsed for each group of payloads.
+    Raises ValueError, TypeError or KeyError if it is no schema.
     """
-    size = _TOKEN_BYTES + HEAD_BYTES
-    fence = {"type": "fixed", "name": "worker.framing.Fence", "size": size}
-    fields = [{"name": "event", "type": schema}, {"name": "fence", "type": fence}]
-    items = {"type": "array", "items": {"type": "record", "name": "worker.framing.Item", "fields": fields}}
-    return {"type": "record", "name": "worker.framing.Items", "fields": [{"name": "items", "type": items}]}
-
-
-def _long(value: int) -> bytes:
-    """Return a number from 0 up as an Avro long."""
-    value <<= 1
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-class _Annotation:
-    """Gives each type that has no form in JSON a logical type of the worker's own, which _READERS converts."""
-
-    def of(self, schema: Any) -> Any:
-        """Return the annotated schema. Raises ValueError."""
-        if isinstance(schema, list):
-            return [self.of(branch) for branch in schema]
-        if isinstance(schema, str):
-            return {"type": schema, "logicalType": "worker-base64"} if schema == "bytes" else schema
-        if not isinstance(schema, dict):
-            raise ValueError("a type is neither a name, nor a list, nor an object")
-        kind = schema.get("type")
-        if isinstance(kind, (dict, list)):  # {"type": {"type": …}}
-            return self.of(kind)
-        copy = {key: value for key, value in schema.items() if key not in ("logicalType", "default", "doc", "aliases")}
-        if kind in ("record", "error"):
-            copy["type"] = "record"
-            copy["fields"] = [{"name": field["name"], "type": self.of(field["type"])} for field in schema["fields"]]
-        elif kind in ("array", "map"):
-            member = "items" if kind == "array" else "values"
-            copy[member] = self.of(schema[member])
-            if kind == "array" and _takes_no_bytes(schema[member]):  # a count of 2^60 would fill the memory
-                raise ValueError("an array's items take no bytes")
-        elif isinstance(kind, str) and kind not in _PRIMITIVES | _NAMED:  # the name of a type
-            return kind
-        elif isinstance(kind, str) and (name := _logical(kind, schema)):
-            copy["logicalType"] = name
-        return copy
+    if isinstance(schema, list):
+        return [_annotated(branch) for branch in schema]
+    if isinstance(schema, str):
+        return {"type": schema, "logicalType": "worker-base64"} if schema == "bytes" else schema
+    if not isinstance(schema, dict):
+        raise ValueError("a type is neither a name, nor a list, nor an object")
+    kind = schema.get("type")
+    if isinstance(kind, (dict, list)):  # {"type": {"type": …}}
+        return _annotated(kind)
+    copy = {key: value for key, value in schema.items() if key not in ("logicalType", "default", "doc", "aliases")}
+    if kind in ("record", "error"):
+        copy["type"] = "record"
+        copy["fields"] = [{"name": field["name"], "type": _annotated(field["type"])} for field in schema["fields"]]
+    elif kind in ("array", "map"):
+        member = "items" if kind == "array" else "values"
+        copy[member] = _annotated(schema[member])
+        if kind == "array" and _takes_no_bytes(schema[member]):  # a count of 2^60 would fill the memory
+            raise ValueError("an array's items take no bytes")
+    elif isinstance(kind, str) and kind not in _PRIMITIVES | _NAMED:  # the name of a type
+        return kind
+    elif isinstance(kind, str) and (name := _logical(kind, schema)):
+        copy["logicalType"] = name
+    return copy
 
 
 def _takes_no_bytes(schema: Any) -> bool:
