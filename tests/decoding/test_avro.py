@@ -177,6 +177,14 @@ def test_nested_records_enums_arrays_and_logical_types_in_them() -> None:
     assert event == {"inner": None, "many": [expected, {**expected, "status": None}], "by": {"k": expected}}
 
 
+def test_a_union_with_a_logical_type() -> None:
+    moment = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
+    kind = ["null", logical("long", "timestamp-millis"), logical("bytes", "decimal", precision=5, scale=2)]
+    assert event_of(kind, moment) == "2026-11-25T09:30:00.000Z"
+    assert event_of(kind, Decimal("-0.05")) == "-0.05"
+    assert event_of(kind, None) is None
+
+
 def test_unknown_and_invalid_logical_types_are_read_as_their_underlying_type() -> None:
     assert event_of({"type": "long", "logicalType": "other"}, 5) == 5
     assert event_of({"type": "string", "logicalType": "timestamp-millis"}, "x") == "x"
@@ -197,7 +205,10 @@ def test_names_of_other_schemas() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", "7", '"nope"', '{"type": "record", "name": "E"}'),
+        *("", "{", "7", "null", '"nope"', '{"type": "record", "name": "E"}', '{"type": null}', '{"type": 7}'),
+        '[[["null"]], {"type": "map"}]',
+        '{"type": "enum", "name": 5, "symbols": 7}',
+        '{"type":"array","items":' * 900 + '"int"' + "}" * 900,
         '{"type": "record", "name": "E", "fields": [1]}',
         '{"type":"record","name":"E","fields":[{"name":"a","type":{"type":"array","items":"null"}}]}',
     ],

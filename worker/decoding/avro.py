@@ -36,10 +36,10 @@ def compile_schema(schema: RegisteredSchema) -> ReadEvents:
         for _, text in schema.references:
             fastavro.parse_schema(_annotated(orjson.loads(text)), named)
         parsed: Any = fastavro.parse_schema(_annotated(orjson.loads(schema.text)), named)
-    except (SchemaParseException, UnknownType, ValueError, TypeError, KeyError) as error:
+        # The compiled reader recurses on the C stack: a nested event could end the process. Python's raises an error.
+        read_one = _read_py.schemaless_reader if _is_recursive(parsed, named) else fastavro.schemaless_reader
+    except _SCHEMA_ERRORS as error:
         raise InvalidSchema(f"it is no Avro schema: {error!r}") from None
-    # The compiled reader recurses on the C stack: a nested event could end the process. Python's own raises an error.
-    read_one = _read_py.schemaless_reader if _is_recursive(parsed, named) else fastavro.schemaless_reader
 
     def read(payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
         events: list[Any] = []
@@ -58,6 +58,7 @@ def compile_schema(schema: RegisteredSchema) -> ReadEvents:
 
 
 _UNDECODABLE = Unreadable("undecodable")
+_SCHEMA_ERRORS = (SchemaParseException, UnknownType, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 # What the reader raises for bytes that do not fit the schema. It raises no common class.
 _READ_ERRORS = (EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, RecursionError)
 
@@ -118,7 +119,6 @@ def _logical(kind: str, schema: dict[str, Any]) -> str:
 
 def _is_recursive(schema: Any, named: dict[str, Any]) -> bool:
     """Whether a type contains itself."""
-
     visited: set[str] = set()
 
     def visit(part: Any, above: frozenset[str]) -> bool:

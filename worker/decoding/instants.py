@@ -20,7 +20,7 @@ _CACHE_SIZE = 16_384
 def date(days: int, *_: Any) -> str:
     """Return days since 1970 as `YYYY-MM-DD`."""
     try:
-        return Date.fromordinal(_EPOCH_DAY + days).isoformat()
+        return _dates[days]
     except (ValueError, OverflowError):
         return f"{days} days"
 
@@ -58,18 +58,29 @@ def time_of_day(digits: int) -> Callable[..., str]:
     return convert
 
 
+class _Dates(dict[int, str]):
+    """A cache: days since 1970 → `YYYY-MM-DD`; ValueError or OverflowError beyond the years 1 to 9999."""
+
+    def __missing__(self, days: int) -> str:
+        return _store(self, days, Date.fromordinal(_EPOCH_DAY + days).isoformat())
+
+
 class _Seconds(dict[int, str]):
     """A cache: Unix seconds → `YYYY-MM-DDTHH:MM:SS`; OverflowError beyond the years 1 to 9999."""
 
     def __missing__(self, second: int) -> str:
         if not _FIRST_SECOND <= second <= _LAST_SECOND:
             raise OverflowError
-        if len(self) >= _CACHE_SIZE:
-            self.clear()
         parts = time.gmtime(second)
-        text = f"{parts.tm_year:04}-{parts.tm_mon:02}-{parts.tm_mday:02}T" + time.strftime("%H:%M:%S", parts)
-        self[second] = text
-        return text
+        return _store(self, second, f"{parts.tm_year:04}" + time.strftime("-%m-%dT%H:%M:%S", parts))
 
 
+def _store(cache: dict[int, str], key: int, text: str) -> str:
+    if len(cache) >= _CACHE_SIZE:
+        cache.clear()
+    cache[key] = text
+    return text
+
+
+_dates = _Dates()
 _seconds = _Seconds()
