@@ -25,7 +25,7 @@ from worker.ingest.write_pipeline import WritePipeline
 from worker.ingest.writer import TopicRecreated, Writer
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.group_consumer import READ_MESSAGES, GroupConsumer
-from worker.kafka.schema_registry import SchemaRegistry
+from worker.kafka.schemas import schema_source
 
 log = logging.getLogger(__name__)
 
@@ -211,5 +211,5 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         topic_sinks=TopicSinks.from_settings(settings),
         dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
-        decode=open_format(settings.format, SchemaRegistry(settings).fetch).decode,
+        decode=open_format(settings.format, schema_source(settings)).decode,
     ).run()

@@ -25,7 +25,7 @@ from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.records import Key
 from worker.decoding.formats import open_format
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
-from worker.kafka.schema_registry import SchemaRegistry
+from worker.kafka.schemas import schema_source
 from worker.monitor.http import Request, Response, Server
 from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.report import Report
@@ -291,7 +291,7 @@ class Monitor:
 def run(settings: Settings, stats: Stats, report_fd: int) -> int:
     """Run the monitor in a new child of the supervisor. Raises Fatal for errors that retrying cannot fix."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    open_format(settings.format, SchemaRegistry(settings).fetch)  # its errors once, before each consumer has them
+    open_format(settings.format, schema_source(settings))  # its errors once, before each consumer has them
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with suppress(ImportError):
         from uvloop import new_event_loop as loop_factory

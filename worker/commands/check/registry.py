@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -13,24 +14,29 @@ from worker.config.settings import Settings
 from worker.core.errors import WorkerError
 from worker.decoding.formats import KINDS, open_format, with_schemas
 from worker.decoding.json import Unreadable
-from worker.kafka.schema_registry import SchemaRegistry
+from worker.kafka.schemas import schema_source
+
+if TYPE_CHECKING:
+    from worker.kafka.schema_registry import LatestSchema
 
 
 def check_registry(settings: Settings, topics: Iterable[str]) -> Iterator[Finding]:
     """Yield the findings; none for JSON without a registry."""
     if settings.format == "json":
         return
+    from worker.kafka.schema_registry import SchemaRegistry
+
     try:
         registry = SchemaRegistry(settings)
         open_format(settings.format, registry.fetch)
         for topic in topics:
-            yield _check_subject(settings, registry, f"{topic}-value")
+            yield _check_subject(settings, registry.latest(f"{topic}-value"), f"{topic}-value")
     except WorkerError as error:
         yield fail_with("schema registry", error)
 
 
-def _check_subject(settings: Settings, registry: SchemaRegistry, subject: str) -> Finding:
-    latest, expected = registry.latest(subject), KINDS[settings.format]
+def _check_subject(settings: Settings, latest: LatestSchema | None, subject: str) -> Finding:
+    expected = KINDS[settings.format]
     where = redact_url(settings.schema_registry_url)
     if latest is None:
         result = f"{where} answers, and has no subject {subject}: producers may name theirs otherwise"
@@ -49,7 +55,7 @@ def sample_as_json(settings: Settings, payloads: Sequence[bytes]) -> tuple[list[
     """
     if settings.format == "json":
         return list(payloads), []
-    read = with_schemas(open_format(settings.format, SchemaRegistry(settings).fetch).read_events)
+    read = with_schemas(open_format(settings.format, schema_source(settings)).read_events)
     events = read(payloads)
     unreadable = Counter(event.reason for event in events if isinstance(event, Unreadable))
     findings = [

@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from worker.commands.produce.fleet import MAX_DEVICES, Fleet
-from worker.commands.produce.framed import FramedFleet
 from worker.commands.produce.topic import SLICE_S, Topic
 from worker.commands.progress import ProgressBar
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal
+
+if TYPE_CHECKING:
+    from worker.commands.produce.framed import FramedFleet
 
 _BATCH = 1000  # events of one partition handed to librdkafka in one call
 _BATCHES_PER_PARTITION = 16  # at least, so that a small run spreads evenly too
@@ -55,7 +57,7 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
     The result is a line on stderr, `produced N, failed M …`. `progress` shows a progress bar if it is a terminal.
     """
     plain = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
-    fleet = FramedFleet(plain, options.registry) if options.registry else plain
+    fleet = _framed(plain, options.registry) if options.registry else plain
     topic = Topic(options.topic, {"bootstrap.servers": options.bootstrap_servers, **options.properties}, stop)
     partitions = topic.partitions(options.partitions)
     started = time.monotonic()
@@ -69,6 +71,12 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
         failed = topic.sent - delivered
         print(_report(topic, fleet, delivered, failed, time.monotonic() - started), file=sys.stderr, flush=True)
     return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _framed(fleet: Fleet, settings: Settings) -> FramedFleet:
+    from worker.commands.produce.framed import FramedFleet
+
+    return FramedFleet(fleet, settings)
 
 
 def _write(

@@ -19,7 +19,7 @@ from worker.config.settings import Settings
 from worker.core.errors import Fatal
 from worker.decoding.formats import open_format, with_schemas
 from worker.kafka.log_reader import LogReader
-from worker.kafka.schema_registry import SchemaRegistry
+from worker.kafka.schemas import schema_source
 
 
 def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None = None) -> int:
@@ -38,7 +38,7 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         if settings.backend == "redis":
-            decode = with_schemas(open_format(settings.format, SchemaRegistry(settings).fetch).decode)
+            decode = with_schemas(open_format(settings.format, schema_source(settings)).decode)
             return verify_redis(settings, log_reader, decode, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
             return verify_clickhouse(log_reader, accounted, dead_letters, rows, limit, allow_merged, out, bar)
