@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.answers import Answers
 from tests.support.certificates import make_certificates
 from worker.config.settings import Settings, UsageError
 from worker.core.errors import Fatal, Retryable
@@ -21,44 +20,10 @@ from worker.kafka.schema_registry import SchemaRegistry
 from worker.local import Server
 
 
-class Answers:
-    """An HTTP server with a status and a body for each path; others are a registry's "not found"."""
-
-    def __init__(self) -> None:
-        self.by_path: dict[str, tuple[int, Any]] = {}
-        self.headers: list[dict[str, str]] = []
-        answers = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                answers.headers.append(dict(self.headers))
-                path = self.path.partition("?")[0]
-                status, body = answers.by_path.get(path, (404, {"error_code": 40403, "message": "not found"}))
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", f"http://127.0.0.1:{answers.port}/other")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_port
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-    def registry(self, url: str = "", **options: Any) -> SchemaRegistry:
-        return SchemaRegistry(
-            Settings(format="avro", schema_registry_url=url or f"http://127.0.0.1:{self.port}", **options)
-        )
+def registry_of(answers: Answers, url: str = "", **options: Any) -> SchemaRegistry:
+    return SchemaRegistry(
+        Settings(format="avro", schema_registry_url=url or f"http://127.0.0.1:{answers.port}", **options)
+    )
 
 
 @pytest.fixture
@@ -74,7 +39,7 @@ PATH = "/schemas/ids/1"
 
 def test_a_schema_of_avro_has_no_kind_and_a_missing_one_is_none(answers: Answers) -> None:
     answers.by_path[PATH] = (200, SCHEMA)
-    registry = answers.registry()
+    registry = registry_of(answers)
     assert registry.fetch(1) == RegisteredSchema("AVRO", '"string"')
     assert registry.fetch(2) is None
 
@@ -89,7 +54,7 @@ def test_a_schema_of_avro_has_no_kind_and_a_missing_one_is_none(answers: Answers
 )
 def test_credentials(answers: Answers, url: str, options: dict[str, str], expected: str) -> None:
     answers.by_path[PATH] = (200, SCHEMA)
-    assert answers.registry(url.format(port=answers.port), **options).fetch(1)
+    assert registry_of(answers, url.format(port=answers.port), **options).fetch(1)
     kind, _, value = answers.headers[0]["Authorization"].partition(" ")
     assert f"{kind} {base64.b64decode(value).decode() if kind == 'Basic' else value}" == expected
 
@@ -97,7 +62,7 @@ def test_credentials(answers: Answers, url: str, options: dict[str, str], expect
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_credentials_are_fatal_at_first_and_an_outage_later(answers: Answers, status: int) -> None:
     answers.by_path[PATH] = (status, {})
-    registry = answers.registry(schema_registry_token="secret")
+    registry = registry_of(answers, schema_registry_token="secret")
     with pytest.raises(Fatal, match="refuses this client") as raised:
         registry.fetch(1)
     assert "WORKER_SCHEMA_REGISTRY_PASSWORD" in str(raised.value)
@@ -120,22 +85,22 @@ def test_refused_credentials_are_fatal_at_first_and_an_outage_later(answers: Ans
 def test_a_server_that_is_no_registry_makes_no_dead_letters(answers: Answers, answer: Any, error: str) -> None:
     answers.by_path[PATH] = answer
     with pytest.raises(Fatal, match=error):
-        answers.registry().fetch(1)
+        registry_of(answers).fetch(1)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_server_errors_are_waited_for(answers: Answers, status: int) -> None:
     answers.by_path[PATH] = (status, b"busy")
     with pytest.raises(Retryable, match=f"does not answer: {status}") as raised:
-        answers.registry().fetch(1)
+        registry_of(answers).fetch(1)
     assert raised.value.reason == "schema_registry"
 
 
 def test_the_next_server_is_asked_where_one_does_not_answer(answers: Answers) -> None:
     answers.by_path["/api/schemas/ids/1"] = (200, SCHEMA)
-    assert answers.registry(f"http://127.0.0.1:1,127.0.0.1:{answers.port}/api").fetch(1)
+    assert registry_of(answers, f"http://127.0.0.1:1,127.0.0.1:{answers.port}/api").fetch(1)
     with pytest.raises(Retryable, match="refused"):
-        answers.registry("http://127.0.0.1:1,127.0.0.1:2").fetch(1)
+        registry_of(answers, "http://127.0.0.1:1,127.0.0.1:2").fetch(1)
 
 
 def test_each_reference_comes_after_those_that_it_needs_itself(answers: Answers) -> None:
@@ -148,7 +113,7 @@ def test_each_reference_comes_after_those_that_it_needs_itself(answers: Answers)
             200,
             {"schema": f"text of {name}", "references": list(map(reference, needs))},
         )
-    schema = answers.registry().fetch(1)
+    schema = registry_of(answers).fetch(1)
     assert schema is not None
     assert schema.references == (("c", "text of c"), ("b", "text of b"), ("a", "text of a"))
 
@@ -160,11 +125,11 @@ def test_tls_with_a_ca_of_ones_own(answers: Answers, tmp_path: Path) -> None:
     answers.server.socket = context.wrap_socket(answers.server.socket, server_side=True)
     answers.by_path[PATH] = (200, SCHEMA)
     url = f"https://127.0.0.1:{answers.port}"
-    assert answers.registry(url, schema_registry_ca=str(certificates.authority)).fetch(1)
+    assert registry_of(answers, url, schema_registry_ca=str(certificates.authority)).fetch(1)
     with pytest.raises(Fatal, match=r"not trusted .* --schema-registry-ca"):
-        answers.registry(url, schema_registry_ca=str(certificates.unrelated)).fetch(1)
+        registry_of(answers, url, schema_registry_ca=str(certificates.unrelated)).fetch(1)
     with pytest.raises(Fatal, match=r"--schema-registry-ca .*nowhere.pem: No such file"):
-        answers.registry(url, schema_registry_ca=str(tmp_path / "nowhere.pem"))
+        registry_of(answers, url, schema_registry_ca=str(tmp_path / "nowhere.pem"))
 
 
 def test_a_format_without_its_registry_is_a_wrong_usage() -> None:
