@@ -12,12 +12,18 @@ SOURCES := worker tests bench docs
 # For example: make test PYTEST_ARGS='-k produce'   make demo ARGS='--seconds 20 --processes 4'
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 ARGS ?=
+EXTRAS := demo completion test  # not native: it is built here
 # command:Debian package, for what no Python package carries
 TEST_TOOLS := java:openjdk-17-jre-headless mvn:maven npm:npm redis-server:redis-server prometheus:prometheus promtool:prometheus chromium:chromium
 ifndef PYTHON
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 endif
+CARGO := cd native && cargo
+export PATH := $(CURDIR)/$(BIN):$(PATH):$(HOME)/.cargo/bin
+# Debian 12 has a new enough Rust only under the names that Firefox is built with.
+DEBIAN := $(shell . /etc/os-release 2>/dev/null && echo $$VERSION_ID)
+TEST_TOOLS += cargo:$(if $(filter 12,$(DEBIAN)),cargo-web,cargo) cc:gcc
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --group build pyproject.toml
 
 ##@ Try it
@@ -32,12 +38,15 @@ soak: $(VENV)/.dev  ## ten minutes of steady load with kills and an outage; comp
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 ##@ Work on it
-.PHONY: venv test test-tools coverage check docs format bench bench-check
+.PHONY: venv test test-tools native coverage check docs format bench bench-check
 venv: $(VENV)/.dev  ## build .venv with everything that the other targets need
 
-test: $(VENV)/.dev test-tools  ## all tests, against real Kafka, Redis, ClickHouse and Prometheus
+test: $(VENV)/.dev test-tools native  ## all tests, against real Kafka, Redis, ClickHouse and Prometheus
+	$(CARGO) test --release --locked --quiet
 	$(BIN)/python -m worker.local --fetch
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+native: test-tools $(VENV)/.native  ## build the optional native package into .venv; needs Rust 1.85 or newer
 
 # Installs missing programs where it may: as root, or with sudo that asks for no password. Else it names them.
 test-tools:
@@ -45,7 +54,7 @@ test-tools:
 		command -v "$${tool%%:*}" >/dev/null || missing+=("$${tool##*:}"); done; \
 	$(call install_packages,make test)
 
-coverage: $(VENV)/.dev test-tools  ## branch coverage of all tests, children included; writes htmlcov/
+coverage: $(VENV)/.dev test-tools native  ## branch coverage of all tests, children included; writes htmlcov/
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/python -m coverage combine --quiet
@@ -57,6 +66,12 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts: what CI runs befo
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(SOURCES)
 	$(BIN)/lint-imports --no-logo
+	@worker=$$(sed -n 's/^version = "\(.*\)".*/\1/p' pyproject.toml | head -n 1); \
+	package=$$(sed -n 's/^version = "\(.*\)".*/\1/p' native/Cargo.toml | head -n 1); \
+	[ "$$worker" = "$$package" ] || { echo "pyproject.toml has version $$worker, native/Cargo.toml $$package" >&2; exit 1; }
+	@if cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1; then \
+		$(CARGO) fmt --check && cargo clippy --release --locked --all-targets --quiet -- -D warnings; \
+	else echo "native/ was not checked: clippy and rustfmt are not installed (rustup component add clippy rustfmt)" >&2; fi
 
 docs: $(VENV)/.dev  ## write docs/options.md and docs/metrics.md from the code
 	$(BIN)/python -m docs.generate
@@ -75,12 +90,12 @@ bench-check: $(VENV)/.dev  ## a short run that fails when something became slowe
 .PHONY: lock clean help
 lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the constraints files (UPGRADE=--upgrade for newer versions)
 	$(PIP) install 'uv>=0.9,<1'
-	$(BIN)/uv pip compile $(LOCK) $(UPGRADE) --all-extras --output-file constraints.txt
+	$(BIN)/uv pip compile $(LOCK) $(UPGRADE) $(addprefix --extra ,$(EXTRAS)) --output-file constraints.txt
 	$(BIN)/uv pip compile $(LOCK) --extra demo --constraint constraints.txt --output-file constraints-demo.txt
 	$(BIN)/uv pip compile $(filter-out --group build,$(LOCK)) --constraint constraints.txt --output-file constraints-run.txt
 
 clean:  ## remove .venv and what tools left behind
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) native/target build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find worker tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 help:  ## this list
@@ -94,6 +109,11 @@ $(VENV)/.demo: constraints-demo.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
 	@$(call install,constraints.txt)
+
+$(VENV)/.native: $(wildcard native/src/*.rs) native/Cargo.toml native/Cargo.lock native/pyproject.toml | $(VENV)/.dev test-tools
+	@echo "building native/ into $(VENV)" >&2
+	@$(PIP) install --no-deps --no-build-isolation ./native
+	@touch $@
 
 define install_packages
 	if (( $${#missing[@]} )); then \

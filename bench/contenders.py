@@ -77,8 +77,10 @@ def ours(
         words = [sys.executable, "-m", "worker", "--topic", job.data.topic, "--backend", store]
         words += ["--processes", str(processes), "--until-end", "--group-id", job.group, "--log-level", "warning"]
         words += ["--bootstrap-servers", services.kafka, "--metrics-port", str(job.metrics_port)]
-        words += ["--redis-url", services.redis, "--redis-key", job.target]
-        words += ["--clickhouse-url", services.clickhouse, "--table", job.target]
+        if store == "redis":
+            words += ["--redis-url", services.redis, "--redis-key", job.target]
+        else:
+            words += ["--clickhouse-url", services.clickhouse, "--table", job.target]
         return [*words, *(word.format(clickhouse=services.clickhouse, redis=services.redis) for word in extra)]
 
     name = name or f"worker, {processes} process{'es' if processes > 1 else ''}" + (f" [{variant}]" if variant else "")

@@ -107,8 +107,11 @@ def _measure(running: Services, store: str, rate: int, linger: int, seconds: flo
         "--group-id",
         name,
     ]
-    words += ["--bootstrap-servers", running.kafka, "--redis-url", running.redis, "--redis-key", name]
-    words += ["--clickhouse-url", running.clickhouse, "--table", name, "--linger-ms", str(linger)]
+    if store == "redis":
+        words += ["--redis-url", running.redis, "--redis-key", name]
+    else:
+        words += ["--clickhouse-url", running.clickhouse, "--table", name]
+    words += ["--bootstrap-servers", running.kafka, "--linger-ms", str(linger)]
     words += ["--metrics-port", str(port), "--log-level", "warning"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True) as worker:
         try:

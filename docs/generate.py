@@ -24,6 +24,9 @@ def options() -> str:
         "`…_FILE` in place of a variable names a file that holds the value. `WORKER_CONFIG` is `--config`.",
         "`--print-config` shows the value and the origin of each option.",
         "[options.schema.json](options.schema.json) is the file's JSON Schema, as `worker schema` prints it.",
+        "",
+        "An option that only the other store uses is an error (exit code 2): it would have no effect. The file and the",
+        "environment may serve workers of both stores, so they may name both addresses and passwords.",
     ]
     group = ""
     for item in fields(Settings):

@@ -29,6 +29,9 @@ from worker.config.settings import Settings, flag_of
         (["produce", "--topic", "t", "--bad-ratio", "2"], "from 0 to 1"),
         (["timestamps"], "FILE"),
         (["demo", "--seconds", "x"], "a number"),
+        (["--topic", "t", "--map", "a=b"], "--map: it has no effect with --backend redis"),
+        (["check", "--topic", "t", "--backend", "clickhouse", "--windows", "day"], "--windows: it has no effect"),
+        (["verify", "--topic", "t", "--allow-merged"], "--allow-merged: it has no effect with --backend redis"),
     ],
 )
 def test_usage_errors(
@@ -68,7 +71,7 @@ def test_version_names_the_worker_and_python(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as caught:
         main(["dlq", "--version"])
     assert caught.value.code == 0
-    assert re.fullmatch(r"worker \S+, Python 3\.\d+\.\S+\n", capsys.readouterr().out)
+    assert re.fullmatch(r"worker \S+, Python 3\.\d+\.\S+, reader (native|python .*)\n", capsys.readouterr().out)
 
 
 def test_help_does_not_import_the_metadata_of_packages() -> None:

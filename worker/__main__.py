@@ -9,12 +9,14 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from worker import cli
 from worker.commands.terminal import printable
 from worker.config.settings import Settings, UsageError, toml_value
 from worker.core import log, streams
 from worker.core.errors import ExitCode, Fatal, WorkerError
+from worker.core.native import describe_reader
 from worker.core.version import version_text
 
 
@@ -73,13 +75,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker.core.process import ServiceManager
     from worker.ingest import consumer
     from worker.monitor import process
+    from worker.sinks import import_sink
     from worker.supervisor import Supervisor
 
     settings, _ = cli.settings_of(arguments)
     Selection(settings)  # rejects a dead-letter loop before anything is forked
-    log.configure(settings.log_format, settings.log_level, "supervisor")
-    _log_start(settings)
     stats = Stats()
+    on_drop = partial(stats.supervisor.add, "dropped_log_lines")
+    log.configure(settings.log_format, settings.log_level, "supervisor", on_drop)
+    _log_start(settings)
+    import_sink(settings.backend)
     return Supervisor(
         settings,
         stats,
@@ -97,10 +102,11 @@ def _log_start(settings: Settings) -> None:
     effective["processes"] = str(effective["processes"])  # one type, also in an index of log lines
     effective |= {"redis_key": settings.redis_key_name, "dead_letter_topic": settings.dead_letter_topic_name}
     logging.getLogger("worker").info(
-        "worker %s, librdkafka %s, Python %s",
+        "worker %s, librdkafka %s, Python %s, reader %s",
         version_text(),
         librdkafka_version(),
         platform.python_version(),
+        describe_reader(settings.reader),
         extra=log.fields(**effective),
     )
 
@@ -172,13 +178,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, "critical", "check")  # errors are findings
-    return check(settings, create=arguments.create, partitions=arguments.partitions, out=sys.stdout)
+    create, partitions, sample = arguments.create, arguments.partitions, arguments.sample
+    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from worker.commands.verify import verify
 
     settings, _ = cli.settings_of(arguments)
+    if arguments.allow_merged and settings.backend == "redis":
+        raise UsageError("--allow-merged: it has no effect with --backend redis; leave it out")
     log.configure(settings.log_format, settings.log_level, "verify")
     limit, merged = arguments.limit, arguments.allow_merged
     return _for_each_topic(
@@ -197,7 +206,12 @@ def _dlq(arguments: argparse.Namespace) -> int:
     actions: dict[str, Callable[[Settings], int]] = {
         "stats": lambda topic: dlq.count_dead_letters(topic, out=out),
         "replay": lambda topic: dlq.replay(
-            topic, reason=reason, yes=arguments.yes, out=sys.stdout, progress=sys.stderr
+            topic,
+            reason=reason,
+            yes=arguments.yes,
+            from_start=arguments.from_start,
+            out=sys.stdout,
+            progress=sys.stderr,
         ),
         "list": lambda topic: dlq.list_dead_letters(topic, reason=reason, limit=limit, payload=payload, out=out),
     }

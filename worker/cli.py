@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from worker.commands.completion import SHELLS
 from worker.config.parsers import nearest, number
 from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
-from worker.config.sources import CONFIG_VARIABLE, from_environment, load
+from worker.config.sources import CONFIG_VARIABLE, from_environment, load, reject_other_backends_options
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
 from worker.decoding.timestamps import to_seconds
@@ -49,7 +49,9 @@ class _Version(argparse.Action):
     """Prints the versions. They are read only then: importlib.metadata takes a fifth of the time of `--help`."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(f"worker {version_text()}, Python {sys.version.split()[0]}")
+        from worker.core.native import describe_reader
+
+        print(f"worker {version_text()}, Python {sys.version.split()[0]}, reader {describe_reader('auto')}")
         parser.exit()
 
 
@@ -77,7 +79,10 @@ def load_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, st
         flags["topic"] = ",".join(flags["topic"])
     environ = from_environment()
     config = given.get("config") or environ.get(CONFIG_VARIABLE)
-    return load(flags, environ, Path(config) if config else None)
+    settings, origins = load(flags, environ, Path(config) if config else None)
+    if "backend" in given:  # a command that uses a store
+        reject_other_backends_options(settings, origins)
+    return settings, origins
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
@@ -202,6 +207,13 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a created topic [4]"
     )
+    parser.add_argument(
+        "--sample",
+        type=_checked(number(0, 1_000_000)),
+        metavar="N",
+        default=1000,
+        help="events of each topic to try on the store, from begin, middle and end of its partitions; 0: none [1000]",
+    )
     _settings_arguments(parser)
 
 
@@ -216,12 +228,14 @@ def _count_arguments(parser: argparse.ArgumentParser) -> None:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit code 0: every committed event is stored once. 1: events are missing, duplicated or extra, or the table\n"
-        "cannot be compared: its engine merges rows (Replacing, Summing …) by a sorting key without the origin\n"
-        "columns _topic, _partition and _offset."
+        "cannot tell: its engine merges rows (Replacing, Summing …) by a sorting key without the origin columns\n"
+        "_topic, _partition and _offset, its TTL removes rows, or another table keeps them (Null, Distributed, views)."
     )
     parser.add_argument("--limit", type=_checked(number(1, 10**6)), default=20, help="ranges of a problem to show [20]")
     parser.add_argument(
-        "--allow-merged", action="store_true", help="count events that may have been merged as stored, not as missing"
+        "--allow-merged",
+        action="store_true",
+        help="count events whose rows the table may have merged or removed as stored",
     )
     _settings_arguments(parser)
 
@@ -235,6 +249,9 @@ def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_checked(number(1, 10**9)), default=100, help="dead letters to list [100]")
     parser.add_argument("--payload", action="store_true", help="list the payloads, too")
     parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only this reason")
+    parser.add_argument(
+        "--from-start", action="store_true", help="replay all, also where Kafka may have deleted the replay position"
+    )
     parser.add_argument("--yes", action="store_true", help="replay; without it, print what would be replayed")
     _settings_arguments(parser)
 

@@ -17,19 +17,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from worker.config.settings import Settings
 from worker.core import log as logs
 from worker.core import process
 from worker.core.accounts import ACCOUNTS, by_partition
-from worker.core.counters import MAX_SLOTS, Slot, Stats
+from worker.core.counters import MAX_SLOTS, REJECT_REASONS, Slot, Stats
 from worker.core.errors import ExitCode, Fatal
-from worker.core.log import fields
+from worker.core.log import each_time, fields
 from worker.core.process import ServiceManager
 
 log = logging.getLogger(__name__)
 
+_REASONS_SHOWN = 3
 _TICK_S = 1.0
 _BACKOFF_S = 0.5
 _BACKOFF_CAP_S = 30.0
@@ -117,6 +119,7 @@ class Supervisor:
             else:
                 self._continue_drain()
         self._log_ledger()
+        logs.finish()
         return int(self._exit_code)
 
     # start, drain, end
@@ -159,6 +162,30 @@ class Supervisor:
             elif late:
                 self._kill(self._monitor, signal.SIGKILL)
 
+    def _report_end(self) -> ExitCode:
+        """Log what `--until-end` has done with the events; FAILED where there were some and none was written."""
+        total = sum(by_partition(self._stats).values(), Counter[str]())
+        if not total["consumed"]:
+            group = self._settings.group_id
+            log.info(
+                "there was nothing to read: group %s had committed all events that were in the topic at start", group
+            )
+            return ExitCode.OK
+        reasons = Counter(
+            {reason: sum(slot.get(f"rejected_{reason}") for slot in self._stats.used()) for reason in REJECT_REASONS}
+        )
+        shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(_REASONS_SHOWN) if count)
+        is_good = total["written"] > 0 or not total["dead_lettered"]
+        log.log(
+            logging.INFO if is_good else logging.ERROR,
+            "all events that were in the topic at start are accounted for: %d written, %d dead letters%s%s",
+            total["written"],
+            total["dead_lettered"],
+            f" ({shown})" if shown else "",
+            "" if is_good else "; not one event could be written: worker dlq list shows them",
+        )
+        return ExitCode.OK if is_good else ExitCode.FAILED
+
     def _log_ledger(self) -> None:
         """Log the ledger of each partition and the total. Events in flight are read again after the next start."""
         total: Counter[str] = Counter()
@@ -186,7 +213,7 @@ class Supervisor:
                         for child in (*self._consumers, self._monitor):
                             self._kill(child, signal.SIGKILL)
                 elif number == signal.SIGUSR1:
-                    faulthandler.dump_traceback(all_threads=True)
+                    faulthandler.dump_traceback(file=logs.fileno(), all_threads=True)
                     for child in (*self._consumers, self._monitor):
                         self._kill(child, signal.SIGUSR1)
 
@@ -200,8 +227,7 @@ class Supervisor:
                 self._add_consumers(int(number))
                 self._service_manager.notify("READY=1")
             elif word == "finished":
-                log.info("all events that were in the topic at start are written and committed")
-                self._drain(ExitCode.OK)
+                self._drain(self._report_end())
 
     def _add_consumers(self, partitions: int) -> None:
         """Run `--processes` consumers, or one for each partition. Their number never decreases."""
@@ -252,14 +278,15 @@ class Supervisor:
             return
         pause = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** (child.crashes - 1))
         child.start_due = time.monotonic() + pause
-        log.warning("%s ended: %s; restarting in %g s", child.name, _describe(code), pause)
+        log.warning("%s ended: %s; restarting in %g s", child.name, _describe(code), pause, extra=each_time())
 
     # processes
 
     def _spawn(self, child: Child) -> None:
         """Fork. Signals stay blocked until the child has installed its own handlers."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):  # else the child would write what is buffered once more
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                stream.flush()
         parent = os.getpid()
         restarted = child.start_due > 0
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
@@ -285,13 +312,14 @@ class Supervisor:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL if child.stop_signal == signal.SIGTERM else signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            faulthandler.register(signal.SIGUSR1, all_threads=True)
+            faulthandler.register(signal.SIGUSR1, file=logs.fileno(), all_threads=True)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
             process.end_with_parent()
             process.set_name(child.process_name)
             if os.getppid() != parent:  # the parent ended before prctl
                 os._exit(ExitCode.FAILED)
-            logs.configure(self._settings.log_format, self._settings.log_level, child.name)
+            on_drop = partial((child.slot or self._stats.monitor).add, "dropped_log_lines")
+            logs.configure(self._settings.log_format, self._settings.log_level, child.name, on_drop)
             code = child.target()
         except Fatal as error:
             logging.getLogger("worker").error("%s", error)
@@ -300,6 +328,7 @@ class Supervisor:
             logging.getLogger("worker").exception("%s failed", child.name)
         finally:
             with contextlib.suppress(Exception):
+                logs.finish()
                 sys.stdout.flush()
             os._exit(code)
 

@@ -9,28 +9,34 @@ import socket
 import time
 from contextlib import closing
 from dataclasses import replace
+from importlib.resources import files
 from typing import Any
 
 import pytest
 import redis
+from clickhouse_driver import errors
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
+from tests.support.served import Served
 from worker.commands.check import check
+from worker.commands.verify import verify
 from worker.config import field_paths
 from worker.config.settings import Settings
-from worker.core.errors import ExitCode
-from worker.local import start_clickhouse, start_redis
+from worker.core.errors import ExitCode, Fatal
+from worker.local import Server, start_clickhouse, start_kafka, start_redis
+from worker.sinks.clickhouse.table import Column, default_columns
 
+DEFAULT_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
 CANARY = "s3cret-canary"
 GOOD = {"timestamp": "2024-01-01T00:00:00Z", "device_ip": "10.0.0.1", "error_code": 3}
 
 
-def run(settings: Settings, create: bool = False, partitions: int = 3) -> tuple[int, str]:
+def run(settings: Settings, create: bool = False, partitions: int = 3, sample: int = 1000) -> tuple[int, str]:
     """Return the exit code and the lines."""
     out = io.StringIO()
-    code = check(settings, create=create, partitions=partitions, out=out)
+    code = check(settings, create=create, partitions=partitions, sample=sample, out=out)
     assert all(line[:6] in ("OK    ", "WARN  ", "FAIL  ") for line in out.getvalue().splitlines())
     assert all("; fix: " in line for line in out.getvalue().splitlines() if not line.startswith("OK"))
     return code, out.getvalue()
@@ -122,11 +128,11 @@ def test_the_sample_reports_each_column_that_events_do_not_fit_into(stored: Sett
     code, text = run(stored)
     assert code == ExitCode.OK
     for expected in (
-        "WARN  sample: 1 not_object of the 47 newest events",
-        "WARN  sample: column error_code Int8: 2 out_of_range of the 47 newest events",
-        "WARN  sample: column device_ip String: 1 wrong_type of the 47 newest events",
-        "WARN  sample: column country String: 3 missing_field of the 47 newest events",
-        "OK    sample: 40 of the 47 newest events would be stored",
+        "WARN  sample: 1 not_object of the 47 sampled events",
+        "WARN  sample: column error_code Int8: 2 out_of_range of the 47 sampled events",
+        "WARN  sample: column device_ip String: 1 wrong_type of the 47 sampled events",
+        "WARN  sample: column country String: 3 missing_field of the 47 sampled events",
+        "OK    sample: 40 of the 47 sampled events would be stored",
         "OK    sample: fields that are not stored: weight",
     ):
         assert line_of(text, expected)
@@ -154,7 +160,7 @@ def test_a_field_with_a_similar_name_is_suggested_for_a_column_with_its_map_opti
     code, text = run(replace(stored, map=field_paths.columns(fixes), device_field="request.method"))
     assert code == ExitCode.OK, text
     assert line_of(text, "OK    devices").endswith("counted in column method")
-    assert line_of(text, "OK    sample: 9 of the 9 newest events would be stored")
+    assert line_of(text, "OK    sample: 9 of the 9 sampled events would be stored")
     assert line_of(text, "OK    sample: fields that are not stored: upstream.addr")
 
 
@@ -162,7 +168,78 @@ def test_a_topic_of_other_events_is_refused(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [b'{"other": 1}'] * 3, partition=0)
     code, text = run(stored, create=True)
     assert code == ExitCode.FAILED
-    assert "none of the 3 newest events would be stored" in line_of(text, "FAIL  sample")
+    assert "none of the 3 sampled events would be stored" in line_of(text, "FAIL  sample")
+
+
+def test_a_missing_table_is_judged_by_the_sample(stored: Settings) -> None:
+    events = [{**GOOD, "country": "NL"}] * 8 + [{**GOOD, "error_code": 300}] * 2
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(event).encode() for event in events])
+    code, text = run(stored)
+    assert code == ExitCode.OK
+    assert "the worker creates it when it starts, or --create now, with timestamp" in line_of(text, "OK    table")
+    assert line_of(text, "OK    devices").endswith("counted in column device_ip")
+    fault = line_of(text, "WARN  sample: column error_code Int8: 2 out_of_range of the 10 sampled events")
+    assert f"CREATE TABLE {stored.table} yourself, with Int64 for error_code" in fault
+    assert line_of(text, "OK    sample: 8 of the 10 sampled events would be stored")
+    assert line_of(text, "OK    sample: fields that are not stored: country")
+    other = replace(stored, topic=f"{stored.topic}-other")
+    create_topic(other.bootstrap_servers, other.topic)
+    send(other.bootstrap_servers, other.topic, [b'{"at": "2024-01-01T00:00:00Z", "device": "a"}'] * 5)
+    code, text = run(other)
+    assert code == ExitCode.FAILED
+    assert f"fix: CREATE TABLE {stored.table} with columns for these events" in line_of(text, "FAIL  sample: none")
+    assert sql(stored, f"EXISTS TABLE {stored.table}") == [(0,)]
+    created = sql(stored, DEFAULT_TABLE.format(table=stored.table))  # the columns are those that the worker creates
+    assert created == []
+    described = sql(stored, f"DESCRIBE TABLE {stored.table}")
+    assert default_columns() == [Column(*column[:2]) for column in described]
+
+
+def test_names_that_need_quotes_are_quoted_in_statements_and_fixes(stored: Settings) -> None:
+    database = f"shop-{stored.table}"
+    sql(stored, f"CREATE DATABASE `{database}`")
+    column = "country-code"
+    settings = replace(stored, table=f"{database}.orders-2026")
+    events = [{**GOOD, column: "NL"}, GOOD]
+    send(settings.bootstrap_servers, settings.topic, [json.dumps(event).encode() for event in events])
+    assert line_of(run(settings)[1], f"OK    table: `{database}`.`orders-2026` does not exist")
+    columns = f"timestamp DateTime64(3), device_ip String, error_code Int8, `{column}` String"
+    sql(stored, f"CREATE TABLE `{database}`.`orders-2026` ({columns}) ENGINE = MergeTree ORDER BY device_ip")
+    code, text = run(settings)
+    assert code == ExitCode.OK, text
+    sql(stored, line_of(text, f"WARN  sample: column {column}").partition("fix: ")[2].partition(", or")[0])
+    assert line_of(run(settings)[1], "OK    sample: 2 of")
+    with pytest.raises(Fatal, match="no column _partition and _offset"):
+        verify(settings, limit=1, allow_merged=False, out=io.StringIO())
+    line = line_of(run(replace(stored, table="no-where.events"))[1], "FAIL  table")
+    assert line.endswith("no database no-where; fix: CREATE DATABASE `no-where`")
+
+
+def test_the_sample_is_spread_over_partitions_and_time(stored: Settings) -> None:
+    early, late = (json.dumps({**GOOD, "error_code": code}).encode() for code in (300, 3))
+    for partition in (0, 1):
+        send(stored.bootstrap_servers, stored.topic, [early] * 50 + [late] * 450, partition)
+    text = run(stored, sample=60)[1]
+    assert "column error_code Int8: 20 out_of_range of the 60 sampled events" in text
+    assert line_of(text, "OK    sample: 40 of the 60 sampled events would be stored")
+    assert line_of(run(stored)[1], "OK    sample: 900 of the 1000 sampled events would be stored")
+    assert "sample" not in run(stored, sample=0)[1]
+    options = ["--topic", stored.topic, "--bootstrap-servers", stored.bootstrap_servers, "--sample", "60"]
+    options += ["--backend", "clickhouse", "--clickhouse-url", stored.clickhouse_url, "--metrics-port", "0"]
+    with run_worker("check", *options, "--table", stored.table) as command:
+        assert command.wait() == ExitCode.OK, command.tail()
+    assert any("of the 60 sampled events" in line for line in command.stdout)
+
+
+def test_the_type_of_a_key_column_is_not_altered(stored: Settings) -> None:
+    key = "error_code Int8, device_ip String"
+    sql(stored, f"CREATE TABLE {stored.table} ({key}) ENGINE = MergeTree ORDER BY error_code")
+    events = [{**GOOD, "error_code": code} for code in (300, 3)]
+    send(stored.bootstrap_servers, stored.topic, [json.dumps(event).encode() for event in events])
+    fault = line_of(run(stored)[1], "WARN  sample: column error_code")
+    assert "fix: another table, with Int64 for error_code, which is part of the key" in fault
+    with pytest.raises(errors.ServerException):  # what was proposed before
+        sql(stored, f"ALTER TABLE {stored.table} MODIFY COLUMN error_code Nullable(Int64)")
 
 
 def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Settings) -> None:
@@ -263,6 +340,73 @@ def test_redis_that_may_lose_or_refuse_the_key_is_reported(counted: Settings) ->
         assert "may not PFADD" in line_of(text, "FAIL  rights")
 
 
+@pytest.mark.parametrize("windows", [{}, {"windows": "hour,day"}, {"by": "error_code"}])
+def test_a_user_with_exactly_the_documented_rights_passes_and_can_run(
+    counted: Settings, windows: dict[str, str], own_redis: Server
+) -> None:
+    send(counted.bootstrap_servers, counted.topic, [json.dumps({**GOOD, "timestamp": int(time.time())}).encode()])
+    rights = ["+pfadd", "+pfcount", *(["+sadd", "+smembers"] if windows else [])]
+    rights += ["+expireat"] if "windows" in windows else []
+    url = f"redis://ingest@127.0.0.1:{own_redis.port}/0"
+    settings = replace(
+        counted,
+        redis_url=url,
+        redis_password=CANARY,
+        windows=windows.get("windows", ""),
+        by=windows.get("by", ""),
+    )
+    options = [f"--{name}={value}" for name, value in windows.items()]
+    options += ["--topic", counted.topic, "--bootstrap-servers", counted.bootstrap_servers, "--redis-url", url]
+    with closing(redis.Redis(port=own_redis.port)) as client:
+        pattern = f"devices:{{{counted.topic}}}*"
+        client.execute_command("ACL", "SETUSER", "ingest", "on", f">{CANARY}", f"~{pattern}", *rights)
+        code, text = run(settings)
+        assert code == ExitCode.OK, text
+        assert "PFADD" in line_of(text, "OK    rights: this user may").partition("; ")[2]  # not tried: no key yet
+        assert client.keys() == []
+        run_options = ["--until-end", "--metrics-port", "0", "--group-id", counted.group_id]
+        with run_worker(*options, *run_options, env={"WORKER_REDIS_PASSWORD": CANARY}) as worker:
+            assert worker.wait() == ExitCode.OK, worker.tail()
+        before = {key: client.type(key) for key in client.scan_iter()}
+        code, text = run(settings)
+        assert code == ExitCode.OK, text
+        assert "may PFADD, PFCOUNT" in line_of(text, "OK    rights: this user may")
+        assert {key: client.type(key) for key in client.scan_iter()} == before
+        for right in rights:
+            client.execute_command("ACL", "SETUSER", "ingest", f"-{right[1:]}")
+            code, text = run(settings)
+            if right != "+sadd":  # it can only be tried in a transaction
+                assert code == ExitCode.FAILED, text
+                assert f"may not {right[1:].upper()} " in line_of(text, "FAIL  rights")
+            client.execute_command("ACL", "SETUSER", "ingest", "+multi")
+            code, text = run(settings)
+            assert code == ExitCode.FAILED, text
+            fix = line_of(text, "FAIL  rights").partition("fix: ACL SETUSER … ")[2].partition(" (")[0].split()
+            client.execute_command("ACL", "SETUSER", "ingest", *fix)
+            assert line_of(run(settings)[1], "OK    rights: writes to")
+            client.execute_command("ACL", "SETUSER", "ingest", "-multi")
+
+
+def test_a_field_of_by_that_no_event_has_is_a_warning(counted: Settings) -> None:
+    send(counted.bootstrap_servers, counted.topic, [json.dumps(GOOD).encode()] * 3)
+    code, text = run(replace(counted, by="eror_code"))
+    assert code == ExitCode.OK
+    assert "eror_code: in none of the 3 sampled events, so all count under (none)" in line_of(text, "WARN  sample")
+    assert "sample" not in "".join(re.findall("^WARN.*", run(replace(counted, by="error_code"))[1], re.MULTILINE))
+
+
+def test_a_user_that_may_not_select_the_database_is_reported(counted: Settings, own_redis: Server) -> None:
+    with closing(redis.Redis(port=own_redis.port)) as client:
+        client.execute_command("ACL", "SETUSER", "ingest", "on", f">{CANARY}", "~*", "+pfadd", "+pfcount")
+        url = f"redis://ingest@127.0.0.1:{own_redis.port}/1"
+        settings = replace(counted, redis_url=url, redis_password=CANARY)
+        code, text = run(settings)
+        assert code == ExitCode.FAILED
+        fix = line_of(text, "FAIL  rights").partition("fix: ACL SETUSER … ")[2].split(",")[0]
+        client.execute_command("ACL", "SETUSER", "ingest", fix)
+        assert run(settings)[0] == ExitCode.OK
+
+
 def test_a_key_of_another_type_is_refused(counted: Settings) -> None:
     with closing(redis.Redis.from_url(counted.redis_url)) as client:
         client.set(counted.redis_key_name, "text")
@@ -281,7 +425,16 @@ def test_idle_processes_a_port_in_use_and_small_batches_are_reported(stored: Set
     assert "3 of 5 processes are idle; fix: --processes auto" in line_of(text, "WARN  partitions")
     assert f"127.0.0.1:{port} cannot be served" in line_of(text, "FAIL  metrics")
     assert "--batch-rows 100000" in line_of(text, "WARN  options: --batch-rows 10 ")
-    assert "--linger-ms 1000" in line_of(text, "WARN  options: --linger-ms 10 ")
+    assert "--linger-ms 1000" in line_of(text, "WARN  options: --linger-ms 10 lets 2 partitions insert 200 times")
+
+
+def test_inserts_are_counted_per_partition_of_all_topics(stored: Settings) -> None:
+    for name, partitions in (("-a", 12), ("-b", 18)):
+        create_topic(stored.bootstrap_servers, f"{stored.topic}{name}", partitions)
+    settings = replace(stored, topic=f"{stored.topic}-a,{stored.topic}-b", processes=1)
+    line = line_of(run(settings)[1], "WARN  options")
+    assert "--linger-ms 1000 lets 30 partitions insert 30 times a second into ClickHouse; fix: --linger-ms 1500" in line
+    assert "options" not in run(replace(settings, linger_ms=1500))[1]
 
 
 def test_a_dead_letter_topic_with_a_lower_size_limit_than_the_topic_would_block(counted: Settings) -> None:
@@ -301,18 +454,47 @@ def test_a_dead_letter_topic_that_refuses_or_loses_dead_letters_is_fixed_by_the_
     counted: Settings,
 ) -> None:
     dead_letters = counted.dead_letter_topic_name
-    unfit = {"min.insync.replicas": "2", "cleanup.policy": "compact", "retention.ms": "3600000"}
+    unfit = {"min.insync.replicas": "2", "retention.ms": "3600000"}
     create_topic(counted.bootstrap_servers, dead_letters, 1, unfit)
     code, text = run(counted)
     assert code == ExitCode.FAILED
     assert f"{dead_letters} needs 2 in-sync replicas and has 1: a dead letter would block" in text
-    assert f"{dead_letters} is compacted" in text
-    apply_fixes(counted, text)
-    code, text = run(counted)
-    assert code == ExitCode.OK
     assert f"{dead_letters} removes dead letters after 1.0 h" in line_of(text, "WARN  dead letters")
     apply_fixes(counted, text)
     assert line_of(run(counted)[1], "OK    dead letters").endswith(" exists")
+
+
+def test_no_topic_that_is_compacted_is_to_lose_its_policy(counted: Settings) -> None:
+    compacted = replace(counted, topic=f"{counted.topic}-compacted")
+    for topic in (compacted.topic, compacted.dead_letter_topic_name):
+        create_topic(counted.bootstrap_servers, topic, 1, {"cleanup.policy": "compact"})
+    code, text = run(compacted)
+    assert code == ExitCode.FAILED
+    assert line_of(text, "FAIL  dead letters").endswith("; fix: another --dead-letter-topic")
+    assert "min.compaction.lag.ms=86400000" in line_of(text, "WARN  compaction")
+    assert "cleanup.policy" not in text
+    apply_fixes(compacted, text)  # the command is valid
+    code, text = run(replace(compacted, dead_letter_topic=f"{compacted.topic}.invalid"))
+    assert code == ExitCode.OK, text
+
+
+def test_a_broker_that_advertises_an_unreachable_address_is_named(counted: Settings) -> None:
+    with start_kafka({"advertised.listeners": "BROKER://127.0.0.1:1"}) as broker:
+        code, text = run(replace(counted, bootstrap_servers=broker.address))
+    assert code == ExitCode.FAILED
+    line = line_of(text, "FAIL  Kafka")
+    assert "broker 1 advertises 127.0.0.1:1, which this host cannot reach: Connection refused" in line
+    assert "fix: set advertised.listeners of broker 1" in line
+
+
+def test_an_http_server_at_the_bootstrap_port_is_named(counted: Settings) -> None:
+    server = Served(b"")
+    try:
+        code, text = run(replace(counted, bootstrap_servers=f"127.0.0.1:1,{server.address}"))
+    finally:
+        server.stop()
+    assert code == ExitCode.FAILED
+    assert f"{server.address} is an HTTP server, not a Kafka broker" in line_of(text, "FAIL  Kafka")
 
 
 def apply_fixes(settings: Settings, text: str) -> None:

@@ -16,12 +16,13 @@ from tests.support.terminal import Terminal
 from worker.commands import progress
 from worker.commands.dlq import count_dead_letters, list_dead_letters, replay, sender
 from worker.commands.dlq.dead_letters import StoredDeadLetter
-from worker.commands.dlq.sender import ReplayPosition
+from worker.commands.dlq.position import ReplayPosition
 from worker.config.settings import Settings
 from worker.core.batch import DeadLetter
-from worker.core.errors import ExitCode, Retryable
+from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.log_reader import LogReader
+from worker.local import start_kafka
 
 NOT_JSON = DeadLetter(3, b"{canary", "not_json", "")
 TOO_HIGH = DeadLetter(4, b'{"error_code": 300}', "out_of_range", "error_code")
@@ -80,7 +81,7 @@ def test_a_dead_letter_is_one_line_that_shows_its_payload_only_if_asked(settings
     ]
     assert [line.split("  ")[4] for line in lines] == ["7 bytes", "19 bytes", "6 bytes"]
     assert "canary" not in "".join(lines)
-    assert [line.split("  ")[5] for line in listed(settings, "not_json", payload=True)] == [
+    assert [line.split("  ")[6] for line in listed(settings, "not_json", payload=True)] == [
         "{canary",
         r"\x1b[2J\n\xff",
     ]
@@ -122,9 +123,57 @@ def test_dead_letters_of_other_groups_are_left_out_and_counted(settings: Setting
     assert replayed(settings).startswith("replayed 0 dead letters")
 
 
+def test_dead_letters_are_listed_while_a_new_cluster_creates_its_coordinator() -> None:
+    with start_kafka({"offsets.topic.num.partitions": 200}) as broker:  # it takes seconds
+        settings = Settings(topic="t", bootstrap_servers=broker.address)
+        create_topic(broker.address, settings.dead_letter_topic_name)
+        create_topic(broker.address, settings.topic)
+        assert listed(settings) == []
+
+
 def test_without_a_dead_letter_topic_there_are_no_dead_letters(settings: Settings) -> None:
     assert listed(settings) == []
     assert replayed(settings).startswith("replayed 0 dead letters")
+
+
+def test_a_topic_that_does_not_exist_is_an_error_and_not_zero_dead_letters(settings: Settings) -> None:
+    missing = replace(settings, topic=f"{settings.topic}-missing")
+    options = ["--topic", missing.topic, "--bootstrap-servers", missing.bootstrap_servers]
+    for action in ("list", "stats", "replay"):
+        with run_worker("dlq", action, *options) as command:
+            assert command.wait() == ExitCode.FAILED, command.tail()
+        assert f"topic {missing.topic} does not exist" in command.stderr[-1]
+    write(missing, NOT_JSON)  # the topic was deleted, its dead letters were not
+    assert len(listed(missing)) == 1
+
+
+def test_replayed_dead_letters_are_marked(settings: Settings) -> None:
+    create_topic(settings.bootstrap_servers, settings.dead_letter_topic_name)
+    write(settings, NOT_JSON, TOO_HIGH, TOO_LOW)
+    assert {line.split("  ")[5] for line in listed(settings)} == {"-"}
+    replayed(settings, "out_of_range")
+    write(settings, TOO_HIGH, DeadLetter(11, b"new", "not_json", ""))  # the first is a duplicate of a replayed one
+    assert [line.split("  ")[5] for line in listed(settings)] == ["-", "replayed", "replayed", "replayed", "-"]
+    out = io.StringIO()
+    count_dead_letters(settings, out=out)
+    assert out.getvalue().splitlines()[-1].endswith("; 3 of them replayed")
+    replayed(settings)
+    assert {line.split("  ")[5] for line in listed(settings)} == {"replayed"}
+
+
+def test_a_replay_into_a_compacted_topic_needs_keys_and_is_refused_before_the_first_message(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_TRANSACTION", 1)
+    configure(settings, "cleanup.policy", "compact")
+    write(settings, NOT_JSON._replace(key=b"k"), TOO_HIGH)
+    for yes in (False, True):
+        with pytest.raises(Fatal, match="1 of the 2 dead letters have none: nothing is replayed"):
+            replayed(settings, yes=yes)
+    assert origin(settings) == []
+    assert "each of these events becomes the newest one of its key" in replayed(settings, "not_json", yes=False)
+    assert replayed(settings, "not_json").startswith("replayed 1 dead letters")
+    assert [payload for _, payload, _ in replayed_to_origin(settings, 1)] == [NOT_JSON.payload]
 
 
 def test_the_raw_bytes_go_back_to_their_partition_with_their_origin_in_headers(settings: Settings) -> None:
@@ -181,7 +230,11 @@ def test_the_next_replay_sends_what_a_failed_one_did_not(settings: Settings) -> 
 
 
 def limit(settings: Settings, size: int) -> None:
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    configure(settings, "max.message.bytes", str(size))
+
+
+def configure(settings: Settings, name: str, value: str) -> None:
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, settings.topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     admin.incremental_alter_configs([resource])[resource].result(PATIENCE_S)
@@ -236,3 +289,19 @@ def test_a_reason_is_ahead_of_the_others_until_they_have_caught_up() -> None:
     assert [position.is_past(at(n, "too_large")) for n in (1, 2, 5)] == [True, False, False]
     assert position.after(at(3, "too_large"), None) == ReplayPosition(4, {"not_json": 6})
     assert position.after(at(5, "too_large"), None) == ReplayPosition(6)
+
+
+def test_a_replay_whose_position_may_have_expired_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka deletes the offsets of a group without members after 7 days; here all dead letters are older than that."""
+    write(settings, NOT_JSON, TOO_HIGH)
+    monkeypatch.setattr(sender, "_OFFSETS_RETENTION_S", -1.0)
+    with pytest.raises(Fatal, match=r"has no committed offset, and the oldest dead letter is 0 days old.*--from-start"):
+        replayed(settings)
+    assert not origin(settings)
+    assert replayed(settings, yes=False).startswith("would replay 2 dead letters")
+    out = io.StringIO()
+    assert replay(settings, reason=None, yes=True, from_start=True, out=out) == ExitCode.OK
+    assert len(origin(settings)) == 2
+    assert replayed(settings).startswith("replayed 0 dead letters")  # it has a position now

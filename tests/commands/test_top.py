@@ -17,6 +17,7 @@ from worker.core.accounts import Accounts
 from worker.core.counters import Stats
 from worker.core.errors import Fatal
 from worker.kafka.group_lag import PartitionLag
+from worker.monitor.invalid_events import InvalidEvents
 from worker.monitor.state import MonitorState
 from worker.monitor.status import Status
 
@@ -34,7 +35,12 @@ def status() -> dict[str, Any]:
     state.record_lags([PartitionLag("events", p, 0, 2000, 1000, 90.0, None) for p in range(20)], {"events": 20})
     state.record_devices({"events": 12345})
     accounts = Accounts(stats)
-    page = Status(stats, state, accounts)
+    invalid = InvalidEvents(state.settings, stats)
+    ledger = slot.ledger("events", "id", 7)
+    slot.add_rejects(ledger, "wrong_type", "error_code", 1500, 12345)
+    slot.add_rejects(ledger, "not_json", "", 2, 99)
+    invalid.sample()
+    page = Status(stats, state, accounts, invalid)
     page.sample(accounts.read())
     shown: dict[str, Any] = orjson.loads(orjson.dumps(page.collect()))
     return shown
@@ -53,6 +59,9 @@ def test_the_table_shows_state_rates_lag_ledger_and_errors_within_its_width(stat
         "and 8 less far behind",
         "4711",
         "Redis is down",
+        "invalid events (last minute: wrong_type in error_code 1500, not_json 2)",
+        "wrong_type in error_code                1,500         1,500   events[7]@12345, 0.",
+        "not_json                                    2             2   events[7]@99, 0.",
     ):
         assert wanted in text
     assert max(map(len, lines)) <= 100
@@ -73,7 +82,14 @@ def test_partitions_of_several_topics_are_shown_with_their_topic(status: dict[st
 def test_the_summary_line_has_the_same_figures(status: dict[str, Any]) -> None:
     line = top.summary(status)
     assert "\x1b" not in line
-    for wanted in ("events:", "lag 20,000 (1m30s)", "devices 12,345", "written 19,800", "unaccounted 0", "1 consumers"):
+    for wanted in (
+        "events: 20000 events unread, and nothing written yet; invalid events (last minute: wrong_type",
+        "lag 20,000 (1m30s)",
+        "devices 12,345",
+        "written 19,800",
+        "unaccounted 0",
+        "1 consumers",
+    ):
         assert wanted in line
 
 

@@ -22,6 +22,7 @@ from worker.commands import progress
 from worker.commands.verify import clickhouse as verify_clickhouse
 from worker.commands.verify import verify
 from worker.commands.verify.comparison import Account, Ranges
+from worker.commands.verify.rows import reason_for_absence
 from worker.config.settings import Settings
 from worker.core.batch import DeadLetter
 from worker.core.delivery import Intent, plain
@@ -29,6 +30,8 @@ from worker.core.errors import ExitCode, Fatal
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.sinks.clickhouse.deduplication import merging
 from worker.sinks.clickhouse.sink import ClickHouseSink
+
+ORIGIN = ("_topic", "_partition", "_offset")
 
 
 class Result(NamedTuple):
@@ -237,6 +240,63 @@ def test_rows_that_the_table_itself_merges_are_reported_neither_as_missing_nor_a
     assert run(stored, allow_merged=True).code == ExitCode.FAILED
 
 
+def test_rows_that_a_ttl_removes_are_not_reported_as_missing(stored: Settings) -> None:
+    send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
+    commit(stored, 4)
+    create(stored, "MergeTree ORDER BY device_ip TTL toDateTime(timestamp) + INTERVAL 1 DAY")
+    insert(stored, range(4))  # rows of 1970
+    sql(stored, f"OPTIMIZE TABLE {stored.table} FINAL")
+    assert sql(stored, f"SELECT count() FROM {stored.table}") == [(0,)]
+    result = run(stored)
+    assert result.code == ExitCode.FAILED
+    assert result.lines[0].endswith("without a row of their own 4, doubled 0, extra 0")
+    assert "cannot be decided: the table removes rows by its TTL (toDateTime(timestamp) + " in result.lines[-2]
+    assert "missing" not in "".join(result.lines)
+    assert run(stored, allow_merged=True).code == ExitCode.OK
+
+
+def test_a_null_table_cannot_be_verified_but_the_target_of_its_view_can(stored: Settings) -> None:
+    send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
+    commit(stored, 4)
+    create(stored, "Null")
+    target = replace(stored, table=f"{stored.table}_target")
+    create(target, "MergeTree ORDER BY device_ip")
+    view = f"{stored.table}_view"
+    sql(stored, f"CREATE MATERIALIZED VIEW {view} TO {target.table} AS SELECT * FROM {stored.table}")
+    insert(stored, range(4))
+    with pytest.raises(Fatal, match=rf"keeps no rows.* the target table of its views \(default.{view}\)") as caught:
+        run(stored)
+    assert caught.value.code == ExitCode.FAILED
+    assert run(target).code == ExitCode.OK
+    assert run(replace(stored, table=view)).code == ExitCode.OK
+    sql(stored, f"ALTER TABLE {target.table} DELETE WHERE _offset = 2 SETTINGS mutations_sync = 1")
+    assert f"{stored.topic}[0]: missing 2" in run(target).lines
+    lines = run(replace(stored, table=view)).lines
+    assert "cannot be decided: the table is a MaterializedView: another table keeps its rows" in lines[-2]
+
+
+@pytest.mark.parametrize(
+    ("engine", "full", "text"),
+    [
+        ("MergeTree", "MergeTree ORDER BY d SETTINGS index_granularity = 8192", ""),
+        ("MergeTree", "MergeTree ORDER BY d TTL t + toIntervalDay(1) SETTINGS a = 1", "TTL (t + toIntervalDay(1))"),
+        ("MergeTree", "MergeTree ORDER BY d TTL t + toIntervalDay(1) TO VOLUME 'cold' SETTINGS a = 1", ""),
+        (
+            "MergeTree",
+            "MergeTree ORDER BY d TTL f(t, 1) RECOMPRESS CODEC(ZSTD(1)), u DELETE WHERE x = 1",
+            "(u DELETE WH",
+        ),
+        ("Distributed", "Distributed('c', 'd', 't')", "another table keeps its rows"),
+        ("Buffer", "Buffer('d', 't', 1)", "another table keeps its rows"),
+        ("Log", "Log", ""),
+    ],
+)
+def test_which_tables_may_lack_a_row_of_an_event_that_they_got(engine: str, full: str, text: str) -> None:
+    reason = reason_for_absence(engine, full, "d", ORIGIN)
+    assert text in reason
+    assert bool(reason) == bool(text)
+
+
 def test_a_merging_table_that_sorts_by_origin_is_verified_like_others(stored: Settings) -> None:
     send(stored.bootstrap_servers, stored.topic, [event(1)] * 4)
     commit(stored, 4)
@@ -253,14 +313,20 @@ def test_a_merging_table_that_sorts_by_origin_is_verified_like_others(stored: Se
     assert f"{stored.topic}[0]: missing 2" in result.lines
 
 
+def sql(settings: Settings, statement: str) -> Any:
+    client = clickhouse_client(settings.clickhouse_url)
+    try:
+        return client.execute(statement)
+    finally:
+        client.disconnect()
+
+
 def create(settings: Settings, engine: str) -> None:
     """Create a table with the worker's columns and another engine."""
     columns = (
         "timestamp DateTime64(3), device_ip String, error_code Int8, _topic String, _partition Int32, _offset Int64"
     )
-    client = clickhouse_client(settings.clickhouse_url)
-    client.execute(f"CREATE TABLE {settings.table} ({columns}) ENGINE = {engine}")
-    client.disconnect()
+    sql(settings, f"CREATE TABLE {settings.table} ({columns}) ENGINE = {engine}")
 
 
 @pytest.mark.parametrize("backend", ["clickhouse", "redis"])
@@ -276,9 +342,6 @@ def test_a_terminal_shows_a_progress_bar(
     assert "100% 20/20" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\x1b[K")
     assert "\x1b" not in out.getvalue()
-
-
-ORIGIN = ("_topic", "_partition", "_offset")
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_every_option_is_printed_with_its_origin(
     password = tmp_path / "password"
     password.write_text("canary")
     clean_environment.setenv("WORKER_CONFIG", str(config))
-    clean_environment.setenv("WORKER_TABLE", "t")
+    clean_environment.setenv("WORKER_REDIS_KEY", "k")
     clean_environment.setenv("WORKER_REDIS_PASSWORD_FILE", str(password))
     clean_environment.setenv("WORKER_CLICKHOUSE_URL", "clickhouse://u:canary@h/d")
     clean_environment.setenv("WORKER_KAFKA", "# TLS\nsecurity.protocol = SSL\n\nssl.key.password=canary\nclient.id=x")
@@ -135,7 +135,7 @@ def test_every_option_is_printed_with_its_origin(
     printed = capsys.readouterr().out
     lines = {line.partition("#")[0].strip(): line.rpartition("# ")[2] for line in printed.splitlines()}
     assert lines["batch_rows = 7"] == "--batch-rows"
-    assert lines['table = "t"'] == "WORKER_TABLE"
+    assert lines['redis_key = "k"'] == "WORKER_REDIS_KEY"
     assert lines["linger_ms = 9"] == f"{config}: linger-ms"
     assert lines['backend = "redis"'] == "default"
     assert lines['"client.rack" = "a"'] == f"{config}: kafka"
@@ -149,6 +149,16 @@ def test_every_option_is_printed_with_its_origin(
     assert re.search(r'^# "ssl.key.password" = "\*\*\*" +# WORKER_KAFKA$', printed, re.MULTILINE)
     for item in fields(Settings):
         assert re.search(rf"^(# |\[)?{item.name}\b", printed, re.MULTILINE)
+
+
+def test_the_printed_file_has_no_option_that_is_refused(
+    clean_environment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean_environment.setenv("WORKER_CLICKHOUSE_URL", "clickhouse://h/d")
+    assert main(["--print-config"]) == 0
+    printed = tmp_path / "printed.toml"
+    printed.write_text(capsys.readouterr().out)
+    assert main(["--config", str(printed), "--print-config"]) == 0
 
 
 def test_an_invalid_value_is_refused_and_nothing_is_printed(

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from worker.config.settings import Settings, UsageError
-from worker.config.sources import OWNED_PROPERTIES, load
+from worker.config.sources import OWNED_PROPERTIES, load, reject_other_backends_options
 from worker.core.errors import ExitCode
 
 
@@ -19,7 +19,12 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     config = tmp_path / "worker.toml"
     config.write_text('topic = "file"\nbatch-rows = 7\nlinger_ms = 9\n')
     settings, origins = load({"topic": "flag"}, {"WORKER_TOPIC": "variable", "WORKER_BATCH_ROWS": "8"}, config)
-    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == ("flag", 8, 9, "worker")
+    assert (settings.topic, settings.batch_rows, settings.linger_ms, settings.group_id) == (
+        "flag",
+        8,
+        9,
+        "worker-redis-devices",
+    )
     assert origins == {"topic": "--topic", "batch_rows": "WORKER_BATCH_ROWS", "linger_ms": f"{config}: linger_ms"}
 
 
@@ -95,6 +100,61 @@ def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
     assert Settings(topic="a").dead_letter_topic_name == "a.dlq"
 
 
+# A value that is not the default of each option that only one store uses.
+_OF_BACKEND = {
+    "redis": {"redis_key": "k", "windows": "day", "window_ttl": "day=1d", "by": "country"},
+    "clickhouse": {"table": "t", "map": "a=b", "delivery": "at-least-once"},
+}
+_OTHER = {"redis": "clickhouse", "clickhouse": "redis"}
+_PAIRS = [(backend, name, text) for backend, options in _OF_BACKEND.items() for name, text in options.items()]
+
+
+def _load(flags: dict[str, Any], environ: dict[str, str], config: Path | None = None) -> None:
+    reject_other_backends_options(*load(flags, environ, config))
+
+
+def test_every_option_of_one_store_is_listed_here() -> None:
+    of_backend = {item.name: item.metadata["backend"] for item in fields(Settings) if item.metadata["backend"]}
+    assert {name: backend for backend, name, _ in _PAIRS} == {
+        name: backend for name, backend in of_backend.items() if not name.endswith(("_url", "_password"))
+    }
+    assert {name for name in of_backend if name.endswith(("_url", "_password"))} == {
+        f"{backend}_{part}" for backend in _OTHER for part in ("url", "password")
+    }
+
+
+@pytest.mark.parametrize(("backend", "name", "text"), _PAIRS)
+def test_an_option_of_the_other_store_is_refused_wherever_it_stands(
+    backend: str, name: str, text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('[map]\na = "b"' if name == "map" else f'{name} = "{text}"')
+    sources: list[tuple[dict[str, Any], dict[str, str], Path | None]] = [
+        ({name: [text] if name == "map" else text}, {}, None),
+        ({}, {f"WORKER_{name.upper()}": text}, None),
+        ({}, {}, file),
+    ]
+    for flags, environ, config in sources:
+        _load({"backend": backend, **flags}, environ, config)
+        with pytest.raises(UsageError, match=f"no effect with --backend {_OTHER[backend]}") as caught:
+            _load({"backend": _OTHER[backend], **flags}, environ, config)
+        assert caught.value.code == ExitCode.USAGE
+
+
+def test_a_flag_of_the_other_store_is_refused_even_with_the_default() -> None:
+    for flags in ({"table": "events"}, {"clickhouse_url": "clickhouse://h/d"}):
+        with pytest.raises(UsageError, match="use --backend clickhouse"):
+            _load(flags, {})
+    _load({}, {"WORKER_TABLE": "events"})
+
+
+def test_a_file_and_the_environment_may_name_both_stores(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('redis_url = "redis://h/1"\nclickhouse_url = "clickhouse://h/d"')
+    for backend in _OTHER:
+        _load({"backend": backend}, {"WORKER_REDIS_PASSWORD": "x", "WORKER_CLICKHOUSE_PASSWORD": "y"}, file)
+
+
 @pytest.mark.parametrize("password", ["alpha@omega", "alpha/omega", "1/omega", "1?omega", "1#omega", "alpha/o@mega"])
 @pytest.mark.parametrize(
     ("variable", "scheme"), [("WORKER_REDIS_URL", "redis"), ("WORKER_CLICKHOUSE_URL", "clickhouse")]
@@ -106,4 +166,23 @@ def test_a_url_whose_password_ends_too_early_is_refused_and_no_part_of_it_is_sho
         load({"topic": "t"}, {variable: f"{scheme}://user:{password}@host/0"})
     assert not re.search("alpha|omega|mega@|1/|1[?]|1#", str(raised.value))
     escaped = f"{scheme}://user:{quote(password, safe='')}@host/0?ssl_keyfile=a@b"
-    assert load({"topic": "t"}, {variable: escaped})[0].topic == "t"
+    settings, _ = load({"topic": "t"}, {variable: escaped})
+    assert escaped in (settings.redis_url, settings.clickhouse_url)
+
+
+@pytest.mark.parametrize(
+    ("options", "group"),
+    [
+        ({}, "worker-redis-devices"),
+        ({"redis_key": "fleet"}, "worker-redis-fleet"),
+        ({"backend": "clickhouse"}, "worker-clickhouse-events"),
+        ({"backend": "clickhouse", "table": "fleet_{topic}"}, "worker-clickhouse-fleet"),
+        ({"backend": "clickhouse", "table": "shop.orders"}, "worker-clickhouse-shop.orders"),
+        ({"backend": "clickhouse", "clickhouse_url": "clickhouse://h/shop"}, "worker-clickhouse-shop.events"),
+        ({"group_id": "mine"}, "mine"),
+    ],
+)
+def test_the_default_group_is_of_one_store_and_its_table_or_key(options: dict[str, str], group: str) -> None:
+    settings, _ = load({"topic": "t", **options}, {})
+    assert settings.group_id == group
+    assert settings.for_topic("other").group_id == group

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from array import array
 from collections.abc import Sequence
@@ -131,7 +133,7 @@ payloads = st.one_of(
 def decode_alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | tuple[str, str]:
     """The definition of a result: one message's converted values, or the reason and field of its reject."""
     try:
-        event = orjson.loads(payload)
+        event = parse(payload)
     except ValueError:
         return "schema_framing" if re.match(rb"\0[\0-\x7f]....", payload, re.DOTALL) else "not_json", ""
     if type(event) is not dict:
@@ -150,12 +152,52 @@ def decode_alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | t
         try:
             row.append(field.convert([value])[0])
         except BadValue as error:
-            return error.reason, field.name
+            return unusual(value) or error.reason, field.name
         except (OverflowError, KeyError):
-            return "out_of_range", field.name
+            return unusual(value) or "out_of_range", field.name
         except (TypeError, ValueError):
-            return "wrong_type", field.name
+            return unusual(value) or "wrong_type", field.name
     return (row,)
+
+
+class Huge(float):
+    """A number that no float holds."""
+
+
+def parse(payload: bytes) -> Any:
+    """JSON as orjson reads it, but also with numbers beyond the largest float and lone surrogates."""
+    try:
+        return orjson.loads(payload)
+    except ValueError:
+        if payload.count(b"[") + payload.count(b"{") > 500:  # no fragment has so many and is unusual otherwise
+            raise
+
+    def number(text: str) -> float:
+        return Huge(text) if math.isinf(float(text)) else float(text)
+
+    def whole(text: str) -> int | float:
+        return int(text) if len(text) < 20 and -(2**63) <= int(text) < 2**64 else number(text)
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(payload.decode(), parse_float=number, parse_int=whole, parse_constant=refuse)
+
+
+def unusual(value: Any) -> str:
+    """Why a value is invalid in any column, as far as that can be seen in its JSON text."""
+    text = json.dumps(value)
+    if "Infinity" in text:
+        return "out_of_range"
+    return "invalid_text" if not encodable(value) else ""
+
+
+def encodable(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode_each_alone(messages: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
@@ -339,3 +381,34 @@ def test_the_framing_of_a_schema_registry_is_named_as_such() -> None:
     decoded = decode(framed, FIELDS)
     assert [reject.reason for reject in decoded.rejects] == ["schema_framing", "not_json", "not_json"]
     assert decoded.rows == 1
+
+
+ANY_NUMBER = Field("n", ("n",), integers(0, 2**64 - 1))
+TEXT = Field("s", ("s",), texts)
+
+
+@pytest.mark.parametrize(
+    ("payload", "field", "reason"),
+    [
+        (b'{"n":18446744073709551616}', ANY_NUMBER, "out_of_range"),
+        (b'{"n":-1e30}', ANY_NUMBER, "out_of_range"),
+        (b'{"n":1e400}', ANY_NUMBER, "out_of_range"),
+        (b'{"n":' + b"9" * 5000 + b"}", ANY_NUMBER, "out_of_range"),
+        (b'{"n":5.0}', ANY_NUMBER, "wrong_type"),
+        (b'{"n":NaN}', ANY_NUMBER, "not_json"),
+        (b'{"n":Infinity}', ANY_NUMBER, "not_json"),
+        (b'{"s":"\\ud83d"}', TEXT, "invalid_text"),
+        (b'{"s":["\\ud83d"]}', TEXT, "invalid_text"),
+        (b'{"s":"\xed\xa0\xbd"}', TEXT, "not_json"),
+        (b'{"s":' + b"[" * 5000 + b"]" * 5000 + b"}", TEXT, "not_json"),
+        (b'{"s":"\\ud83d","n":' + b"[" * 600 + b"]" * 600 + b"}", TEXT, "not_json"),
+    ],
+)
+def test_a_reject_has_the_true_reason(payload: bytes, field: Field, reason: str) -> None:
+    (reject,) = decode([payload], [field]).rejects
+    assert reject.reason == reason
+
+
+def test_values_that_no_column_stores_refuse_no_event() -> None:
+    payloads = [b'{"n":1,"x":1e400}', b'{"n":2,"x":"\\ud83d"}', b'{"n":3,"\\ud83d":1}', b'{"n":4,"n":5}']
+    assert list(decode(payloads, [ANY_NUMBER]).columns[0]) == [1, 2, 3, 5]

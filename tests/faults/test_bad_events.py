@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import time
+from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,11 @@ def test_every_kind_of_bad_event_is_a_dead_letter_and_its_neighbours_are_rows(ro
         headers = dict(dead_letter.headers)
         assert (headers["topic"], headers["partition"]) == (rows_job.topic.encode(), b"1")
         assert began_ms <= int(headers["time"]) <= time.time() * 1000
+    logged: Counter[str] = Counter()
+    for line in worker.stderr:
+        if match := re.search(r" (\d+) invalid events? \((\w+(?: in \w+)?)\) went to ", line):
+            logged[match[2]] += int(match[1])
+    assert logged == Counter(f"{reason} in {field}" if field else reason for _, reason, field in BAD)
     assert not any("10.0.0.1" in line or "yesterday" in line for line in worker.stderr), "an event is in the log"
 
 
@@ -194,7 +202,7 @@ def test_a_topic_of_other_events_is_not_drained_into_the_dead_letters(rows_job: 
     sent = rows_job.dead_letters()
     assert len(sent) < 12_000
     assert rows_job.judge(range(good)) == EXACT
-    rows_job.finish()  # without a limit: it continues where it stopped, and doubles nothing
+    rows_job.finish(code=1)  # without a limit: it continues where it stopped, and doubles nothing
     assert rows_job.judge(range(good)) == EXACT
     assert [dead_letter.offset for dead_letter in rows_job.dead_letters()] == list(range(good, good + count))
 
@@ -319,7 +327,7 @@ def test_key_headers_and_timestamp_of_an_event_survive_its_dead_letter_and_its_r
     for i, payload in enumerate(payloads):
         producer.produce(rows_job.topic, payload, b"key-%d" % i, timestamp=timestamp_ms, headers=headers)
     assert producer.flush(PATIENCE_S) == 0
-    rows_job.finish()
+    rows_job.finish(code=1)
 
     def read(topic: str) -> list[tuple[Any, ...]]:
         with closing(LogReader(Settings(bootstrap_servers=rows_job.kafka), topic)) as reader:
@@ -340,3 +348,27 @@ def test_key_headers_and_timestamp_of_an_event_survive_its_dead_letter_and_its_r
         assert found[: len(headers)] == headers
         assert "dlq_offset" in dict(found)
         assert "group" not in dict(found)
+
+
+def test_until_end_fails_where_not_one_event_could_be_written(rows_job: Job) -> None:
+    rows_job.create()
+    rows_job.send([b'{"timestamp": 1, "device_ip": "10.0.0.1"}', b"no", b"no"])
+    worker = rows_job.finish(code=1)
+    assert "accounted for: 0 written, 3 dead letters (not_json 2, missing_field 1); not one event" in worker.tail()
+    rows_job.send(events(5))
+    assert "accounted for: 5 written, 0 dead letters" in rows_job.finish().tail()
+    assert "there was nothing to read" in rows_job.finish().tail()
+
+
+def test_a_group_that_is_ahead_of_an_empty_store_is_warned_of(rows_job: Job) -> None:
+    rows_job.create()
+    rows_job.send(events(5))
+    rows_job.finish()
+    rows_job.send(events(1, 5))
+    other = replace(rows_job, target=f"{rows_job.target}_2")
+    with run_worker("check", "--create", *other.arguments()) as check:
+        assert check.wait() == 0, check.stdout
+    assert any(line.startswith("WARN  group") and "the store is empty" in line for line in check.stdout), check.stdout
+    worker = other.finish()
+    assert f"has read {rows_job.topic}[0] up to offset 5, but the store is empty" in worker.tail()
+    assert "but the store is empty" not in rows_job.finish().tail()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ from tests.faults.long_outages import (
 from tests.support.job import Job, status
 from tests.support.kit import Worker, wait_until
 from tests.support.oracle import EXACT, events
+from tests.support.pages import Pages
 from tests.support.waiting import together
 from worker.local import Server
 
@@ -79,6 +82,28 @@ def test_broker_is_killed(devices_job: Job, hurt_kafka: Server) -> None:
         hurt_kafka.start()
         devices_job.send(_SECOND)
     assert devices_job.judge(_ALL) == EXACT
+
+
+def test_an_error_with_changing_numbers_is_one_line_a_minute(rows_job: Job) -> None:
+    """ClickHouse tells how much memory a refused insert would use, which differs each time."""
+    rows_job.create()
+    rows_job.send(events(100_000))
+    url = f"{rows_job.url}?max_memory_usage=3000000"
+    with rows_job.start("--clickhouse-url", url, "--drain-timeout", "2") as worker:
+        pages = Pages(worker)
+        began = time.monotonic()
+        wait_until(lambda: (pages.metric("sink_retries_total", "memory") or 0) >= 8, 120, "eight refused inserts")
+        minutes = 1 + int((time.monotonic() - began) // 60)
+        for cause in ("will try again", "refuses a block"):
+            lines = [line for line in worker.stderr if "code 241" in line and cause in line]
+            assert 1 <= len([line for line in lines if "suppressed" not in line]) <= minutes, "\n".join(lines)
+        (shown,) = [error for error in status(worker)["errors"] if "code 241" in error["text"]]
+        assert shown["times"] > 1  # the page looks once a second
+        worker.signal(signal.SIGTERM)
+        worker.wait()
+    lines = [line for line in worker.stderr if "code 241" in line and "will try again" in line]
+    counts = re.findall(r"(?:suppressed |repeats=)(\d+)", "\n".join(lines))
+    assert sum(map(int, counts)) + len(lines) - ("suppressed" in lines[-1]) >= 8, "\n".join(lines)
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

@@ -95,6 +95,11 @@ def test_a_group_whose_offsets_expired_does_not_start_over(rows_job: Job) -> Non
     assert lines, worker.tail()
     assert f"--topic {rows_job.topic}:0 --to-offset 1000 --execute" in lines[0]
     assert rows_job.rows() == 1000
+    with run_worker("check", *rows_job.arguments()) as check:
+        assert check.wait() == 1
+    assert any(line.startswith("FAIL  group") and "would be stored twice" in line for line in check.stdout), (
+        check.stdout
+    )
     consumer = Consumer({"bootstrap.servers": rows_job.kafka, "group.id": rows_job.group})
     offsets = [TopicPartition(rows_job.topic, 0, 1000)]
     _once_without_members(lambda: consumer.commit(offsets=offsets, asynchronous=False))

@@ -9,10 +9,11 @@ from importlib.resources import files
 import pytest
 from clickhouse_driver import Client
 
-from tests.support.job import Job, consumers, kill, status
-from tests.support.kit import PATIENCE_S, run_worker, wait_until
+from tests.support.job import Job, MakeJob, consumers, kill, status
+from tests.support.kit import PATIENCE_S, clickhouse_client, run_worker, wait_until
 from tests.support.oracle import EXACT, events
 from tests.support.proxy import END_OF_STREAM, Proxy
+from worker.local import Server, start_clickhouse
 
 pytestmark = pytest.mark.faults
 
@@ -114,3 +115,88 @@ def test_a_block_that_the_server_refuses_for_its_size_is_written_in_smaller_ones
     assert not [line for line in worker.stderr if "Connection reset" in line or "Broken pipe" in line]
     assert rows_job.judge(range(count)) == EXACT
     assert not rows_job.dead_letters()
+
+
+def test_a_summing_view_counts_each_event_once(hurt_kafka: Server, make_job: MakeJob) -> None:
+    """Answers are lost and consumers killed; the profile turns the deduplication of views off, the worker on."""
+    profile = {"deduplicate_blocks_in_dependent_materialized_views": 0}
+    with start_clickhouse(settings=profile) as server, Proxy("127.0.0.1", server.port) as proxy:
+        client = clickhouse_client(server.address)
+        _write_through_a_summing_view(make_job(hurt_kafka, server.address), client, proxy)
+        client.disconnect()
+
+
+def _write_through_a_summing_view(rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy) -> None:
+    count, rounds = 1000, 12
+    rows_job.create()
+    clickhouse_sql.execute(CREATE.format(table=rows_job.target))
+    view, target = f"{rows_job.target}_view", f"{rows_job.target}_sums"
+    clickhouse_sql.execute(
+        f"CREATE TABLE {target} (code Int8, n UInt64) ENGINE = SummingMergeTree ORDER BY code "
+        "SETTINGS non_replicated_deduplication_window = 10000"
+    )
+    clickhouse_sql.execute(
+        f"CREATE MATERIALIZED VIEW {view} TO {target} AS "
+        f"SELECT error_code AS code, count() AS n FROM {rows_job.target} GROUP BY code"
+    )
+    with rows_job.start(*rows_job.via(clickhouse_proxy.port)) as worker:
+        worker.wait_for("took a partition")
+        for i in range(rounds):
+            faults = clickhouse_proxy.faults
+            clickhouse_proxy.drop_reply(16_000, until=END_OF_STREAM)
+            rows_job.send(events(count, first=count * i))
+            wait_until(lambda faults=faults: clickhouse_proxy.faults > faults, PATIENCE_S, "an answer is lost")  # type: ignore[misc]
+            if i % 3 == 0:
+                kill(*consumers(worker))
+            rows_job.advance_to(count * (i + 1))
+    assert rows_job.judge(range(count * rounds)) == EXACT
+    assert clickhouse_sql.execute(f"SELECT sum(n) FROM {target}") == [(count * rounds,)]
+
+
+@pytest.mark.parametrize(
+    ("engine", "promise"),
+    [
+        ("ReplacingMergeTree", "exactly-once"),
+        ("SummingMergeTree", "exactly-once"),
+        ("CoalescingMergeTree", "exactly-once"),
+        ("AggregatingMergeTree", "exactly-once"),
+        ("MergeTree TTL toDateTime(timestamp) + INTERVAL 50 YEAR", "exactly-once"),
+        ("Memory", "at-least-once"),
+        ("Log", "at-least-once"),
+        ("Null", "at-least-once"),
+    ],
+)
+def test_each_family_of_engines_keeps_what_guarantees_md_promises(
+    rows_job: Job, clickhouse_sql: Client, clickhouse_proxy: Proxy, engine: str, promise: str
+) -> None:
+    """Answers are lost and a consumer is killed. Each event has a device of its own: a doubled row would be summed."""
+    count, rounds = 1000, 4
+    rows_job.create()
+    target = rows_job.target
+    columns = "timestamp DateTime64(3, 'UTC'), device_ip String, error_code Int8, "
+    columns += "_topic LowCardinality(String), _partition Int32, _offset Int64"
+    merge_tree = "ORDER BY device_ip SETTINGS non_replicated_deduplication_window = 10000"
+    if engine == "Null":
+        target = f"{rows_job.target}_rows"
+        clickhouse_sql.execute(f"CREATE TABLE {target} ({columns}) ENGINE = MergeTree {merge_tree}")
+    name, _, ttl = engine.partition(" ")
+    clause = engine
+    if "MergeTree" in engine:
+        clause = f"{name} ORDER BY device_ip {ttl} SETTINGS non_replicated_deduplication_window = 10000"
+    clickhouse_sql.execute(f"CREATE TABLE {rows_job.target} ({columns}) ENGINE = {clause}")
+    if engine == "Null":
+        clickhouse_sql.execute(f"CREATE MATERIALIZED VIEW {target}_view TO {target} AS SELECT * FROM {rows_job.target}")
+    with rows_job.start(*rows_job.via(clickhouse_proxy.port)) as worker:
+        worker.wait_for("took a partition")
+        for i in range(rounds):
+            faults = clickhouse_proxy.faults
+            clickhouse_proxy.drop_reply(16_000, until=END_OF_STREAM)
+            rows_job.send(events(count, first=count * i + 1))
+            wait_until(lambda faults=faults: clickhouse_proxy.faults > faults, PATIENCE_S, "an answer is lost")  # type: ignore[misc]
+            if i == 1:
+                kill(*consumers(worker))
+            rows_job.advance_to(count * (i + 1))
+        assert ("delivery is at-least-once" in worker.tail(1000)) == (promise == "at-least-once")
+    verdict = replace(rows_job, target=target).judge(range(1, count * rounds + 1), origin=promise == "exactly-once")
+    assert (verdict.missing, verdict.wrong) == (0, 0), verdict
+    assert promise == "at-least-once" or verdict.doubled == 0, verdict

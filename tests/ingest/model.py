@@ -21,7 +21,8 @@ from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
 from worker.ingest.writer import TopicRecreated
-from worker.kafka.group_consumer import Committed, Read, ReadError
+from worker.kafka.group_consumer import Committed
+from worker.kafka.readers import Read, ReadError
 
 TOPICS = ("a", "b")
 KEYS: tuple[Key, ...] = tuple((topic, partition) for topic in TOPICS for partition in range(2))
@@ -130,6 +131,8 @@ class World:
 class FakeGroupConsumer:
     """What GroupConsumer offers. An expelled member learns it at its next read; its commits are refused."""
 
+    read_limit = 1000
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.positions: dict[Key, int | None] = {}
@@ -181,7 +184,7 @@ class FakeGroupConsumer:
         for key in partitions:
             log = self.world.logs[key]
             offset, metadata = log.committed or (None, None)
-            found[key] = Committed(offset, metadata, log.topic_id, log.start)
+            found[key] = Committed(offset, metadata, log.topic_id, log.start, log.end)
         return found
 
     def commit(self, offsets: list[tuple[str, int, int, str]]) -> None:
@@ -292,6 +295,9 @@ class FakeSink:
     def last_stored_offset(self, _topic: str, partition: int, start: int) -> int | None:
         rows = self.table.rows if self.exactly_once else ()
         return max((offset for _, number, offset in rows if number == partition and offset >= start), default=None)
+
+    def is_empty(self) -> bool:
+        return not self.table.rows
 
     def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from tests.support.kit import PATIENCE_S, Service, Worker, create_topic, run_worker, send, wait_until
-from tests.support.pages import Pages
+from tests.support.pages import Pages, browse
 from worker.local import Server
 
 EVENTS = [b'{"timestamp": 1700000000, "device_ip": "10.0.0.%d", "error_code": 1}' % (i % 100) for i in range(1000)]
@@ -62,6 +62,50 @@ def test_reports_metrics_and_readiness_follow_the_work(kafka: Service, worker: W
     assert worker.wait() == 0
     assert worker.stdout[-1] == "Total devices: 100"
     assert not [line for line in worker.stdout if not re.fullmatch(r"Total devices: \d+", line)]
+
+
+def test_invalid_events_are_shown_by_reason_and_field(kafka: Service, worker: Worker, topic_name: str) -> None:
+    pages = Pages(worker)
+    wait_until(lambda: pages.metric("messages_total", "written") == 1000, PATIENCE_S)
+    wait_until(lambda: not pages.status()["unready"], PATIENCE_S)
+    assert pages.status()["invalid"] == {"text": "", "causes": []}
+    bad = [b'{"device_ip": %d}' % n for n in range(24)] + [b"secret payload"]
+    sent = 0
+
+    def is_shown() -> bool:
+        nonlocal sent
+        send(kafka.address, topic_name, [*bad, *EVENTS[:10]], partition=1)
+        sent += 1
+        text = r"\d+\.\d invalid events/s \(last minute: wrong_type in device_ip \d+, not_json \d+\)"
+        return re.fullmatch(text, pages.status()["invalid"]["text"]) is not None
+
+    wait_until(is_shown, PATIENCE_S)
+    wait_until(lambda: pages.metric("messages_total", "dead_lettered") == 25 * sent, PATIENCE_S)
+    causes = wait_until(
+        lambda: (shown := pages.status()["invalid"]["causes"])[0]["count"] == 24 * sent and shown, PATIENCE_S
+    )
+    assert [(cause["reason"], cause["field"], cause["count"]) for cause in causes] == [
+        ("wrong_type", "device_ip", 24 * sent),
+        ("not_json", "", sent),
+    ]
+    assert {(cause["topic"], cause["partition"]) for cause in causes} == {(topic_name, 1)}
+    not_json = causes[1]["offset"]
+    assert causes[0]["offset"] == not_json - 1
+    elements, console = browse(pages.url + "/")
+    assert console == []
+    assert re.search(r'class="pill ?">(caught|keeping) up; [^<]*invalid events[^<]*wrong_type in device_ip', elements)
+    assert f"<td>{topic_name}[1]@{not_json}</td>" in elements
+    with run_worker("top", "--metrics", pages.url) as top:
+        line = top.wait_for("invalid events").string
+    assert re.search(r": (caught|keeping) up; .*last minute: wrong_type in device_ip", line)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    for cause, count in (("wrong_type in device_ip", 24 * sent), ("not_json", sent)):
+        lines = [line for line in worker.stderr if f"({cause}) went to {topic_name}.dlq; the last was" in line]
+        assert sum(int(found[1]) for line in lines if (found := re.search(r"(\d+) invalid event", line))) == count
+        assert len(lines) <= 3, "once a minute and at the end"
+        assert lines[-1].split("the last was ")[1].startswith(f"{topic_name}[1]@")
+    assert not [line for line in worker.stderr if "secret" in line]
 
 
 def test_counters_continue_after_a_consumer_is_killed(kafka: Service, worker: Worker, topic_name: str) -> None:

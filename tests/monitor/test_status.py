@@ -12,6 +12,7 @@ from worker.core.accounts import Accounts
 from worker.core.counters import Slot, Stats
 from worker.kafka.group_lag import PartitionLag
 from worker.monitor.http import Request
+from worker.monitor.invalid_events import InvalidEvents
 from worker.monitor.state import MonitorState
 from worker.monitor.status import HISTORY, Status
 
@@ -23,7 +24,8 @@ class StatusPage:
         self.stats = Stats()
         self.state = MonitorState(Settings(topic="events"), error="")
         self.accounts = Accounts(self.stats)
-        self.status = Status(self.stats, self.state, self.accounts)
+        self.invalid = InvalidEvents(self.state.settings, self.stats)
+        self.status = Status(self.stats, self.state, self.accounts, self.invalid)
 
     def consumer(self, index: int) -> Slot:
         return start_slot(self.stats, index, sink_up=0)
@@ -68,6 +70,14 @@ def test_an_error_of_several_processes_is_listed_once(status_page: StatusPage) -
     errors = [(error["who"], error["text"], error["times"]) for error in status_page.json()["errors"]]
     both = ["consumer 0", "consumer 1"]
     assert errors == [(both, "Redis is full", 2), (both, "Redis is down", 4)]
+
+
+def test_an_error_whose_numbers_change_is_listed_once(status_page: StatusPage) -> None:
+    slot = status_page.consumer(0)
+    for elapsed in range(5):
+        slot.set_error(f"no answer after {elapsed} ms")
+        status_page.sample()
+    assert [(error["text"], error["times"]) for error in status_page.json()["errors"]] == [("no answer after 4 ms", 5)]
 
 
 def test_an_unchanged_error_is_counted_once(status_page: StatusPage) -> None:
@@ -118,3 +128,24 @@ def test_the_page_is_one_html_file(status_page: StatusPage) -> None:
     response = status_page.status.page(Request({}, ""))
     assert response.content_type.startswith("text/html")
     assert response.body.startswith(b"<!doctype html>")
+
+
+def test_invalid_events_are_shown_by_reason_and_field(status_page: StatusPage) -> None:
+    slot = status_page.consumer(0)
+    status_page.sample()
+    assert status_page.json()["invalid"] == {"text": "", "causes": []}
+    slot.add_rejects(slot.ledger("events", "id", 7), "wrong_type", "error_code", 1500, 12345)
+    status_page.invalid.sample()
+    invalid = status_page.json()["invalid"]
+    assert invalid["text"] == "invalid events (last minute: wrong_type in error_code 1500)"
+    (cause,) = invalid["causes"]
+    assert cause.pop("age_s") >= 0
+    assert cause == {
+        "reason": "wrong_type",
+        "field": "error_code",
+        "count": 1500,
+        "last_minute": 1500,
+        "topic": "events",
+        "partition": 7,
+        "offset": 12345,
+    }

@@ -81,7 +81,7 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
     assert [words[0] for words in commands] == ["check", "--config", "verify"]
     printed = [run(env, *[str(config) if word == config.name else word for word in words]) for words in commands]
     assert any(line.startswith("OK    devices: counted in column remote_addr") for line in printed[0]), printed[0]
-    assert any(re.search(r"OK    sample: \d\d+ of the \d+ newest events would be stored", line) for line in printed[0])
+    assert any(re.search(r"OK    sample: \d\d+ of the \d+ sampled events would be stored", line) for line in printed[0])
     assert printed[1][-1] == "Total devices: 500"
     assert printed[2][-1] == "total: 502 events, 500 rows, 2 dead letters, 0 skipped, missing 0, doubled 0, extra 0"
 
@@ -143,7 +143,9 @@ def test_readings_keyed_by_uuid_into_a_table_that_drops_repetitions(env: dict[st
     assert any(line.endswith("fix: --map sensor.id=sensor") for line in findings), findings
     options += ["--map", "sensor.id=sensor"]
     findings = run(env, "check", *options)
-    assert any(re.search(r"sample: (\d+) of the \1 newest events would be stored", line) for line in findings), findings
+    assert any(re.search(r"sample: (\d+) of the \1 sampled events would be stored", line) for line in findings), (
+        findings
+    )
     assert run(env, *options, "--until-end")[-1] == "Total devices: 50"
     run(env, "verify", *options)
     sql(env, f"OPTIMIZE TABLE {table_name} FINAL")

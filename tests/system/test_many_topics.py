@@ -61,7 +61,7 @@ def test_two_topics_go_into_two_tables_and_are_counted_separately_and_in_total(j
     assert "OK    partitions: 2 topics have 4, a process for each" in lines
     for job in jobs:
         assert f"OK    rights: topic {job.topic} can be read" in lines
-        assert any(f"newest events of {job.topic} would be stored" in line for line in lines), lines
+        assert any(f"sampled events of {job.topic} would be stored" in line for line in lines), lines
 
 
 def test_two_topics_share_a_table_and_their_devices_are_counted_separately(jobs: tuple[Job, Job]) -> None:

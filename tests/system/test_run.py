@@ -6,7 +6,7 @@ import json
 import os
 import re
 import signal
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import redis
@@ -159,7 +159,8 @@ def test_unreachable_broker_is_retried(rows_job: Job) -> None:
 def test_unreachable_store_is_retried(rows_job: Job, backend: str) -> None:
     rows_job.create()
     scheme = {"redis": "redis://127.0.0.1:1/0", "clickhouse": "clickhouse://default@127.0.0.1:1/default"}
-    with rows_job.start("--backend", backend, f"--{backend}-url", scheme[backend]) as worker:
+    job = replace(rows_job, backend=backend, url=scheme[backend])
+    with job.start() as worker:
         worker.wait_for("(Redis|ClickHouse) at 127.0.0.1:1.*still trying")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0, worker.tail()
@@ -175,12 +176,12 @@ def test_wrong_password(rows_job: Job, backend: str) -> None:
     }
     user = {"redis": "default", "clickhouse": "ingest"}[backend]
     with start[backend]() as server:
-        options = ("--backend", backend, f"--{backend}-url", re.sub("//.*@", f"//{user}@", server.address))
+        job = replace(rows_job, backend=backend, url=re.sub("//.*@", f"//{user}@", server.address))
         variable = f"WORKER_{backend.upper()}_PASSWORD"
         for password in ("wrong", ""):
-            with rows_job.start(*options, env={variable: password}) as worker:
+            with job.start(env={variable: password}) as worker:
                 _ends_with(worker, 78, f"check the user in --{backend}-url")
-        with rows_job.start(*options, "--until-end", env={variable: "right"}) as worker:
+        with job.start("--until-end", env={variable: "right"}) as worker:
             assert worker.wait() == 0, worker.tail()
 
 

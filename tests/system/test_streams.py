@@ -93,6 +93,7 @@ def served() -> Iterator[Served]:
     status = {
         "accounts": accounts, "topic": "t", "unready": "", "lag": 0, "lag_s": 0.0, "devices": 1,
         "rates": {"written": 0.0}, "processes": [], "restarts": 0,
+        "invalid": {"text": "", "causes": []},
     }  # fmt: skip
     server = Served(orjson.dumps(status))
     yield server

@@ -10,20 +10,22 @@ from urllib.parse import unquote
 
 from worker.commands.terminal import printable
 from worker.config.settings import Settings, UsageError
-from worker.core.errors import ExitCode, Fatal
+from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.decoding.timestamps import to_iso
+from worker.kafka.log_reader import require_topic
 from worker.kafka.topics import each_topic
 from worker.sinks import open_sink, uncounted
 from worker.sinks.counting import count_devices, report
 from worker.sinks.redis.nodes import Node
-from worker.sinks.redis.windows import OTHER, Keys, Window, cover, windows
+from worker.sinks.redis.windows import NONE, OTHER, Keys, Window, cover, windows
 
 
 def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO, notes: TextIO) -> int:
     """Print `Total devices: N`, and with `--by` a line `value: N` for each value that has devices; return OK.
 
     With `start` and `end` (Unix seconds, end excluded) it counts the windows that exist in Redis, whatever `--windows`
-    says here. Without them it counts all devices. Raises UsageError if no windows cover that time range exactly.
+    says here. Without them it counts all devices. Raises UsageError if no windows cover that time range exactly, and
+    Fatal if there are no devices because the topic does not exist.
     """
     if start is None and end is None and not settings.by:
         sinks = {topic.topic: open_sink(topic) for topic in each_topic(settings)}
@@ -34,10 +36,13 @@ def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO
                 sink.close()
         if total is None:
             raise Fatal(uncounted(settings))
+        for name, devices in by_topic.items():
+            if not devices:
+                _require_topic(settings.for_topic(name))
         print(*report(settings, by_topic, total), sep="\n", file=out)
         return ExitCode.OK
     if settings.backend != "redis":
-        raise UsageError("--from, --to and --by count with the windows of --backend redis; query the ClickHouse table")
+        raise UsageError("--from and --to count with the windows of --backend redis; query the ClickHouse table")
     for topic in each_topic(settings):
         if not settings.one_topic:
             print(f"== {topic.topic}", file=out)
@@ -52,11 +57,24 @@ def _count_windows(settings: Settings, start: int | None, end: int | None, out: 
             slices: list[tuple[Window | None, int]] = [(None, 0)]
         else:
             slices = list(_slices(node, keys, start, end, notes))
-        print(f"Total devices: {_count(node, keys, slices, '')}", file=out)
+        total = _count(node, keys, slices, "")
+        if not total and start is None and end is None:
+            _require_topic(settings)
+        print(f"Total devices: {total}", file=out)
         if keys.by:
-            for label in sorted(_members(node, keys.values), key=lambda label: (label == OTHER, len(label), label)):
+            labels = _members(node, keys.values)
+            for label in sorted(labels, key=lambda label: (label in (NONE, OTHER), len(label), label)):
                 if devices := _count(node, keys, slices, label):
                     print(f"{_decode(label)}: {devices}", file=out)
+
+
+def _require_topic(settings: Settings) -> None:
+    """Raise Fatal if the topic does not exist: its count is no 0 then. Only Kafka knows."""
+    try:
+        require_topic(settings)
+    except Retryable as error:
+        text = f"the store has no devices of topic {settings.topic}, and whether the topic exists is unknown: {error}"
+        raise Fatal(text, code=ExitCode.FAILED) from None
 
 
 def _slices(node: Node, keys: Keys, start: int | None, end: int | None, notes: TextIO) -> Iterable[tuple[Window, int]]:
@@ -91,5 +109,5 @@ def _members(node: Node, key: str) -> list[str]:
 
 def _decode(label: str) -> str:
     """Return the value as the event had it, or the label itself if the value has control characters."""
-    value = label if label == OTHER else unquote(label.rstrip("%"))
+    value = label if label in (NONE, OTHER) else unquote(label.rstrip("%"))
     return value if value.isprintable() else printable(label)

@@ -76,8 +76,9 @@ def summary(status: dict[str, Any] | None) -> str:
     """Return the line for logs and pipes."""
     assert status is not None
     accounts = status["accounts"]
+    state = "; ".join(filter(None, (_state(status), status["invalid"]["text"])))
     return printable(
-        f"{time.strftime('%H:%M:%S')} {status['topic']}: {_state(status)}, {_short(status['rates']['written'])}/s, "
+        f"{time.strftime('%H:%M:%S')} {status['topic']}: {state}, {_short(status['rates']['written'])}/s, "
         f"lag {_whole(status['lag'])} ({_span(status['lag_s'])}), devices {_whole(status['devices'])}, "
         f"written {_whole(accounts['written'])}, dead-lettered {_whole(accounts['dead_lettered'])}, "
         f"unaccounted {_whole(accounts['unaccounted'])}, {len(status['processes'])} consumers, "
@@ -88,7 +89,9 @@ def summary(status: dict[str, Any] | None) -> str:
 def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
     """Return the lines of the live table, each at most `width` characters long."""
     accounts, rates = status["accounts"], status["rates"]
-    state, color = (error_text, "bad") if error_text else (_state(status), "warn" if status["unready"] else "good")
+    invalid = status["invalid"]["text"]
+    is_warned = status["unready"] or invalid
+    state, color = (error_text, "bad") if error_text else (_state(status), "warn" if is_warned else "good")
     column = status["fields"].index
     history = status["history"]
     bars = max(10, min(40, width - 50))
@@ -99,7 +102,7 @@ def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
     several = len(status["topics"]) > 1
     lines: list[list[tuple[str, str]]] = [
         [(status["topic"], "bold"), (f"  {state}", color), (f"  {group}", "dim")],
-        [],
+        [(invalid, "warn")],
         [("written ", "dim"), (f"{_short(rates['written']) + '/s':>12}", "bold"), (f"  {rate_bars}", "good")],
         [
             ("lag     ", "dim"),
@@ -138,10 +141,24 @@ def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
         text = f"{item['slot']:>8} {item['pid']:>9} {activity:>11} {item['partitions']:>11} {cpu:>6} "
         text += f"{item['rss_bytes'] >> 20:>6} MiB {_span(item['uptime_s']):>9} {item['restarts']:>9}"
         lines.append([(text, "")])
+    lines += _invalid_events(status)
     for error in status["errors"][:3]:
         stamp = time.strftime("%H:%M:%S", time.localtime(error["time"]))
         lines += [[], [(f"{stamp} {', '.join(error['who'][:3])}: ", "dim"), (error["text"], "warn")]]
     return [_paint(line, width) for line in lines]
+
+
+def _invalid_events(status: dict[str, Any]) -> list[list[tuple[str, str]]]:
+    causes = status["invalid"]["causes"]
+    if not causes:
+        return []
+    lines = [[], [("invalid events                    last minute      in total   last one", "dim")]]
+    for item in causes[:_ROWS]:
+        cause = f"{item['reason']} in {item['field']}" if item["field"] else item["reason"]
+        text = f"{cause:<30} {_whole(item['last_minute']):>14} {_whole(item['count']):>13}   "
+        text += f"{item['topic']}[{item['partition']}]@{item['offset']}, {_span(item['age_s'])} ago"
+        lines.append([(text, "warn" if item["last_minute"] else "")])
+    return lines
 
 
 def _topic_partition(partition: dict[str, Any]) -> tuple[str, int]:

@@ -15,7 +15,7 @@ TOPIC_PLACEHOLDER = "{topic}"  # in the name of a key, table or topic
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # seconds of each window of `--windows`
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_NAME = r"([A-Za-z_]|\{topic\})([A-Za-z0-9_]|\{topic\})*"
+_NAME = r"(`([^`\\]|\\.)+`|\"[^\"]+\"|([A-Za-z0-9_-]|\{topic\})+)"
 _TABLE = re.compile(rf"{_NAME}(\.{_NAME})?")
 _TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -139,7 +139,8 @@ def _table(text: str) -> str:
     """Parse the name of a table, with or without its database. {topic} in it stands for the topic."""
     if not _TABLE.fullmatch(text):
         raise ValueError(
-            "write a table name: letters, digits, '_' and {topic}, with its database before a '.' if needed"
+            "write a table name: letters, digits, '_', '-' and {topic}, with its database before a '.' if needed; "
+            "other names in backticks or double quotes"
         )
     return text
 

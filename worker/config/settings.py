@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from worker.config import parsers
 from worker.config.redaction import redact_option
 from worker.core.errors import ExitCode, Fatal
 
+BACKENDS = ("redis", "clickhouse")
 _REDIS_KINDS = ("cluster", "sentinel")
 
 
@@ -26,7 +28,7 @@ class UsageError(Fatal):
 
 
 def option(
-    group: str,  # its heading in --help and docs/options.md
+    group: str,  # its heading in --help and docs/options.md; a group with a store's name is for that store only
     default: Any,
     help: str,
     *,
@@ -35,8 +37,12 @@ def option(
     choices: tuple[str, ...] = (),
     secret: bool = False,
     metavar: str = "",
+    backend: str = "",
 ) -> Any:
-    """Declare an option. `parse` converts its text, or raises ValueError that says what to write."""
+    """Declare an option. `parse` converts its text, or raises ValueError that says what to write.
+
+    `backend` is the only store that uses the option, where the group does not say so.
+    """
     metadata = {
         "group": group,
         "help": help,
@@ -45,6 +51,7 @@ def option(
         "choices": choices,
         "secret": secret,
         "metavar": metavar,
+        "backend": backend or (group.lower() if group.lower() in BACKENDS else ""),
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -63,7 +70,9 @@ class Settings:
         metavar="T",
     )
     bootstrap_servers: str = option("Kafka", "127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
-    group_id: str = option("Kafka", "worker", "consumer group", metavar="ID")
+    group_id: str = option(
+        "Kafka", "", "consumer group; default: worker, the store, and its table or key", metavar="ID"
+    )
     kafka_password: str = option("Kafka", "", "sasl.password for Kafka", secret=True)
     kafka: Mapping[str, str] = option(
         "Kafka",
@@ -90,7 +99,7 @@ class Settings:
     schema_registry_ca: str = option(
         "Format", "", "certificates that the schema registry's must be signed by, if not the system's", metavar="FILE"
     )
-    backend: str = option("Store", "redis", "store for the events", choices=("redis", "clickhouse"))
+    backend: str = option("Store", "redis", "store for the events", choices=BACKENDS)
     device_field: str = option(
         "Store",
         "device_ip",
@@ -160,6 +169,7 @@ class Settings:
         "auto",
         "delivery to ClickHouse; auto: exactly-once if the table supports it",
         choices=("auto", "exactly-once", "at-least-once"),
+        backend="clickhouse",
     )
     batch_rows: int = option(
         "Delivery", 100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events"
@@ -180,6 +190,12 @@ class Settings:
     until_end: bool = option(
         "Processes", False, "stop when all that was in the topic at start is written", parse=parsers.switch
     )
+    reader: str = option(
+        "Processes",
+        "auto",
+        "what reads and decodes: the optional native package, if it can be used, or Python",
+        choices=("auto", "native", "python"),
+    )
     drain_timeout: float = option(
         "Processes",
         30.0,
@@ -198,6 +214,20 @@ class Settings:
     log_level: str = option(
         "Observability", "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
     )
+
+    def __post_init__(self) -> None:
+        if not self.group_id:
+            object.__setattr__(self, "group_id", self._default_group())
+
+    def _default_group(self) -> str:
+        """Return a group for this store and table or key alone: one that another has read has nothing left for it."""
+        if self.backend == "redis":
+            target = self.redis_key
+        else:
+            database = urlsplit(self.clickhouse_url).path.strip("/")
+            target = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
+        name = target.replace(parsers.TOPIC_PLACEHOLDER, "").strip(":._-")
+        return "-".join(filter(None, ("worker", self.backend, name)))
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from worker.config.settings import Settings, UsageError, default_of, flag_of
 
 PREFIX = "WORKER_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # the same as --config
+_SHARED = ("_url", "_password")  # ends of the names of options that may be given for a store that is not used
 _TYPO_RATIO = 0.8  # a variable this similar to an option's is a typo; others may belong to other programs
 
 # Properties that the delivery protocol depends on, with the reason or what to use instead.
@@ -29,7 +30,7 @@ OWNED_PROPERTIES = {
     "enable.auto.offset.store": "offsets are committed only after the store has acknowledged",
     "enable.partition.eof": "the worker needs it to pass transaction markers",
     "auto.offset.reset": "a group without offsets starts at the beginning; anything else would skip events",
-    "partition.assignment.strategy": "cooperative assignors do not work with manual commits; it is range or roundrobin",
+    "partition.assignment.strategy": "it is range or roundrobin; group.protocol=consumer rebalances incrementally",
     "isolation.level": "aborted transactions must not be stored",
     "acks": "a dead letter counts only once all in-sync replicas have it",
     "request.required.acks": "a dead letter counts only once all in-sync replicas have it",
@@ -65,6 +66,23 @@ def load(
         if key in OWNED_PROPERTIES:
             raise UsageError(f"{origins[f'kafka.{key}']} {key} cannot be set: {OWNED_PROPERTIES[key]}")
     return Settings(**values), origins
+
+
+def reject_other_backends_options(settings: Settings, origins: Mapping[str, str]) -> None:
+    """Reject options that only another store uses: they would have no effect. Raises UsageError.
+
+    A file and the environment may serve workers of both stores, so these may have both addresses and passwords, and
+    defaults, which `--print-config` writes.
+    """
+    for item in fields(Settings):
+        used, other, origin = settings.backend, item.metadata["backend"], origins.get(item.name, "")
+        if not origin or other in ("", used):
+            continue
+        is_shared = item.name.endswith(_SHARED) or getattr(settings, item.name) == default_of(item)
+        if origin == flag_of(item.name) or not is_shared:
+            raise UsageError(
+                f"{origin}: it has no effect with --backend {used}; leave it out, or use --backend {other}"
+            )
 
 
 def _parse(item: Field[Any], text: Any, origin: str) -> Any:

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from worker.core.errors import WorkerError
-from worker.core.records import Decoded, Field, Message, RecordBatch
+from worker.core.records import Decoded, Field, LazyPayloads, Message, Parts, RecordBatch
 
 
 class DeadLetter(NamedTuple):
@@ -105,14 +105,15 @@ class Batch:
             i = reject.index
             dead_letter = DeadLetter(offsets[i], payloads[i], reject.reason, reject.field)
             self.dead_letters.append(dead_letter.with_metadata(messages[i]) if messages else dead_letter)
-        self.size += len(b"".join(payloads))  # a fifth of the time of adding lengths up
+        # Joining them takes a fifth of the time of adding lengths up.
+        self.size += payloads.size if isinstance(payloads, LazyPayloads) else len(b"".join(payloads))
         self.skipped += len(records.payloads) - len(payloads)
         if decoded.kept is not None:
             payloads, offsets = _pick(payloads, decoded.kept), _pick(offsets, decoded.kept)
             messages = _pick(messages, decoded.kept)
         if decoded.rows:
             for parts, part in zip(self.columns, decoded.columns, strict=True):
-                parts.append(part)
+                parts.extend(part) if type(part) is Parts else parts.append(part)
             self.offsets.append(offsets)
             self.arrivals.append((records.timestamp_ms, decoded.rows))
         if self.keeps_payloads:

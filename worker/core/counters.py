@@ -14,6 +14,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from worker.core.rejects import WORDS as REJECT_WORDS
+from worker.core.rejects import RejectTable
 from worker.core.topic_list import TopicList
 
 MAX_SLOTS = 256
@@ -22,7 +24,17 @@ NAME_BYTES = 288  # "topic topic-id": at most 249 + 1 + 22
 ERROR_BYTES = 512
 
 SUPERVISOR_CELLS = ("pid", "restarts", "started_ns")
-CONSUMER_CELLS = ("heartbeat_ns", "assigned", "rebalances", "sink_up", "paused", "cpu_ns", "rss_bytes", "error_ns")
+CONSUMER_CELLS = (
+    "heartbeat_ns",
+    "assigned",
+    "rebalances",
+    "sink_up",
+    "paused",
+    "cpu_ns",
+    "rss_bytes",
+    "error_ns",
+    "dropped_log_lines",
+)
 STAGES = ("poll", "decode", "write", "commit", "idle", "paused")
 REJECT_REASONS = (
     "not_json",
@@ -34,6 +46,7 @@ REJECT_REASONS = (
     "missing_field",
     "wrong_type",
     "out_of_range",
+    "invalid_text",
     "bad_timestamp",
     "too_large",
     "store_refused",
@@ -109,7 +122,8 @@ _CELL = _cells()
 _LEDGER = {name: i for i, name in enumerate(LEDGER_CELLS)}
 _LEDGER_WORDS = len(LEDGER_CELLS) + NAME_BYTES // 8
 _ERROR_AT = _CELL[""]
-_LEDGERS_AT = _ERROR_AT + ERROR_BYTES // 8
+_REJECTS_AT = _ERROR_AT + ERROR_BYTES // 8
+_LEDGERS_AT = _REJECTS_AT + REJECT_WORDS
 _SLOT_WORDS = _LEDGERS_AT + MAX_LEDGERS * _LEDGER_WORDS
 
 
@@ -121,23 +135,23 @@ class Ledger:
     slot has accounted for the partition.
     """
 
-    __slots__ = ("_at", "_words", "topic", "topic_id")
+    __slots__ = ("_words", "at", "topic", "topic_id")
 
     def __init__(self, words: memoryview, at: int, topic: str, topic_id: str) -> None:
         self._words = words
-        self._at = at
+        self.at = at
         self.topic = topic
         self.topic_id = topic_id
 
     def get(self, cell: str) -> int:
-        value: int = self._words[self._at + _LEDGER[cell]]
+        value: int = self._words[self.at + _LEDGER[cell]]
         return value
 
     def set(self, cell: str, value: int) -> None:
-        self._words[self._at + _LEDGER[cell]] = value
+        self._words[self.at + _LEDGER[cell]] = value
 
     def add(self, cell: str, value: int) -> None:
-        self._words[self._at + _LEDGER[cell]] += value
+        self._words[self.at + _LEDGER[cell]] += value
 
     @property
     def partition(self) -> int:
@@ -169,7 +183,7 @@ class Ledger:
 class Slot:
     """One consumer's counters. Readers in other processes may see a half recorded batch, but never a torn cell."""
 
-    __slots__ = ("_at", "_bytes", "_ledgers", "_words", "index")
+    __slots__ = ("_at", "_bytes", "_ledgers", "_words", "index", "rejects")
 
     def __init__(self, words: memoryview, raw: memoryview, index: int) -> None:
         self._ledgers: dict[LedgerKey, Ledger] = {}  # those that this process has read
@@ -177,6 +191,7 @@ class Slot:
         self._bytes = raw
         self._at = index * _SLOT_WORDS
         self.index = index
+        self.rejects = RejectTable(words, raw, self._at + _REJECTS_AT)
 
     def get(self, cell: str) -> int:
         value: int = self._words[self._at + _CELL[cell]]
@@ -215,9 +230,14 @@ class Slot:
         at = (self._at + _ERROR_AT) * 8
         return bytes(self._bytes[at : at + ERROR_BYTES]).rstrip(b"\0").decode(errors="replace")
 
+    def add_rejects(self, ledger: Ledger, reason: str, field: str, count: int, offset: int) -> None:
+        """Count invalid events of the ledger's partition, the last of them at `offset`."""
+        self.add(f"rejected_{reason}", count)
+        self.rejects.add(reason, field, count, (ledger.at - self._at - _LEDGERS_AT) // _LEDGER_WORDS, offset)
+
     def ledgers(self) -> list[Ledger]:
         """Every partition that this slot has ever owned."""
-        return [self._ledger(i) for i in range(self.get("ledgers"))]
+        return [self.ledger_at(i) for i in range(self.get("ledgers"))]
 
     def ledger(self, topic: str, topic_id: str, partition: int) -> Ledger:
         """Return the ledger of a partition, and create it if it is missing.
@@ -240,7 +260,8 @@ class Slot:
         self._ledgers[ledger.key] = ledger
         return ledger
 
-    def _ledger(self, i: int) -> Ledger:
+    def ledger_at(self, i: int) -> Ledger:
+        """Return the ledger with this index in the order of creation."""
         at = self._at + _LEDGERS_AT + i * _LEDGER_WORDS
         name = (at + len(LEDGER_CELLS)) * 8
         topic, _, topic_id = bytes(self._bytes[name : name + NAME_BYTES]).rstrip(b"\0").decode().partition(" ")
@@ -248,13 +269,16 @@ class Slot:
 
 
 class Stats:
-    """All slots. Pages that nobody has written to take no memory."""
+    """All slots: one for each consumer, and those of the supervisor and the monitor.
+
+    Pages that nobody has written to take no memory.
+    """
 
     def __init__(self) -> None:
         self.topic_list = TopicList()
-        self._map = mmap.mmap(-1, MAX_SLOTS * _SLOT_WORDS * 8)
+        self._map = mmap.mmap(-1, (MAX_SLOTS + 2) * _SLOT_WORDS * 8)
         raw = memoryview(self._map)
-        self._slots = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS)]
+        *self._slots, self.supervisor, self.monitor = [Slot(raw.cast("q"), raw, i) for i in range(MAX_SLOTS + 2)]
 
     def slot(self, index: int) -> Slot:
         return self._slots[index]

@@ -7,9 +7,14 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+from worker.core.output import Output
+from worker.core.repeats import Repeats
+
 LIBRDKAFKA = "worker.librdkafka"  # the logger that Kafka's clients write to
+_STDERR = 2
 _ECS_VERSION = "8.17.0"
 _PRIORITIES = {
     logging.DEBUG: "<7>",
@@ -18,8 +23,6 @@ _PRIORITIES = {
     logging.ERROR: "<3>",
     logging.CRITICAL: "<2>",
 }
-_REPEAT_S = 60.0
-_REPEATS_KEPT = 256
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -27,11 +30,18 @@ def fields(**values: Any) -> dict[str, Any]:
     return {"fields": values}
 
 
-def configure(log_format: str, level: str, process: str) -> None:
-    """Send all log lines of this process to stderr. `process` names it: supervisor, consumer-0, monitor."""
-    handler = logging.StreamHandler(sys.stderr)
+def each_time(**values: Any) -> dict[str, Any]:
+    """Like `fields`, for a warning or error that is not suppressed when it is repeated within a minute."""
+    return {"fields": values, "each_time": True}
+
+
+def configure(log_format: str, level: str, process: str, on_drop: Callable[[], None] = lambda: None) -> None:
+    """Send all log lines of this process to stderr. `process` names it: supervisor, consumer-0, monitor.
+
+    `on_drop` is called for each line that could not be written.
+    """
+    handler = _Stderr(on_drop)
     handler.setFormatter(_Json(process) if log_format == "json" else _Text(process))
-    handler.addFilter(_once_a_minute())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -39,30 +49,70 @@ def configure(log_format: str, level: str, process: str) -> None:
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
 
 
-def _once_a_minute() -> Any:
-    """Return a filter that passes the same warning or error once a minute, with the number of suppressed repeats."""
-    passed: dict[tuple[str, str], list[float]] = {}  # time of the last line that passed, repeats since
+def finish() -> None:
+    """Write how many lines were suppressed or dropped, before the process ends."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Stderr):
+            handler.finish()
 
-    def allowed(record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        text = record.getMessage()
-        if record.name == LIBRDKAFKA:  # its lines have counts and times; their first word is the kind of error
-            text = text.partition(" ")[0]
-        key = (text, str(getattr(record, "fields", "")))
-        last = passed.get(key)
-        now = time.monotonic()
-        if last is not None and now - last[0] < _REPEAT_S:
-            last[1] += 1
-            return False
-        if last is not None and last[1]:
-            record.repeats = int(last[1])
-        if len(passed) >= _REPEATS_KEPT:
-            passed.clear()
-        passed[key] = [now, 0]
+
+def fileno() -> int:
+    """Return the descriptor of the log; writing to it does not block, where the system can do that."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, _Stderr)]
+    return handlers[0].output.fileno() if handlers else _STDERR
+
+
+class _Stderr(logging.Handler):
+    """Writes lines to stderr, and drops them while nobody reads: a log must not stop the process."""
+
+    def __init__(self, on_drop: Callable[[], None]) -> None:
+        super().__init__()
+        self.output = Output(sys.stderr.fileno())
+        self._repeats = Repeats(LIBRDKAFKA)
+        self._on_drop = on_drop
+        self._dropped = 0  # since the last line that was written
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            record.getMessage()
+        except (TypeError, ValueError, KeyError):  # a defect of the caller must not stop it
+            record.msg, record.args = f"{record.msg} (with wrong arguments)", ()
+        is_allowed = self._repeats.allow(record)  # first: it counts what was suppressed before this record
+        for ended in self._repeats.ended():
+            self._write(ended)
+        if is_allowed:
+            self._write(record)
+
+    def finish(self) -> None:
+        """Write the counts that a later line would have had."""
+        self.acquire()
+        try:
+            for ended in self._repeats.ended(all_causes=True):
+                self._write(ended)
+            self._report_dropped()
+        finally:
+            self.release()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        if not (self._report_dropped() and self._try(record)):
+            self._dropped += 1
+            self._on_drop()
+
+    def _report_dropped(self) -> bool:
+        """Return whether no dropped lines are left to report."""
+        if self._dropped:
+            text = "%d log lines were dropped because nobody read stderr"
+            record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (self._dropped,), None)
+            if not self._try(record):
+                return False
+            self._dropped = 0
         return True
 
-    return allowed
+    def _try(self, record: logging.LogRecord) -> bool:
+        try:
+            return self.output.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except OSError:  # the reader has ended, or the disk is full
+            return False
 
 
 def priority(level: int) -> str:
@@ -76,8 +126,8 @@ def priority(level: int) -> str:
 
 def _values(record: logging.LogRecord) -> dict[str, Any]:
     values = dict(getattr(record, "fields", {}))
-    if hasattr(record, "repeats"):
-        values["repeats"] = record.repeats
+    if repeats := getattr(record, "repeats", 0):
+        values["repeats"] = repeats
     return values
 
 

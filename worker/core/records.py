@@ -28,6 +28,8 @@ class Field(NamedTuple):
     convert: Convert
     required: bool = True
     missing: Any = None
+    target: str = ""  # of convert, as worker_native names it; empty: only Python converts it
+    exact: bool = False  # convert also takes Decimal: a number of more digits than a float keeps is read from the text
 
 
 class Message(Protocol):
@@ -40,12 +42,19 @@ class Message(Protocol):
     def timestamp(self) -> tuple[int, int]: ...
 
 
+class LazyPayloads(Sequence["bytes | None"]):
+    """Payloads that are not bytes objects yet."""
+
+    size: int  # bytes of all of them
+    source: Any  # what a native decoder reads
+
+
 class RecordBatch(NamedTuple):
-    """Up to a thousand consecutive records of one partition, as read."""
+    """Some thousand consecutive records of one partition, as read."""
 
     topic: str
     partition: int
-    payloads: list[bytes | None]  # None is a tombstone
+    payloads: Sequence[bytes | None]  # None is a tombstone
     offsets: Sequence[int]  # ascending; with gaps where the log was compacted or a transaction aborted
     end: int  # the offset after the last record
     timestamp_ms: int  # the first record's, as Kafka has it
@@ -79,10 +88,14 @@ class Reject(NamedTuple):
     field: str  # empty where the whole event is invalid
 
 
+class Parts(list[Any]):
+    """A column in several parts, each as a field's convert returns it; all columns of a Decoded have as many."""
+
+
 class Decoded(NamedTuple):
     """Payloads as columns: `rows` of them, all others rejected."""
 
-    columns: tuple[Any, ...]  # what each field's convert returned, in the order of the fields
+    columns: tuple[Any, ...]  # what each field's convert returned, in the order of the fields; or Parts of it
     kept: Sequence[int] | None  # which payloads are the rows, ascending; None: all of them
     rows: int
     rejects: Sequence[Reject]  # ascending by index

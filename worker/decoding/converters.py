@@ -18,11 +18,14 @@ class BadValue(Exception):
 
 
 def texts(values: list[Any]) -> list[str]:
-    """Return a column of strings unchanged; BadValue for any other type."""
+    """Return a column of strings unchanged; BadValue for any other type, and for text that UTF-8 cannot have."""
     try:
-        "".join(values)  # a TypeError for all but strings, in a quarter of the time of set(map(type, values))
+        joined = "".join(values)  # a TypeError for all but strings, in a quarter of the time of set(map(type, values))
+        joined.isascii() or joined.encode()
     except TypeError:
         raise BadValue("wrong_type") from None
+    except UnicodeEncodeError:
+        raise BadValue("invalid_text") from None
     return values
 
 
@@ -33,7 +36,7 @@ def identities(values: list[Any]) -> list[str]:
     except BadValue:
         if not set(map(type, values)) <= {str, int}:
             raise
-    return list(map(str, values))
+    return texts(list(map(str, values)))
 
 
 def integers(low: int, high: int) -> Convert:
@@ -45,7 +48,11 @@ def integers(low: int, high: int) -> Convert:
 
     def convert(values: list[Any]) -> array[int]:
         if not set(map(type, values)) <= {int}:  # array itself accepts True as 1
-            raise BadValue("wrong_type")
+            # orjson returns whole numbers beyond 64 bits as floats.
+            too_large = all(
+                type(v) is int or (type(v) is float and abs(v) >= 2**63 and not low <= v <= high) for v in values
+            )
+            raise BadValue("out_of_range" if too_large else "wrong_type")
         column = array(code, values)
         if not checked_by_array and column and not low <= min(column) <= max(column) <= high:
             raise BadValue("out_of_range")

@@ -32,7 +32,7 @@ def open_format(name: str, fetch: FetchSchema) -> Format:
     if name == "json":
         return Format(json.decode, json.read_events)
     try:
-        decoder = FramedDecoder(_schemas(name, fetch))
+        decoder = FramedDecoder(_schemas(name, fetch), is_json=name == "json-schema")
     except ImportError as error:
         raise Fatal(
             f"--format {name} needs the package {error.name}; install it: pip install 'kafka-ingest-worker[{name}]'"

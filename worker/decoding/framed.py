@@ -14,12 +14,15 @@ from worker.decoding.schema_cache import ReadEvents, SchemaCache
 class FramedDecoder:
     """Decodes record batches. Both methods raise SchemaNeeded before anything is decoded."""
 
-    def __init__(self, schemas: SchemaCache) -> None:
+    def __init__(self, schemas: SchemaCache, *, is_json: bool) -> None:
         self._schemas = schemas
+        self._is_json = is_json
 
     def decode(self, payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
         """Return the columns of a record batch, and its rejects."""
-        return decode_events(self._read(payloads, {field.path[0] for field in fields}), fields)
+        payloads = list(payloads)  # of a batch that the native reader has
+        texts = [payload[HEAD_BYTES:] for payload in payloads] if self._is_json else payloads
+        return decode_events(self._read(payloads, {field.path[0] for field in fields}), texts, fields)
 
     def read_events(self, payloads: Sequence[bytes]) -> list[Any]:
         """Return each payload's event with all of its fields, or Unreadable."""

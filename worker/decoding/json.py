@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
+from math import isfinite
 from operator import itemgetter
 from secrets import token_hex
 from typing import Any
@@ -20,15 +23,18 @@ def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     The result is the same as for each message alone: orjson parses the bytes, which must be one object, then each
     field's convert runs. All messages are decoded together; only after a failure does the decoder look at single ones.
     """
-    return decode_events(read_events(payloads), fields)
+    return decode_events(read_events(payloads), payloads, fields)
 
 
-def decode_events(events: list[Any], fields: Sequence[Field]) -> Decoded:
-    """Return the columns of events, which are JSON values or Unreadable, and the rejects."""
+def decode_events(events: list[Any], texts: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+    """Return the columns of events, which are JSON values or Unreadable, and the rejects.
+
+    `texts` has each event's JSON, from which fields that need it are read again. Where it is no JSON, they are not.
+    """
     try:
         return Decoded(_columns(events, fields), None, len(events), ())
     except _CONVERT_ERRORS:
-        return _decode_with_rejects(events, fields)
+        return _decode_with_rejects(events, texts, fields)
 
 
 class Unreadable:
@@ -111,11 +117,56 @@ def _parse_each(payloads: Sequence[bytes]) -> list[Any]:
         try:
             values.append(orjson.loads(payload))
         except orjson.JSONDecodeError:
-            values.append(_FRAMED if is_framed(payload) else _NOT_JSON)
+            values.append(_FRAMED if is_framed(payload) else _parse_unusual(payload))
     return values
 
 
-def _decode_with_rejects(events: list[Any], fields: Sequence[Field]) -> Decoded:
+class _HugeNumber(float):
+    """A number beyond the largest float. No converter takes it, and orjson does not serialize it."""
+
+
+def _parse_unusual(payload: bytes) -> Any:
+    """Return the value of JSON that orjson refuses for a huge number or a lone surrogate; _NOT_JSON for all else.
+
+    So such a value refuses an event only where a column would store it. Python's parser has no fixed limit of depth.
+    """
+    try:
+        value = json.loads(
+            payload.decode(), parse_float=_parse_float, parse_int=_parse_int, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError):
+        return _NOT_JSON
+    level = [value]
+    for _ in range(_UNUSUAL_DEPTH):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return value
+    return _NOT_JSON
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if type(value) is dict:
+        return value.values()
+    return value if type(value) is list else ()
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _HugeNumber(number)
+
+
+def _parse_int(text: str) -> int | float:
+    """Return what orjson does: beyond 64 bits a float."""
+    if len(text) <= _INT_DIGITS and -(2**63) <= (number := int(text)) < 2**64:
+        return number
+    return _parse_float(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _decode_with_rejects(events: list[Any], payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     """Find the invalid events field by field, and convert the others."""
     rejects: list[Reject] = []
     kept: list[int] = []
@@ -125,22 +176,29 @@ def _decode_with_rejects(events: list[Any], fields: Sequence[Field]) -> Decoded:
         else:
             rejects.append(Reject(index, event.reason if type(event) is Unreadable else "not_object", ""))
     for field in fields:
-        reasons = _reject_reasons([events[index] for index in kept], field)
+        reasons = _reject_reasons([events[index] for index in kept], [payloads[index] for index in kept], field)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
         kept = [i for i, reason in zip(kept, reasons, strict=True) if not reason]
     columns = _columns([events[index] for index in kept], fields)
     return Decoded(columns, kept if rejects else None, len(kept), sorted(rejects))
 
 
-def _reject_reasons(events: list[Any], field: Field) -> list[str]:
-    """Return each event's _reject_reason; only groups with an invalid event are searched event by event."""
+def _reject_reasons(events: list[Any], payloads: Sequence[bytes], field: Field) -> list[str]:
+    """Return each event's _reject_reason; only groups with an invalid event are searched event by event.
+
+    A value that an exact field needs from the text is put into its event.
+    """
     reasons: list[str] = []
     for start in range(0, len(events), _GROUP):
         group = events[start : start + _GROUP]
         try:
             field.convert(_values(group, field))
         except _CONVERT_ERRORS:
-            reasons += [_reject_reason(event, field) for event in group]
+            for event, payload in zip(group, payloads[start : start + _GROUP], strict=True):
+                reason = _reject_reason(event, field)
+                if reason and field.exact and _use_exact_value(event, payload, field):
+                    reason = _reject_reason(event, field)
+                reasons.append(reason)
         else:
             reasons += [""] * len(group)
     return reasons
@@ -157,14 +215,44 @@ def _reject_reason(event: dict[str, Any], field: Field) -> str:
     try:
         field.convert(values)
     except BadValue as error:
-        return error.reason
+        reason = error.reason
     except (OverflowError, KeyError):
-        return "out_of_range"
+        reason = "out_of_range"
     except (TypeError, ValueError):
-        return "wrong_type"
-    return ""
+        reason = "wrong_type"
+    else:
+        return ""
+    return _unusual(values) or reason
+
+
+def _unusual(value: Any) -> str:
+    """Return the reason for a huge number or a lone surrogate at any depth; empty if there is none."""
+    if type(value) is _HugeNumber:
+        return "out_of_range"
+    if type(value) is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "invalid_text"
+    keys = value if type(value) is dict else ()
+    return next(filter(None, map(_unusual, (*keys, *_children(value)))), "")
+
+
+def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> bool:
+    """Replace the event's value of the field by the one that its text has, with numbers as Decimal."""
+    *parents, key = field.path
+    try:
+        exact = json.loads(payload, parse_float=Decimal)
+        for parent in parents:
+            event, exact = event[parent], exact[parent]
+        event[key] = exact[key]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 _CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 _NOT_JSON, _FRAMED = Unreadable("not_json"), Unreadable("schema_framing")
+_UNUSUAL_DEPTH = 500
+_INT_DIGITS = 20  # of any 64-bit integer, with its sign
 _GROUP = 32  # the square root of a record batch: 1 invalid event in 1000 costs 32 single conversions

@@ -12,7 +12,8 @@ from worker.core.records import Decode, Field, Key, RecordBatch
 from worker.core.schemas import SchemaNeeded
 from worker.ingest.partition import Partition
 from worker.ingest.writer import TopicRecreated
-from worker.kafka.group_consumer import GroupConsumer, ReadError
+from worker.kafka.group_consumer import GroupConsumer
+from worker.kafka.readers import ReadError
 
 log = logging.getLogger(__name__)
 

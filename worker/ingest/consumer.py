@@ -15,6 +15,7 @@ from typing import Any
 from worker.config.settings import Settings
 from worker.core.counters import MAX_SLOTS, Stats
 from worker.core.errors import ExitCode
+from worker.core.native import reader_in_use
 from worker.core.process import resident_bytes
 from worker.core.records import Decode
 from worker.decoding.formats import open_format
@@ -24,7 +25,7 @@ from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
 from worker.ingest.writer import TopicRecreated, Writer
 from worker.kafka.dead_letters import DeadLetterProducer
-from worker.kafka.group_consumer import READ_MESSAGES, GroupConsumer
+from worker.kafka.group_consumer import GroupConsumer
 from worker.kafka.schemas import schema_source
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Consumer:
         began = time.perf_counter_ns()
         read = self._group_consumer.read(self._patience())
         polled = time.perf_counter_ns()
-        full = sum(len(records.payloads) for records in read.record_batches) >= READ_MESSAGES
+        full = sum(len(records.payloads) for records in read.record_batches) >= self._group_consumer.read_limit
         slot.observe(
             "stage_paused" if assignment.paused_topics else "stage_poll" if full else "stage_idle", polled - began
         )
@@ -199,6 +200,14 @@ class Consumer:
         return self._pipeline.is_idle and self._assignment.is_settled
 
 
+def _decoder(settings: Settings) -> Decode:
+    if settings.format != "json" or reader_in_use(settings.reader) == "python":
+        return open_format(settings.format, schema_source(settings)).decode
+    from worker.decoding.native import NativeDecoder
+
+    return NativeDecoder()
+
+
 def run(settings: Settings, stats: Stats, index: int) -> int:
     """Be the consumer in slot `index`; called in a fresh child of the supervisor."""
     partitions = max(1, stats.topic_list.partitions)
@@ -211,5 +220,5 @@ def run(settings: Settings, stats: Stats, index: int) -> int:
         topic_sinks=TopicSinks.from_settings(settings),
         dead_letters=DeadLetterProducer(settings),
         writer=Writer(),
-        decode=open_format(settings.format, schema_source(settings)).decode,
+        decode=_decoder(settings),
     ).run()

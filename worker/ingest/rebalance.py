@@ -15,7 +15,9 @@ from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
-from worker.kafka.group_consumer import GroupConsumer, ReadError
+from worker.kafka.group_consumer import Committed, GroupConsumer
+from worker.kafka.readers import ReadError
+from worker.sinks import Sink
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class RebalanceHandler:
         self._assignment = assignment
         self._pipeline = pipeline
         self._start_deferred_at = 0.0
+        self._compared: set[Sink] = set()  # with the group's offsets
 
     def on_assign(self, keys: list[Key]) -> dict[Key, int | None]:
         """Start the partitions whose sinks are open; `start_deferred_partitions` starts the others later."""
@@ -143,7 +146,7 @@ class RebalanceHandler:
             accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
             exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
             if known.offset is None and not any(topic == key[0] and id_ != known.topic_id for topic, id_, _ in counted):
-                self._refuse_to_start_over(key, known.log_start)
+                self._refuse_to_start_over(key, known)
             try:
                 start = delivery.resume(
                     known.offset, known.metadata, known.topic_id, known.log_start, accounted_offset, exactly_once
@@ -156,16 +159,33 @@ class RebalanceHandler:
                     continue
                 start = delivery.Resume(stored_to)
             starts[key] = start, known.topic_id, accounted_offset
+            self._warn_of_empty_store(key, known)
         return starts
 
-    def _refuse_to_start_over(self, key: Key, log_start: int) -> None:
+    def _warn_of_empty_store(self, key: Key, known: Committed) -> None:
+        """Say that the group has read what the store does not have; once for each store."""
+        sink = self._topic_sinks.get(key[0]).sink
+        if sink in self._compared or known.offset is None or known.offset <= known.log_start:
+            return
+        self._compared.add(sink)
+        if sink.is_empty():
+            log.warning(
+                "group %s has read %s[%d] up to offset %d, but the store is empty. If the events before it "
+                "are in another store, all is well; another --group-id reads them again",
+                self._settings.group_id,
+                *key,
+                known.offset,
+            )
+
+    def _refuse_to_start_over(self, key: Key, known: Committed) -> None:
         """Raise Fatal where the store has events of a partition of which the group has no commit.
 
-        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows.
+        An intent is committed before the first insert. So the commit has expired, or another group wrote the rows. Rows
+        beyond the log's end are of an earlier topic of the same name.
         """
         topic, partition = key
-        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, log_start)
-        if last is not None:
+        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, known.log_start)
+        if last is not None and last < known.log_end:
             group = self._settings.group_id
             reset = f"kafka-consumer-groups --reset-offsets --group {group} --topic {topic}:{partition}"
             raise Fatal(

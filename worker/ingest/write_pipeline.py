@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from worker.config.settings import Settings
 from worker.core import delivery
 from worker.core.batch import Batch, BatchState, WriteResult
-from worker.core.counters import DELIVERY_CAP_MS, RETRY_REASONS, Slot
+from worker.core.counters import DELIVERY_CAP_MS, RETRY_REASONS, Ledger, Slot
 from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged, WorkerError
 from worker.core.log import fields
 from worker.core.records import Key
@@ -250,7 +251,7 @@ class WritePipeline:
             self._commit([(*partition.key, batch.end, delivery.plain(batch.topic_id))])
             partition.commit(batch.end)
         grows = partition.acknowledge()
-        self._record(batch)
+        self._record(batch, partition.ledger)
         if grows:
             self._assignment.reread(partition)  # what follows was cut into batches as small as this one
 
@@ -267,22 +268,18 @@ class WritePipeline:
         for partition in partitions:
             partition.commit(partition.acknowledged)
 
-    def _record(self, batch: Batch) -> None:
+    def _record(self, batch: Batch, ledger: Ledger) -> None:
         """Count a batch that is accounted for."""
         now_ms = time.time_ns() // 1_000_000
         if batch.rows:
             self._slot.observe("batch_rows", batch.rows)
         for timestamp_ms, rows in batch.arrivals:
             self._slot.observe("delivery", min(max(0, now_ms - timestamp_ms), DELIVERY_CAP_MS), rows)
-        for dead_letter in batch.dead_letters:
-            self._slot.add(f"rejected_{dead_letter.reason}")
         if batch.dead_letters:
-            first = batch.dead_letters[0]
-            log.warning(
-                "events that cannot be written went to %s",
-                self._dead_letters.topic_for(batch.topic),
-                extra=fields(topic=batch.topic, partition=batch.partition, offset=first.offset, reason=first.reason),
-            )
+            counts = Counter((dead_letter.reason, dead_letter.field) for dead_letter in batch.dead_letters)
+            last = {(dead_letter.reason, dead_letter.field): dead_letter.offset for dead_letter in batch.dead_letters}
+            for (reason, field), count in counts.items():  # the monitor shows and logs them
+                self._slot.add_rejects(ledger, reason, field, count, last[reason, field])
 
     # errors
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
-    Message,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
@@ -24,40 +22,24 @@ from confluent_kafka.admin import AdminClient
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
-from worker.core.records import Key, RecordBatch
-from worker.kafka.errors import UNKNOWN_TOPIC, TopicNotFound, commit_error, is_auth_error, raise_auth_error
+from worker.core.native import native, reader_in_use
+from worker.core.records import Key
+from worker.kafka.errors import TopicNotFound, commit_error, is_auth_error, raise_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
+from worker.kafka.readers import NativeReader, PythonReader, Read, RecordReader
 from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
 
-READ_MESSAGES = 1000  # more cost cache misses, fewer cost more calls: bench/README.md
-
 
 class Committed(NamedTuple):
-    """A partition's commit and log start at assignment."""
+    """A partition's commit and its log's bounds at assignment."""
 
     offset: int | None  # None: never committed
     metadata: str | None
     topic_id: str
     log_start: int
-
-
-class ReadError(NamedTuple):
-    """A partition that cannot be read, and the reason."""
-
-    topic: str
-    partition: int
-    out_of_range: bool
-    text: str
-
-
-class Read(NamedTuple):
-    """The result of one read: record batches in log order, ends of partitions that were reached, errors."""
-
-    record_batches: list[RecordBatch]
-    ends: list[tuple[str, int, int]]  # topic, partition, the next offset of a reader at the end
-    errors: list[ReadError]
+    log_end: int
 
 
 class GroupConsumer:
@@ -66,7 +48,6 @@ class GroupConsumer:
     def __init__(self, settings: Settings, index: int, share: int) -> None:
         """`share` is the number of partitions that it may be assigned."""
         self._callbacks: dict[str, Any] = {}
-        self._many_topics = not settings.one_topic
         # The new group protocol assigns partitions incrementally; the classic one, with range, all at once.
         self._incremental = settings.kafka.get("group.protocol") == "consumer"
         self._failure: BaseException | None = None
@@ -76,7 +57,20 @@ class GroupConsumer:
         self._admin_properties = non_consumer_properties(settings)
         self._admin = self._new_admin()
         self._closing = False
-        self._many_partitions = True  # more than one partition may be assigned
+        self._reader = self._open_reader(settings)
+
+    def _open_reader(self, settings: Settings) -> RecordReader:
+        if reader_in_use(settings.reader) == "native":
+            try:
+                return NativeReader(self._consumer, native().library)
+            except ValueError as error:
+                raise Fatal(f"the native reader cannot be used: {error}; fix: --reader python") from None
+        return PythonReader(self._consumer, many_topics=not settings.one_topic, incremental=self._incremental)
+
+    @property
+    def read_limit(self) -> int:
+        """How many messages one read returns at most."""
+        return self._reader.limit
 
     def join(
         self,
@@ -93,8 +87,8 @@ class GroupConsumer:
         """
         self._callbacks = {
             "on_assign": self._guard(lambda partitions: self._assign(partitions, on_assign)),
-            "on_revoke": self._guard(lambda partitions: on_revoke(_keys(partitions))),
-            "on_lost": self._guard(lambda partitions: on_lost(_keys(partitions))),
+            "on_revoke": self._guard(lambda partitions: self._release(partitions, on_revoke)),
+            "on_lost": self._guard(lambda partitions: self._release(partitions, on_lost)),
         }
         self.subscribe(topics)
 
@@ -106,30 +100,14 @@ class GroupConsumer:
             self._consumer.unsubscribe()
 
     def read(self, timeout: float) -> Read:
-        """Read up to READ_MESSAGES messages, waiting up to `timeout` seconds (below 0.2: one call) for that many.
+        """Read up to `read_limit` messages, waiting up to `timeout` seconds (below 0.2: one call) for that many.
 
         Raises what a callback raised. The process must then end: librdkafka has assigned the partitions regardless.
         """
-        messages = self._consumer.consume(READ_MESSAGES, timeout)
+        read = self._reader.read(timeout)
         if self._failure is not None:
             raise self._failure
-        ends: list[tuple[str, int, int]] = []
-        errors: list[ReadError] = []
-        if any(map(Message.error, messages)):
-            for message in messages:
-                if error := message.error():
-                    self._collect_error(message, error, ends, errors)
-            messages = [message for message in messages if message.error() is None]
-        if not messages:
-            return Read([], ends, errors)
-        if not self._many_partitions:
-            return Read([_record_batch(messages)], ends, errors)
-        runs: Iterable[Iterable[Message]] = [messages]
-        if self._many_topics:
-            runs = (run for _, run in groupby(messages, Message.topic))
-        return Read(
-            [_record_batch(list(part)) for run in runs for _, part in groupby(run, Message.partition)], ends, errors
-        )
+        return read
 
     def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
         """Return the group's commits, the topic ids and the log starts; retry for `timeout` seconds.
@@ -156,9 +134,9 @@ class GroupConsumer:
         for item in self._consumer.committed(requested, timeout=10):
             if item.error:
                 raise KafkaException(item.error)
-            low, _ = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
             offset = item.offset if item.offset >= 0 else None
-            commits[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low)
+            commits[item.topic, item.partition] = Committed(offset, item.metadata, ids[item.topic], low, high)
         return commits
 
     def commit(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
@@ -228,6 +206,7 @@ class GroupConsumer:
     def close(self) -> None:
         """Leave the group; `on_revoke` is called for what is still assigned."""
         self._closing = True
+        self._reader.close()
         self._consumer.close()
 
     def _assign(
@@ -236,6 +215,7 @@ class GroupConsumer:
         if self._closing:  # librdkafka assigns partitions even while it leaves the group
             return
         starts = on_assign(_keys(partitions))
+        self._reader.attach(_keys(partitions))
         idle: list[TopicPartition] = []
         active: list[TopicPartition] = []
         for item in partitions:
@@ -245,7 +225,10 @@ class GroupConsumer:
         (self._consumer.incremental_assign if self._incremental else self._consumer.assign)(partitions)
         self._consumer.resume(active)  # librdkafka keeps a pause across assignments
         self._consumer.pause(idle)
-        self._many_partitions = self._incremental or len(partitions) != 1
+
+    def _release(self, partitions: list[TopicPartition], callback: Callable[[list[Key]], None]) -> None:
+        callback(_keys(partitions))
+        self._reader.detach(_keys(partitions))
 
     def _guard(self, callback: Callable[[list[TopicPartition]], None]) -> Callable[[Any, list[TopicPartition]], None]:
         """Keep a callback's exception for `read`: librdkafka would print it and assign regardless."""
@@ -266,31 +249,6 @@ class GroupConsumer:
             except Fatal as fatal:
                 self._failure = fatal
 
-    def _collect_error(
-        self, message: Message, error: KafkaError, ends: list[tuple[str, int, int]], errors: list[ReadError]
-    ) -> None:
-        topic, partition = cast(str, message.topic()), cast(int, message.partition())
-        if error.code() == KafkaError._PARTITION_EOF:
-            ends.append((topic, partition, cast(int, message.offset())))
-            return
-        raise_auth_error(error)
-        if error.retriable() or error.code() in UNKNOWN_TOPIC:  # once it exists again, its partitions are assigned anew
-            log.warning("Kafka: %s", error.str())
-            return
-        out_of_range = error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
-        errors.append(ReadError(topic, partition, out_of_range, error.str()))
-
 
 def _keys(partitions: list[TopicPartition]) -> list[Key]:
     return [(item.topic, item.partition) for item in partitions]
-
-
-def _record_batch(messages: list[Message]) -> RecordBatch:
-    first = cast(int, messages[0].offset())
-    end = cast(int, messages[-1].offset()) + 1
-    dense = end - first == len(messages)
-    offsets = range(first, end) if dense else [cast(int, message.offset()) for message in messages]
-    payloads = cast("list[bytes | None]", list(map(Message.value, messages)))
-    topic, partition = messages[0].topic(), messages[0].partition()
-    timestamp_ms = messages[0].timestamp()[1]
-    return RecordBatch(cast(str, topic), cast(int, partition), payloads, offsets, end, timestamp_ms, messages)

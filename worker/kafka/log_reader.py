@@ -1,9 +1,10 @@
-"""Reads any range of a topic's log, without joining a group or committing: for `verify`, `dlq` and `check`."""
+"""Reads any range of a topic's log, without joining a group or committing: for `verify`, `dlq`, `count`, `check`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -11,14 +12,20 @@ from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
 from worker.core.delivery import of_another_topic
-from worker.core.errors import Retryable
+from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.errors import raise_auth_error
-from worker.kafka.group_consumer import READ_MESSAGES
 from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_properties
+from worker.kafka.readers import PythonReader
 from worker.kafka.topics import topic_ids
 
 _TIMEOUT_S = 10.0  # of one request
+_COORDINATOR_S = 30.0  # to create or move a group's coordinator
 _SILENCE_S = 60.0  # without a message where one must come
+_NO_COORDINATOR = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
@@ -59,14 +66,34 @@ class LogReader:
             raise self._to_retryable(metadata.error)
         return len(metadata.partitions)
 
+    def existing_partitions(self) -> int:
+        """Return the number of partitions; raise Fatal if the topic does not exist."""
+        if not (count := self.partitions()):
+            raise Fatal(
+                f"{self._servers}: topic {self.topic} does not exist; check --topic and --bootstrap-servers",
+                code=ExitCode.FAILED,
+            )
+        return count
+
     def committed(self, count: int) -> dict[int, tuple[int | None, str]]:
         """Return the group's commit (None: never) and its metadata for each of the first `count` partitions."""
         requested = [TopicPartition(self.topic, partition) for partition in range(count)]
-        answers = self._ask(lambda: self._consumer.committed(requested, timeout=_TIMEOUT_S))
+        answers = self._ask(lambda: self._read_commits(requested))
         for item in answers:
             if item.error is not None:
                 raise self._to_retryable(item.error)
         return {item.partition: (item.offset if item.offset >= 0 else None, item.metadata or "") for item in answers}
+
+    def _read_commits(self, requested: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the commits. A new cluster first creates the group's coordinator, and returns errors until then."""
+        deadline = time.monotonic() + _COORDINATOR_S
+        while True:
+            try:
+                return self._consumer.committed(requested, timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def accounted(self, count: int) -> dict[int, int | None]:
         """Return the offset below which the group has accounted for every event (None: it has not begun).
@@ -98,7 +125,7 @@ class LogReader:
         last_message = time.monotonic()
         try:
             while True:
-                messages = self._consumer.consume(READ_MESSAGES, 0.1)
+                messages = self._consumer.consume(PythonReader.limit, 0.1)
                 if messages:
                     last_message = time.monotonic()
                 elif time.monotonic() - last_message > _SILENCE_S:
@@ -152,3 +179,9 @@ class LogReader:
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._last_error = error
+
+
+def require_topic(settings: Settings) -> None:
+    """Raise Fatal if the settings' topic does not exist."""
+    with closing(LogReader(settings, settings.topic)) as log_reader:
+        log_reader.existing_partitions()

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
@@ -45,6 +45,17 @@ def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
             elif code not in UNKNOWN_TOPIC:
                 raise
     return ids
+
+
+def topic_configuration(settings: Settings, topic: str) -> dict[str, str]:
+    """Return the topic's configuration; empty if this client may not read it."""
+    admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        entries = wait_for(admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])
+    except KafkaException:
+        return {}
+    return {name: str(entry.value) for name, entry in entries.items()}
 
 
 def each_topic(settings: Settings) -> list[Settings]:

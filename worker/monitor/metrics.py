@@ -23,13 +23,14 @@ from prometheus_client.exposition import choose_encoder
 
 from worker.core.accounts import Accounts, running_slots
 from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAGES, Slot, Stats
+from worker.core.native import reader_in_use
 from worker.core.version import version_text
 from worker.kafka.properties import librdkafka_version
 from worker.monitor.state import MonitorState
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
 _PARTITION = ("topic", "partition")
-_BUILD = ("version", "python", "librdkafka", "topic", "backend", "group")
+_BUILD = ("version", "python", "librdkafka", "topic", "backend", "group", "reader")
 
 
 class Kind(NamedTuple):
@@ -103,6 +104,7 @@ METRICS: dict[str, Kind] = {
     "worker_slot_paused": _gauge(
         "1 while reading is paused because the store is slower than the topic, or unavailable", "slot"
     ),
+    "worker_dropped_log_lines_total": _counter("Log lines that were dropped because nobody read stderr"),
     "worker_build_info": _gauge("Versions and configuration of this worker; always 1", *_BUILD),
 }
 
@@ -117,7 +119,7 @@ class Collector:
         self._used: list[Slot] = []
         self._build = [version_text(), platform.python_version(), librdkafka_version()]
         settings = state.settings
-        self._build += [settings.topic, settings.backend, settings.group_id]
+        self._build += [settings.topic, settings.backend, settings.group_id, reader_in_use(settings.reader)]
 
     def describe(self) -> list[Metric]:
         """Return nothing: which metrics exist depends on the running processes."""
@@ -204,6 +206,9 @@ class Collector:
         age = {label: max(0, now - slot.get("heartbeat_ns")) / 1e9 for label, slot in gauges.items()}
         yield _family("worker_slot_heartbeat_age_seconds", age)
         yield _family("worker_slot_paused", {label: slot.get("paused") for label, slot in gauges.items()})
+        others = (self._stats.supervisor, self._stats.monitor)
+        dropped = self._sum("dropped_log_lines") + sum(slot.get("dropped_log_lines") for slot in others)
+        yield _family("worker_dropped_log_lines_total", {(): dropped})
         yield _family("worker_build_info", {tuple(self._build): 1})
 
     def _sum(self, cell: str) -> int:

@@ -27,6 +27,7 @@ from worker.decoding.formats import open_format
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
 from worker.kafka.schemas import schema_source
 from worker.monitor.http import Request, Response, Server
+from worker.monitor.invalid_events import InvalidEvents
 from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.report import Report
 from worker.monitor.state import MonitorState
@@ -69,7 +70,8 @@ class Monitor:
         self._accounts = Accounts(stats)
         self._sums = self._accounts.read()
         self._exposition = Exposition(Collector(stats, self._state, self._accounts))
-        self._status = Status(stats, self._state, self._accounts)
+        self._invalid = InvalidEvents(settings, stats)
+        self._status = Status(stats, self._state, self._accounts, self._invalid)
         self._server = Server(
             {
                 "/": self._status.page,
@@ -93,6 +95,8 @@ class Monitor:
             work.result()  # raises: the work only ends with an error
         work.cancel()
         await self._report.print_final()
+        self._invalid.sample()
+        self._invalid.log(at_end=True)
         await self._server.close()
         return ExitCode.OK
 
@@ -230,6 +234,8 @@ class Monitor:
             self._state.record_progress(self._stats, self._sums.accounted)
             if self._state.store_up and (unowned := self._unowned.find(self._state.lags, self._sums.owner)):
                 self._request_reassignment(unowned)
+            self._invalid.sample()
+            self._invalid.log()
             self._status.sample(self._sums)
             await asyncio.sleep(max(tick / 4, tick - (loop.time() - started)))
 

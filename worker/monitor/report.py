@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from worker.core.errors import Fatal, Retryable
+from worker.core.output import Output
 from worker.monitor.state import MonitorState
 from worker.sinks import Sink, open_sink, uncounted
 from worker.sinks.counting import count_devices, report
@@ -35,6 +37,7 @@ class Report:
         self._thread = ThreadPoolExecutor(1, "store")
         self._sinks: dict[str, Sink] = {}  # the open sinks by topic
         self._logged_uncounted = False
+        self._output = Output(sys.stdout.fileno())
 
     async def wait_and_add(self, topic: str, report_error: Callable[[str], None]) -> None:
         """Like `add`, and wait while the store is unavailable. Raises Fatal."""
@@ -111,10 +114,14 @@ class Report:
 
     async def _print(self) -> None:
         lines = report(self._state.settings, self._state.devices_by_topic, self._state.devices or 0)
+        text = "".join(f"{line}\n" for line in lines).encode()
         try:
-            await self._blocking(lambda: print(*lines, sep="\n", flush=True))  # the reader of stdout may be slow
+            is_written = await self._blocking(lambda: self._output.write(text))
         except OSError as error:
             log.warning("cannot print the report: %s", error)
+        else:
+            if not is_written:
+                log.warning("a report was dropped because nobody read stdout")
 
     async def _blocking(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

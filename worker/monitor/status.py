@@ -12,8 +12,10 @@ import orjson
 
 from worker.core.accounts import Accounts, Sums, running_slots
 from worker.core.counters import Slot, Stats
+from worker.core.repeats import without_numbers
 from worker.core.version import version_text
 from worker.monitor.http import Request, Response
+from worker.monitor.invalid_events import InvalidEvents
 from worker.monitor.state import MonitorState
 
 _HISTORY_S = 900
@@ -27,8 +29,9 @@ HISTORY = ("time", "consumed_per_s", "written_per_s", "dead_lettered_per_s", "la
 class Status:
     """A bounded history, sampled by the monitor's loop, and the two pages that show it."""
 
-    def __init__(self, stats: Stats, state: MonitorState, accounts: Accounts) -> None:
+    def __init__(self, stats: Stats, state: MonitorState, accounts: Accounts, invalid: InvalidEvents) -> None:
         self._stats = stats
+        self._invalid = invalid
         self._state = state
         self._accounts = accounts
         self._started = time.time()
@@ -118,6 +121,7 @@ class Status:
             "restarts": sum(slot.get("restarts") for slot in self._stats.used()),
             "rebalances": sum(slot.get("rebalances") for slot in self._stats.used()),
             "errors": list(self._errors),
+            "invalid": {"text": self._invalid.describe(self._rates()["dead_lettered"]), "causes": self._invalid.rows()},
             "fields": HISTORY,
             "history": [point for point in self._history if point[0] is not None and point[0] > since],
         }
@@ -157,10 +161,11 @@ class Status:
         return {name: round((last[name] - first[name]) / (now - then), 1) for name in names}
 
     def _record_error(self, process: str, mark: Any, text: str) -> None:
-        """Put a new error to the front of the list, merged with an earlier error of the same text."""
+        """Put a new error to the front of the list, merged with an earlier error of the same cause."""
         if text and self._latest_errors.get(process) != mark:
             error: dict[str, Any] = {"who": [], "text": text, "times": 0}
-            error = next((earlier for earlier in self._errors if earlier["text"] == text), error)
+            cause = without_numbers(text)
+            error = next((earlier for earlier in self._errors if without_numbers(earlier["text"]) == cause), error)
             with suppress(ValueError):
                 self._errors.remove(error)
             processes = sorted({process, *error["who"]})

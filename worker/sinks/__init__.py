@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from worker.config.settings import Settings
@@ -37,6 +38,9 @@ class Sink(Protocol):
     def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
         """Return the highest offset from `start` up that a stored row has; None if there is none, or it cannot tell."""
 
+    def is_empty(self) -> bool:
+        """Whether the table or key has nothing at all; False if it cannot tell."""
+
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return the number of distinct devices in the table or key, in union with those that `others` name.
 
@@ -57,11 +61,16 @@ def uncounted(settings: Settings) -> str:
 
 
 def open_sink(settings: Settings) -> Sink:
-    """Return the sink that the settings name, not yet connected. Its client library is imported only here."""
-    if settings.backend == "redis":
+    """Return the sink that the settings name, not yet connected."""
+    return import_sink(settings.backend)(settings)
+
+
+def import_sink(backend: str) -> Callable[[Settings], Sink]:
+    """Return a store's sink; its client library is imported only here. Before a fork, all children have it."""
+    if backend == "redis":
         from worker.sinks.redis.sink import RedisSink
 
-        return RedisSink(settings)
+        return RedisSink
     from worker.sinks.clickhouse.sink import ClickHouseSink
 
-    return ClickHouseSink(settings)
+    return ClickHouseSink

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from worker.decoding.json import decode
 from worker.sinks.clickhouse.table import Column, bind_columns, counted
 
 TABLE = [
@@ -88,3 +89,26 @@ def test_a_table_for_device_events_must_be_able_to_hold_them() -> None:
     assert bind_columns(table[:2], {})
     assert bind_columns(table, {"timestamp": "at"})
     assert bind_columns([Column("timestamp", "Nullable(DateTime64(3))"), *table[1:]], {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "whole"),
+    [
+        ("Decimal(38, 18)", "90071992547409.93", 90071992547409_930000000000000000),
+        ("Decimal(18, 4)", "12345678901234.5678", 123456789012345678),
+        ("Array(Decimal(18, 4))", "[1.5, 12345678901234.5678]", 123456789012345678),
+        ("Nullable(Decimal(38, 2))", "9007199254740993.25", 900719925474099325),
+    ],
+)
+def test_decimals_have_all_digits_of_the_event_s_text(kind: str, text: str, whole: int) -> None:
+    (binding,) = bind_columns([Column("a.price", kind)], {})
+    decoded = decode([b'{"a": {"price": %s}}' % text.encode()], [binding.field])
+    assert not decoded.rejects
+    size = 16 if "38" in kind else 8
+    assert binding.codec.encode([decoded.columns[0]])[-size:] == whole.to_bytes(size, "little", signed=True)
+
+
+def test_decimals_with_more_digits_than_the_column_are_out_of_range() -> None:
+    (binding,) = bind_columns([Column("price", "Decimal(38, 2)")], {})
+    (reject,) = decode([b'{"price": 90071992547409.931}'], [binding.field]).rejects
+    assert reject.reason == "out_of_range"

@@ -130,7 +130,7 @@ def test_a_user_with_the_rights_that_check_prints(job: Job, own_redis: Server) -
         with run_worker("check", *job.arguments(*WINDOWS), env=env) as worker:
             assert worker.wait() == 1
         (line,) = [line for line in worker.stdout if line.startswith("FAIL  rights")]
-        fix = re.search(r"ACL SETUSER … (.*) \(verify: (.*) on (\S+), too\)", line)
+        fix = re.search(r"ACL SETUSER … (.*) \(check: \+info \+multi, verify: (.*) on (\S+)\)", line)
         assert fix, line
         client.execute_command("ACL", "SETUSER", "ingest", *fix[1].split())
         with job.start(*WINDOWS, "--until-end", "--log-level", "debug", env=env) as worker:

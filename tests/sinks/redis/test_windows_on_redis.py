@@ -92,7 +92,7 @@ def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
     job.send([*(click.payload() for click in events), b'{"device_ip":"u","country":"NL"}'])
     with run_worker("check", *job.arguments(*BY_COUNTRY)) as worker:
         assert worker.wait() == 0, worker.tail()
-    stored, sample = map(int, re.findall(r"(\d+) of the (\d+) newest events would be stored", worker.tail())[0])
+    stored, sample = map(int, re.findall(r"(\d+) of the (\d+) sampled events would be stored", worker.tail())[0])
     assert stored == sample - 1  # the sample's size depends on how the producer spread the events over partitions
     assert any("timestamp: 1 missing_field" in line for line in worker.stdout), worker.tail()
     job.finish(*BY_COUNTRY)
@@ -106,6 +106,25 @@ def test_daily_users_by_country(job: Job, client: Any, midnight: int) -> None:
         assert sorted(lines) == expected(client, within(events, since, until))
     (dead_letter,) = job.dead_letters()
     assert dead_letter.reason == "missing_field"
+    with run_worker("verify", *job.arguments(*BY_COUNTRY)) as worker:
+        assert worker.wait() == 0, worker.tail()
+
+
+def test_events_without_the_field_are_in_the_total_and_under_none(job: Job, client: Any, midnight: int) -> None:
+    seconds = midnight - DAY
+    events: list[dict[str, Any]] = [{"timestamp": seconds, "device_ip": f"d{n}"} for n in range(30)]
+    for event in events[:10]:
+        event["country"] = "NL"
+    for event in events[10:15]:
+        event["country"] = None
+    job.send([orjson.dumps(event) for event in events])
+    job.finish(*BY_COUNTRY)
+    lines = ["Total devices: 30", "NL: 10", "(none): 20"]
+    assert counted(job, seconds, midnight, "--by", "country") == lines
+    with run_worker("count", *job.arguments("--by", "country")) as worker:
+        assert worker.wait() == 0, worker.tail()
+    assert worker.stdout == lines
+    assert job.dead_letters() == []
     with run_worker("verify", *job.arguments(*BY_COUNTRY)) as worker:
         assert worker.wait() == 0, worker.tail()
 
@@ -186,10 +205,11 @@ def test_check_warns_about_a_policy_that_evicts_windows(job: Job, client: Any) -
         (("--from", "2026-11-01", "--to", "2026-11-02"), "run the worker with --windows"),
         (("--from", "2026-11-02", "--to", "2026-11-01"), "a later --to TIME"),
         (("--from", "yesterday", "--to", "2026-11-01"), "write 2026-11-01"),
-        (("--by", "country", "--backend", "clickhouse"), "query the ClickHouse table"),
+        (("--by", "country", "--backend", "clickhouse"), "--by: it has no effect with --backend clickhouse"),
+        (("--from", "2026-11-01", "--backend", "clickhouse"), "query the ClickHouse table"),
     ],
 )
 def test_count_says_what_to_write(own_redis: Server, topic_name: str, options: Sequence[str], message: str) -> None:
-    with run_worker("count", "--topic", topic_name, "--redis-url", own_redis.address, *options) as worker:
+    with run_worker("count", "--topic", topic_name, *options, env={"WORKER_REDIS_URL": own_redis.address}) as worker:
         assert worker.wait() == 2, worker.tail()
     assert message in worker.stderr[-1]

@@ -17,8 +17,9 @@ from worker.sinks import uncounted
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
-from worker.sinks.clickhouse.names import literal, quoted, table_name
+from worker.sinks.clickhouse.names import literal, quoted, shown, table_parts
 from worker.sinks.clickhouse.sink import ClickHouseSink
+from worker.sinks.clickhouse.table import bind_columns, counted, default_columns
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers without CHECK GRANT
@@ -80,16 +81,18 @@ def _check_clock(client: _Client) -> Finding:
 
 
 def _check_table(settings: Settings, client: _Client, create: bool, fields: list[Stored]) -> Iterator[Finding]:
-    name = settings.table if "." in settings.table else f"{client.value('SELECT currentDatabase()')}.{settings.table}"
-    database = name.partition(".")[0]
+    database, table = table_parts(settings.table)
+    database = database or client.value("SELECT currentDatabase()")
+    name = shown(f"{quoted(database)}.{quoted(table)}")
     if not client.value(f"EXISTS DATABASE {quoted(database)}"):
-        yield fail("table", f"no database {database}", f"CREATE DATABASE {database}")
+        yield fail("table", f"no database {database}", f"CREATE DATABASE {shown(quoted(database))}")
         return
-    exists = bool(client.value(f"EXISTS TABLE {table_name(name)}"))
+    exists = bool(client.value(f"EXISTS TABLE {name}"))
     rights = ("INSERT", "SELECT") if exists else ("CREATE TABLE", "INSERT", "SELECT")
     if missing := ", ".join(right for right in rights if not client.has_right(f"{right} ON {name}")):
         user = client.value("SELECT currentUser()")
-        yield fail("rights", f"{user} lacks {missing} on {name}", f"GRANT {missing} ON {name} TO {user}")
+        grant = f"GRANT {missing} ON {name} TO {shown(quoted(user))}"
+        yield fail("rights", f"{user} lacks {missing} on {name}", grant)
     else:
         yield ok("rights", f"{', '.join(rights)} on {name}")
     if int(client.value("SELECT getSetting('readonly')")) == 1:
@@ -98,9 +101,21 @@ def _check_table(settings: Settings, client: _Client, create: bool, fields: list
     if missing:
         return
     if not exists and not create and not settings.map:  # with --map the sink reports that the table must exist
-        yield ok("table", f"{name} does not exist; the worker creates it when it starts, or --create now")
+        yield from _check_default_columns(settings, name, fields)
         return
     yield from _check_columns(settings, client, name, exists, fields)
+
+
+def _check_default_columns(settings: Settings, name: str, fields: list[Stored]) -> Iterator[Finding]:
+    """Append the fields that the table will have which the worker creates."""
+    columns = default_columns()
+    bindings = bind_columns(columns, {})
+    stored = [Stored(binding.field, binding.column, binding.codec.type, exists=False) for binding in bindings]
+    filled = ", ".join(map(str, stored))
+    yield ok("table", f"{name} does not exist; the worker creates it when it starts, or --create now, with {filled}")
+    column = counted(columns, bindings, settings.device_field)
+    yield ok("devices", f"counted in column {column}" if column else uncounted(settings))
+    fields += stored
 
 
 def _check_columns(
@@ -116,14 +131,18 @@ def _check_columns(
     except WorkerError as error:
         yield fail_with("table", error)
         return
-    database, _, table = name.partition(".")
+    database, table = table_parts(name)
     place = f"database = {literal(database)} AND name = {literal(table)}"
     engine = client.value(f"SELECT engine FROM system.tables WHERE {place}")
     views = client.value(
         "SELECT arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table) "
         f"FROM system.tables WHERE {place}"
     )
-    stored = [Stored(binding.field, binding.column, binding.codec.type) for binding in sink.bindings]
+    keys = client.value(
+        "SELECT groupArray(name) FROM system.columns WHERE "
+        f"database = {literal(database)} AND table = {literal(table)} AND (is_in_sorting_key OR is_in_partition_key)"
+    )
+    stored = [Stored(b.field, b.column, b.codec.type, is_key=b.column in keys) for b in sink.bindings]
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
     yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))

@@ -28,6 +28,8 @@ class Stored(NamedTuple):
     field: Field
     column: str = ""
     type: str = ""
+    exists: bool = True  # False: the worker will create the table
+    is_key: bool = False  # part of the sorting or partition key, so ALTER cannot change its type
 
     def __str__(self) -> str:
         if not self.column:

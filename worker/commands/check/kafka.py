@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from confluent_kafka import ConsumerGroupType, KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
@@ -26,11 +29,19 @@ from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
 from worker.kafka.properties import assignors, client_properties
 
 _TIMEOUT_S = 8.0
+_CONNECT_S = 3.0
+_CONNECTIONS = 16  # at the same time
+_TRIES = 2
+_PORT = 9092  # librdkafka's default
 _HOUR = 3600.0
 
 
-def check_kafka(settings: Settings, create: bool, partitions: int, readable: list[str]) -> Iterator[Finding]:
-    """Yield the findings; append the topics that can be read to `readable`. Creates missing topics if `create`.
+def check_kafka(
+    settings: Settings, create: bool, partitions: int, existing: dict[str, int], readable: list[str]
+) -> Iterator[Finding]:
+    """Yield the findings. Creates missing topics if `create`.
+
+    Adds the number of partitions of each topic to `existing`, and appends the topics that can be read to `readable`.
 
     Stops early if the brokers do not answer or there is no topic.
     """
@@ -43,11 +54,14 @@ def check_kafka(settings: Settings, create: bool, partitions: int, readable: lis
         try:
             counts = lag.partitions()
         except WorkerError as error:
-            yield _unreachable(settings, error)
+            yield from _unreachable(settings, error)
             return
         yield ok("Kafka", f"{settings.bootstrap_servers} answers")
         admin = AdminClient({**client_properties(settings), "log_level": 0})
         try:
+            if unreachable := _unreachable_brokers(settings):  # every further request would time out
+                yield from unreachable
+                return
             selection = Selection(settings)
             missing = [topic for topic in selection.names if topic not in counts]
             if missing and create:
@@ -64,6 +78,7 @@ def check_kafka(settings: Settings, create: bool, partitions: int, readable: lis
                 yield fail("topic", f"{clash[0]} and {clash[1]} would both go into {clash[2]}", "another --table")
             if not counts:
                 return
+            existing |= counts
             yield _check_partitions(settings, counts)
             for topic in counts:
                 yield from _check_topic(admin, topic)
@@ -77,13 +92,70 @@ def check_kafka(settings: Settings, create: bool, partitions: int, readable: lis
             yield fail_with("Kafka", error)
 
 
-def _unreachable(settings: Settings, error: WorkerError) -> Finding:
-    if isinstance(error, Retryable):
-        hint = "--bootstrap-servers HOST:PORT (is it running?)"
-        if "security.protocol" in str(error) or "Disconnected" in str(error):
-            hint += ", or -X security.protocol=… as the listener requires"
-        return fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)
-    return fail_with("Kafka", error)
+def _unreachable(settings: Settings, error: WorkerError) -> list[Finding]:
+    if not isinstance(error, Retryable):
+        return [fail_with("Kafka", error)]
+    for server in settings.bootstrap_servers.split(","):
+        if _answers_http(server):
+            result = f"{server} is an HTTP server, not a Kafka broker"
+            fix = "--bootstrap-servers HOST:PORT of a broker (not of a REST proxy or web page)"
+            return [fail("Kafka", result, fix)]
+    if brokers := _unreachable_brokers(settings):
+        return brokers
+    hint = "--bootstrap-servers HOST:PORT (is it running?)"
+    if "security.protocol" in str(error) or "Disconnected" in str(error):
+        hint += ", or -X security.protocol=… as the listener requires"
+    return [fail("Kafka", f"{settings.bootstrap_servers} does not answer: {error}", hint)]
+
+
+def _answers_http(server: str) -> bool:
+    """Whether a bootstrap server answers an HTTP request. A Kafka broker would close the connection."""
+    try:
+        parts = urlsplit(f"//{server.strip().rpartition('://')[2]}")
+        with socket.create_connection((parts.hostname or "", parts.port or _PORT), _CONNECT_S) as connection:
+            connection.settimeout(_CONNECT_S)
+            connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            return connection.recv(16).startswith(b"HTTP/")
+    except (OSError, ValueError):
+        return False
+
+
+def _unreachable_brokers(settings: Settings) -> list[Finding]:
+    """Return the brokers whose advertised address cannot be reached from here, although a bootstrap server answers."""
+    brokers = _brokers(settings)
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        errors = list(pool.map(lambda broker: _connection_error(broker.host, broker.port), brokers))
+    return [
+        fail(
+            "Kafka",
+            f"broker {broker.id} advertises {broker.host}:{broker.port}, which this host cannot reach: {error}",
+            f"set advertised.listeners of broker {broker.id} to an address that this host can reach, or name the "
+            "listener for this network with --bootstrap-servers",
+        )
+        for broker, error in zip(brokers, errors, strict=True)
+        if error
+    ]
+
+
+def _brokers(settings: Settings) -> list[Any]:
+    """Return the brokers that a bootstrap server names; none if none answers.
+
+    A client that has learned an unreachable address may ask there, so each try is a new client's.
+    """
+    for _ in range(_TRIES):
+        admin = AdminClient({**client_properties(settings), "log_level": 0})
+        with suppress(KafkaException):
+            return sorted(admin.list_topics(timeout=_CONNECT_S).brokers.values(), key=lambda broker: int(broker.id))
+    return []
+
+
+def _connection_error(host: str, port: int) -> str:
+    """Return why no TCP connection can be made; empty if it can."""
+    try:
+        socket.create_connection((host, port), _CONNECT_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _create(admin: AdminClient, topic: str, partitions: int, config: dict[str, str]) -> None:
@@ -148,8 +220,8 @@ def _check_topic(admin: AdminClient, topic: str) -> Iterator[Finding]:
     if policy is not None and "compact" in str(policy.value):
         yield warn(
             "compaction",
-            f"{topic} is compacted: events may be removed before they are read",
-            _alter(topic, "cleanup.policy=delete"),
+            f"{topic} is compacted: once a newer event has the same key, an event may be removed before it is read",
+            f"{_alter(topic, 'min.compaction.lag.ms=86400000')} (each event then stays for a day at least)",
         )
 
 
@@ -200,8 +272,8 @@ def _dead_letter_faults(
         )
         yield fail(subject, result, _alter(topic, f"min.insync.replicas={replicas}"))
     if "compact" in values.get("cleanup.policy", ""):
-        result = f"{topic} is compacted and refuses messages without a key: a dead letter would block its partition"
-        yield fail(subject, result, _alter(topic, "cleanup.policy=delete"))
+        result = f"{topic} is compacted: it refuses a dead letter without a key, which would block its partition, and "
+        yield fail(subject, f"{result}removes those whose key comes again", "another --dead-letter-topic")
     elif (age_ms := int(values.get("retention.ms", -1))) >= 0:
         result = f"{topic} removes dead letters after {age_ms / 1000 / _HOUR:.1f} h"
         yield warn(subject, result, _alter(topic, "retention.ms=-1"))

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 
 from worker.commands.check.finding import Finding, fail, ok, warn
 from worker.config.settings import Settings
+from worker.core.native import describe_reader
 
 _FEW_ROWS = 1000
-_INSERTS_S = 20  # of all processes; ClickHouse merges about so many new parts without falling behind
+_INSERTS_S = 20  # ClickHouse merges about so many new parts without falling behind
 
 
-def check_options(settings: Settings) -> Iterator[Finding]:
+def check_options(settings: Settings, partitions: int) -> Iterator[Finding]:
+    """Yield the findings. `partitions` is the number in all topics; 0: unknown."""
     yield _check_port(settings)
+    yield ok("reader", describe_reader(settings.reader))
     if settings.backend != "clickhouse":
         return
     if settings.batch_rows < _FEW_ROWS:
@@ -22,14 +25,13 @@ def check_options(settings: Settings) -> Iterator[Finding]:
             f"--batch-rows {settings.batch_rows} makes many small parts in ClickHouse",
             "--batch-rows 100000",
         )
-    processes = settings.processes or 1
-    inserts = processes * 1000 / max(settings.linger_ms, 1)
+    inserts = partitions * 1000 / max(settings.linger_ms, 1)  # each batch is of one partition
     if inserts > _INSERTS_S:
         yield warn(
             "options",
-            f"--linger-ms {settings.linger_ms} lets {processes} processes insert {inserts:.0f} times a "
-            "second into ClickHouse",
-            f"--linger-ms {max(1000, 1000 * processes // _INSERTS_S)}",
+            f"--linger-ms {settings.linger_ms} lets {partitions} partitions insert {inserts:.0f} times a second into "
+            "ClickHouse",
+            f"--linger-ms {max(1000, -(-1000 * partitions // _INSERTS_S))}",
         )
 
 

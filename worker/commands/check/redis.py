@@ -29,8 +29,10 @@ def check_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iter
         try:
             client = node.client()
             client.ping()
-        except exceptions.NoPermissionError:
-            pass  # it answers; the rights that the worker needs are checked below
+        except exceptions.NoPermissionError as error:
+            if "'ping'" not in str(error):  # else it answers, and the rights that the worker needs are checked below
+                yield fail("rights", f"{node.where}: {error}", "ACL SETUSER … +select, for a database other than 0")
+                return
         except (TypeError, ValueError) as error:
             yield fail("Redis", f"{node.where}: {error}", "correct the options in --redis-url")
             return
@@ -65,20 +67,15 @@ def _commands_to_try(keys: Keys) -> list[tuple[str, ...]]:
 def _check_writes(client: redis.Redis, keys: Keys) -> Finding:
     """Queue the commands in a transaction, where Redis checks rights and role, and discard it."""
     commands = _commands_to_try(keys)
-    rights = " ".join(dict.fromkeys(f"+{words[0].lower()}" for words in commands))
     pool = client.connection_pool
     connection: Any = pool.get_connection()
+    words: tuple[str, ...] = ("MULTI",)
     try:
-        for words in (("MULTI",), *commands):
-            connection.send_command(*words)
-            connection.read_response()
+        _ask(connection, *words)
+        for words in commands:
+            _ask(connection, *words)
     except exceptions.NoPermissionError:
-        pattern = f"{keys.prefix}*" if keys.windows or keys.by else keys.total
-        return fail(
-            "rights",
-            f"this user may not {words[0]}" + (f" {words[1]}" if words[1:] else ", which this check uses"),
-            f"ACL SETUSER … ~{pattern} {rights} +multi +discard (verify: {_VERIFY} on ~{keys.prefix}:verify:*, too)",
-        )
+        return _check_without_transaction(client, keys) if words == ("MULTI",) else _lacks(words, keys)
     except exceptions.ReadOnlyError:
         return fail("role", "this is a replica, which refuses writes", "point --redis-url at its primary")
     except exceptions.OutOfMemoryError:
@@ -92,6 +89,48 @@ def _check_writes(client: redis.Redis, keys: Keys) -> Finding:
     finally:
         connection.disconnect()  # discards
         pool.release(connection)
+
+
+def _ask(connection: Any, *words: str) -> Any:
+    connection.send_command(*words)
+    return connection.read_response()
+
+
+def _check_without_transaction(client: redis.Redis, keys: Keys) -> Finding:
+    """Try the commands that write nothing, for a user that may not MULTI: the worker itself does not need it."""
+    names = list(dict.fromkeys(name for name, *_ in _commands_to_try(keys)))
+    tried: list[str] = []
+    words: tuple[str, ...] = ()
+    try:
+        for words in _harmless_commands(keys):
+            reply = client.execute_command(*words)
+            tried.append(words[0])
+        if reply:
+            words = ("PFADD", keys.total)  # without elements: the key exists, so this changes nothing
+            client.execute_command(*words)
+            tried.append("PFADD")
+    except exceptions.NoPermissionError:
+        return _lacks(words, keys)
+    except exceptions.ReadOnlyError:
+        return fail("role", "this is a replica, which refuses writes", "point --redis-url at its primary")
+    except (exceptions.RedisError, OSError) as error:
+        return fail("rights", f"{words[0]} is refused: {error}", "see the server's log")
+    untried = ", ".join(name for name in names if name not in tried)
+    text = f"this user may {', '.join(name for name in names if name in tried)}"
+    return ok("rights", text + (f"; {untried} cannot be tried without +multi" if untried else ""))
+
+
+def _harmless_commands(keys: Keys) -> list[tuple[str, ...]]:
+    """Return those of `_commands_to_try` that write nothing. The last one counts the key."""
+    commands = [words for words in _commands_to_try(keys) if words[0] in ("SMEMBERS", "EXPIREAT")]
+    return [*commands, ("PFCOUNT", keys.total)]  # EXPIREAT: of a slice of 1970, which no worker writes
+
+
+def _lacks(words: tuple[str, ...], keys: Keys) -> Finding:
+    pattern = f"{keys.prefix}*" if keys.windows or keys.by else keys.total
+    rights = " ".join(dict.fromkeys(f"+{words[0].lower()}" for words in _commands_to_try(keys)))
+    more = f"check: +info +multi, verify: {_VERIFY} on ~{keys.prefix}:verify:*"
+    return fail("rights", f"this user may not {words[0]} {words[1]}", f"ACL SETUSER … ~{pattern} {rights} ({more})")
 
 
 def _check_key(settings: Settings, key: str) -> Finding:

@@ -8,50 +8,69 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
+from worker.commands.dlq.position import Replayed, read_replayed
 from worker.commands.dlq.sender import replay
 from worker.config.settings import Settings
-from worker.core.errors import ExitCode
+from worker.core.errors import ExitCode, Fatal
+from worker.kafka.log_reader import require_topic
 
 __all__ = ["count_dead_letters", "list_dead_letters", "replay"]
 
 
 def list_dead_letters(settings: Settings, *, reason: str | None, limit: int, payload: bool, out: TextIO) -> int:
-    """Print one line per dead letter, oldest first, and how many more there are; payloads only if `payload`."""
+    """Print one line per dead letter, oldest first, and how many more there are; payloads only if `payload`.
+
+    Raises Fatal if there are none because the topic does not exist.
+    """
     others: Counter[str] = Counter()
-    more = 0
-    for number, dead_letter in enumerate(_of_group(settings, reason, others)):
-        if number < limit:
-            print(_line(dead_letter, payload), file=out)
-        else:
-            more += 1
-    if more:
-        print(f"and {more} more (--limit {limit + more})", file=out)
-    _print_others(others, out)
+    count = 0
+    replayed, note = _read_replayed(settings)
+    for dead_letter in _of_group(settings, reason, others):
+        count += 1
+        if count <= limit:
+            print(_line(dead_letter, payload, is_replayed=replayed.has_event(dead_letter)), file=out)
+    if count > limit:
+        print(f"and {count - limit} more (--limit {count})", file=out)
+    _print_rest(settings, count, others, note, out)
     return ExitCode.OK
 
 
 def count_dead_letters(settings: Settings, *, out: TextIO) -> int:
-    """Print the number of dead letters by reason and field, by origin partition, and in total."""
+    """Print the number of dead letters by reason and field, by origin partition, and in total, and of those replayed.
+
+    Raises Fatal if there are none because the topic does not exist.
+    """
     reasons: Counter[str] = Counter()
     partitions: Counter[int] = Counter()
     origins: set[tuple[int, int]] = set()
-    size, first, last = 0, 0, 0
+    size, first, last, again = 0, 0, 0, 0
     others: Counter[str] = Counter()
+    replayed, note = _read_replayed(settings)
     for dead_letter in _of_group(settings, None, others):
         reasons[dead_letter.reason + (f" {dead_letter.field}" if dead_letter.field else "")] += 1
         partitions[dead_letter.partition] += 1
         origins.add((dead_letter.partition, dead_letter.offset))
         size += len(dead_letter.payload)
         first, last = min(first or dead_letter.time_ms, dead_letter.time_ms), max(last, dead_letter.time_ms)
+        again += replayed.has_event(dead_letter)
     for name, count in reasons.most_common():
         print(f"{name}: {count}", file=out)
     for partition, count in sorted(partitions.items()):
         print(f"{settings.topic}[{partition}]: {count}", file=out)
     span = f", from {_time(first)} to {_time(last)}" if partitions else ""
     total = partitions.total()
-    print(f"total: {total} dead letters of {len(origins)} events, {size} bytes{span}", file=out)
-    _print_others(others, out)
+    text = f"total: {total} dead letters of {len(origins)} events, {size} bytes{span}; {again} of them replayed"
+    print(text, file=out)
+    _print_rest(settings, total, others, note, out)
     return ExitCode.OK
+
+
+def _read_replayed(settings: Settings) -> tuple[Replayed, str]:
+    """Return what was replayed, and a note if this client may not read that."""
+    try:
+        return read_replayed(settings), ""
+    except Fatal as error:
+        return Replayed(settings, {}), f"which of them were replayed is unknown: {error}"
 
 
 def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> Iterator[StoredDeadLetter]:
@@ -65,12 +84,17 @@ def _of_group(settings: Settings, reason: str | None, others: Counter[str]) -> I
             others[dead_letter.group] += 1
 
 
-def _print_others(others: Counter[str], out: TextIO) -> None:
-    for group, count in sorted(others.items()):
-        print(f"left out: {count} dead letters of another group (--group-id {group})", file=out)
+def _print_rest(settings: Settings, count: int, others: Counter[str], note: str, out: TextIO) -> None:
+    """Print what the lines do not have. Raise Fatal if there are no dead letters at all, and no topic either."""
+    for group, left_out in sorted(others.items()):
+        print(f"left out: {left_out} dead letters of another group (--group-id {group})", file=out)
+    if count and note:
+        print(note, file=out)
+    if not count + others.total():
+        require_topic(settings)
 
 
-def _line(dead_letter: StoredDeadLetter, payload: bool) -> str:
+def _line(dead_letter: StoredDeadLetter, payload: bool, *, is_replayed: bool) -> str:
     """Return a dead letter as one line. The payload is escaped, so that it cannot send control characters."""
     words = [
         f"{dead_letter.topic}[{dead_letter.partition}]@{dead_letter.offset}",
@@ -78,6 +102,7 @@ def _line(dead_letter: StoredDeadLetter, payload: bool) -> str:
         dead_letter.field or "-",
         _time(dead_letter.time_ms),
         f"{len(dead_letter.payload)} bytes",
+        "replayed" if is_replayed else "-",
     ]
     return "  ".join(words + ([repr(dead_letter.payload)[2:-1]] if payload else []))
 

@@ -34,6 +34,13 @@ class StoredDeadLetter(NamedTuple):
         """Whether this group read the event from this topic; other topics and groups may use the dead-letter topic."""
         return self.topic == settings.topic and self.group in ("", settings.group_id)
 
+    def event_key(self) -> tuple[str, int, int, int]:
+        """Return what identifies the event.
+
+        The payload's hash distinguishes it from events of a deleted topic of the same name.
+        """
+        return self.topic, self.partition, self.offset, hash(self.payload)
+
 
 def read_dead_letters(settings: Settings) -> Iterator[StoredDeadLetter]:
     """Yield every dead letter that the topic has now, partition by partition; none if the topic does not exist."""

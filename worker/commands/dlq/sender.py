@@ -6,82 +6,67 @@ after a crash, continues there. Two replays at the same time fence each other by
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import islice
-from typing import Any, NamedTuple, Self, TextIO
+from typing import Any, TextIO
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
+from worker.commands.dlq.position import Replayed, ReplayPosition, read_positions, replay_group
 from worker.commands.progress import ProgressBar
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.log_reader import LogReader
 from worker.kafka.properties import client_properties
+from worker.kafka.topics import topic_configuration
 
-_VERSION = "r1"
+_OFFSETS_RETENTION_S = 7 * 86_400  # Kafka's default
 _TRANSACTION = 500  # dead letters; readers of the topic wait for the end of a transaction
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 1_000_000_000  # librdkafka's own limit, so that only the broker's applies
 
 
-class ReplayPosition(NamedTuple):
-    """How far one partition of the dead-letter topic is replayed: all below `offset`, and some reasons further."""
-
-    offset: int = 0
-    reasons: Mapping[str, int] = {}
-
-    @classmethod
-    def parse(cls, offset: int | None, metadata: str) -> Self:
-        """Read the position from a commit."""
-        version, _, rest = metadata.partition(";")
-        words = [word.rpartition("=") for word in rest.split(";") if word] if version == _VERSION else []
-        return cls(offset or 0, {reason: int(end) for reason, _, end in words})
-
-    def encode(self) -> str:
-        """Return the commit's metadata."""
-        return ";".join([_VERSION, *(f"{reason}={end}" for reason, end in sorted(self.reasons.items()))])
-
-    def is_past(self, dead_letter: StoredDeadLetter) -> bool:
-        """Whether the dead letter was replayed, or left out as a duplicate."""
-        return dead_letter.dlq_offset < max(self.offset, self.reasons.get(dead_letter.reason, 0))
-
-    def after(self, dead_letter: StoredDeadLetter, reason: str | None) -> ReplayPosition:
-        """Return the position when everything up to this dead letter is replayed: of that reason, or of all."""
-        end = dead_letter.dlq_offset + 1
-        if reason is None:
-            return ReplayPosition(end, {name: other for name, other in self.reasons.items() if other > end})
-        return self._replace(reasons={**self.reasons, reason: end})
-
-
-def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO, progress: TextIO | None = None) -> int:
+def replay(
+    settings: Settings,
+    *,
+    reason: str | None,
+    yes: bool,
+    out: TextIO,
+    progress: TextIO | None = None,
+    from_start: bool = False,
+) -> int:
     """Produce the group's dead letters that were not replayed before to their origin topic. Without `yes`, only count.
 
     Returns OK. All groups that read the topic get these events, also those that have written them.
     Raises Retryable if a transaction fails: none of its dead letters is in the topic then, and the next replay
-    continues with them. Several dead letters of one event, which a retried write causes, are replayed once.
-    `progress` shows a progress bar if it is a terminal.
+    continues with them. Raises Fatal, before the first transaction, if the topic does not exist, or is compacted and a
+    dead letter has no key, or if the replay position may have expired, unless `from_start`. Several dead letters of one
+    event, which a retried write causes, are replayed once. `progress` shows a progress bar if it is a terminal.
     """
-    group = f"{settings.group_id}.dlq-replay.{settings.topic}"
+    group = replay_group(settings)
     with (
         closing(LogReader(settings, settings.dead_letter_topic_name, group=group)) as log_reader,
         ProgressBar(progress) as bar,
     ):
-        count = log_reader.partitions()
-        commits = log_reader.committed(count)
+        positions = read_positions(log_reader)
         if bar.is_shown:
-            bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
-        positions = {partition: ReplayPosition.parse(*commit) for partition, commit in commits.items()}
+            bar.total = sum(high - low for low, high in map(log_reader.bounds, positions))
+        with closing(LogReader(settings, settings.topic)) as origin:
+            partitions = origin.existing_partitions()
+        is_compacted = "compact" in topic_configuration(settings, settings.topic).get("cleanup.policy", "")
+        if yes and not from_start and all(position == ReplayPosition() for position in positions.values()):
+            _require_recent(group, _due(settings, reason, positions, Counter(), ProgressBar(None)))
+        if is_compacted:
+            _require_keys(settings, _due(settings, reason, positions, Counter(), ProgressBar(None)))
         counts: Counter[str] = Counter()
         due = _due(settings, reason, positions, counts, bar)
         if yes:
-            with closing(LogReader(settings, settings.topic)) as origin:
-                partitions = origin.partitions()
-            if not partitions:
-                raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
             _replay(settings, log_reader, group, due, positions, reason, partitions)
         else:
             for _ in due:
@@ -92,7 +77,32 @@ def replay(settings: Settings, *, reason: str | None, yes: bool, out: TextIO, pr
     print(f"{action} {counts['due']} dead letters to {settings.topic}; {left_out}{hint}", file=out)
     if counts["due"] and not yes:
         print(f"every group that reads {settings.topic} will get these events, not only {settings.group_id}", file=out)
+        if is_compacted:
+            print(f"{settings.topic} is compacted: each of these events becomes the newest one of its key", file=out)
     return ExitCode.OK
+
+
+def _require_recent(group: str, due: Iterator[StoredDeadLetter]) -> None:
+    """Raise Fatal if there is no position, and the dead letters are so old that Kafka may have deleted it."""
+    oldest_ms = min((dead_letter.time_ms for dead_letter in due), default=None)
+    age_s = time.time() - (oldest_ms / 1000 if oldest_ms is not None else math.inf)
+    if age_s > _OFFSETS_RETENTION_S:
+        raise Fatal(
+            f"group {group} has no committed offset, and the oldest dead letter is {age_s / 86_400:.0f} days old: "
+            "none was replayed, or Kafka has deleted the offsets (offsets.retention.minutes, 7 days), and a replay "
+            "would send events again that were replayed before. worker dlq list shows them; --from-start replays all"
+        )
+
+
+def _require_keys(settings: Settings, due: Iterator[StoredDeadLetter]) -> None:
+    """Raise Fatal if a dead letter has no key: a compacted topic would refuse it after others were sent."""
+    counts = Counter(dead_letter.key is None for dead_letter in due)
+    if counts[True]:
+        raise Fatal(
+            f"topic {settings.topic} is compacted, so it refuses events without a key, and {counts[True]} of the "
+            f"{counts.total()} dead letters have none: nothing is replayed; --reason replays those of another reason",
+            code=ExitCode.FAILED,
+        )
 
 
 def _due(
@@ -103,27 +113,19 @@ def _due(
     bar: ProgressBar,
 ) -> Iterator[StoredDeadLetter]:
     """Yield the dead letters to replay, in order; count these and the ones left out."""
-    start = dict(positions)  # a copy: `positions` advances during the replay
-    replayed = set()
-    if any(position != ReplayPosition() for position in start.values()):
-        dead_letters = (dead_letter for dead_letter in read_dead_letters(settings) if dead_letter.concerns(settings))
-        replayed = {_event_key(dead) for dead in dead_letters if start[dead.dlq_partition].is_past(dead)}
+    replayed = Replayed(settings, positions)
+    sent = set()
     for dead_letter in bar.track(read_dead_letters(settings)):
         if not dead_letter.concerns(settings) or reason not in (None, dead_letter.reason):
             continue
-        if start[dead_letter.dlq_partition].is_past(dead_letter):
+        if replayed.is_past(dead_letter):
             counts["before"] += 1
-        elif _event_key(dead_letter) in replayed:
+        elif replayed.has_event(dead_letter) or dead_letter.event_key() in sent:
             counts["duplicate"] += 1
         else:
-            replayed.add(_event_key(dead_letter))
+            sent.add(dead_letter.event_key())
             counts["due"] += 1
             yield dead_letter
-
-
-def _event_key(dead_letter: StoredDeadLetter) -> tuple[str, int, int, int]:
-    """Return what identifies the event. The payload's hash tells it from events of a deleted topic of the same name."""
-    return dead_letter.topic, dead_letter.partition, dead_letter.offset, hash(dead_letter.payload)
 
 
 def _replay(

@@ -16,7 +16,6 @@ from worker.commands.verify.clickhouse import verify_clickhouse
 from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
 from worker.config.settings import Settings
-from worker.core.errors import Fatal
 from worker.decoding.formats import open_format, with_schemas
 from worker.kafka.log_reader import LogReader
 from worker.kafka.schemas import schema_source
@@ -25,14 +24,13 @@ from worker.kafka.schemas import schema_source
 def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None = None) -> int:
     """Print an account of each partition and a total; return OK if every event is stored once, else FAILED.
 
-    It is FAILED too if that cannot be decided: a table that merges rows of several events may have merged an event or
-    lost it. With `allow_merged`, such events count as merged. `limit` is how many ranges of each problem are shown.
+    It is FAILED too if that cannot be decided: a table that merges, removes or forwards rows may have done so with the
+    row of an event, or it may never have had it. With `allow_merged`, such events count as stored. `limit` is how many
+    ranges of each problem are shown.
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
     """
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
-        count = log_reader.partitions()
-        if not count:
-            raise Fatal(f"topic {settings.topic} does not exist on {settings.bootstrap_servers}")
+        count = log_reader.existing_partitions()
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
         if bar.is_shown:

@@ -44,23 +44,22 @@ def verify_clickhouse(
         _compare(account, log_reader, rows, partition, own_dead_letters, row_bounds, (low, high), committed or 0, bar)
         is_good = (
             is_good
-            and account.is_good(merged=allow_merged and bool(rows.merging))
+            and account.is_good(merged=allow_merged and bool(rows.absence))
             and (committed is None or committed >= low)
         )
         total.update(account.counts())
         bar.clear()
-        summary = _summary(account.counts(), rows.merging)
-        for line in [summary, *_problems(account, rows.merging), *_notes(account, committed, low, high)]:
+        summary = _summary(account.counts(), rows.absence)
+        for line in [summary, *_problems(account, rows.absence), *_notes(account, committed, low, high)]:
             print(f"{log_reader.topic}[{partition}]: {line}", file=out, flush=True)
-    if rows.merging and total["missing"]:
+    if rows.absence and total["missing"]:
         due = total["events"] - total["skipped"] - total["dead_letters"]
         print(
-            f"total: rows may have been merged: {total['missing']} of {due} offsets have no row of their own. Whether "
-            "their events were merged or lost cannot be decided, nor whether one was written twice. "
-            f"{rows.merging}",
+            f"total: {total['missing']} of {due} offsets have no row of their own. Whether their events were stored or "
+            f"lost cannot be decided: {rows.absence}",
             file=out,
         )
-    print(f"total: {_summary(total, rows.merging)}", file=out)
+    print(f"total: {_summary(total, rows.absence)}", file=out)
     return ExitCode.OK if is_good else ExitCode.FAILED
 
 
@@ -108,19 +107,19 @@ def _read_log(
     return offsets, tombstones
 
 
-def _summary(counts: Mapping[str, int], merging: str) -> str:
+def _summary(counts: Mapping[str, int], absence: str) -> str:
     text = "{events} events, {rows} rows, {dead_letters} dead letters, {skipped} skipped, ".format_map(counts)
-    text += ", ".join(f"{_label(problem, merging)} {counts[problem]}" for problem in PROBLEMS)
+    text += ", ".join(f"{_label(problem, absence)} {counts[problem]}" for problem in PROBLEMS)
     return text + (f"; {counts['ahead']} rows ahead of the commit" if counts["ahead"] else "")
 
 
-def _problems(account: Account, merging: str) -> list[str]:
-    problems: list[tuple[str, Ranges]] = [(_label(problem, merging), getattr(account, problem)) for problem in PROBLEMS]
+def _problems(account: Account, absence: str) -> list[str]:
+    problems: list[tuple[str, Ranges]] = [(_label(problem, absence), getattr(account, problem)) for problem in PROBLEMS]
     return [f"{label} {ranges}" for label, ranges in problems if ranges.count]
 
 
-def _label(problem: str, merging: str) -> str:
-    return "without a row of their own" if merging and problem == "missing" else problem
+def _label(problem: str, absence: str) -> str:
+    return "without a row of their own" if absence and problem == "missing" else problem
 
 
 def _notes(account: Account, committed: int | None, low: int, high: int) -> list[str]:

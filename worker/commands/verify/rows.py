@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from array import array
+from collections.abc import Collection
 from typing import Any
 
 from worker.config.settings import Settings
-from worker.core.errors import Fatal, WorkerError
+from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import merging
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
-from worker.sinks.clickhouse.names import table_name
+from worker.sinks.clickhouse.names import table_name, table_parts
+
+# Engines that pass rows on to other tables, or read them from there: what becomes of them is unknown here.
+_FORWARDING = (
+    "Distributed",
+    "Buffer",
+    "Merge",
+    "View",
+    "MaterializedView",
+    "LiveView",
+    "WindowView",
+    "Alias",
+    "Dictionary",
+)
 
 
 class Rows:
     """The offsets that the table has rows for, by its origin columns.
 
-    `merging` describes how the table's engine merges rows of several events, so that an event without a row is not
-    necessarily lost; empty if it does not merge them.
+    `absence` says why an event without a row is not necessarily lost: the table merges, removes or forwards rows. It is
+    empty if the table keeps each row until somebody deletes it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -29,7 +44,7 @@ class Rows:
             names = self._origin_columns(settings.table)
             self._condition = "_partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
             self._condition += " AND _topic = %(topic)s" if "_topic" in names else ""
-            self.merging = merging(*self._engine(settings.table), names)
+            self.absence = self._reason_for_absence(settings.table, names)
         except WorkerError:
             self.close()
             raise
@@ -44,13 +59,20 @@ class Rows:
             )
         return [name for name in ("_topic", "_partition", "_offset") if name in names]
 
-    def _engine(self, table: str) -> tuple[str, str]:
-        """Return the table's engine and its sorting key."""
-        database, _, name = table.rpartition(".")
+    def _reason_for_absence(self, table: str, names: list[str]) -> str:
+        """Return `absence`; raise Fatal if the table keeps no rows at all."""
+        database, name = table_parts(table)
         of = "database = if(%(database)s = '', currentDatabase(), %(database)s) AND name = %(name)s"
-        query = f"SELECT engine, sorting_key FROM system.tables WHERE {of}"
-        ((engine, key),) = self._execute(query, {"database": database, "name": name})
-        return str(engine), str(key)
+        views = "arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table)"
+        query = f"SELECT engine, engine_full, sorting_key, {views} FROM system.tables WHERE {of}"
+        ((engine, full, sorting_key, dependent),) = self._execute(query, {"database": database, "name": name})
+        if engine == "Null":
+            raise Fatal(
+                f"{self._where}: {table} is a Null table, which keeps no rows, so verify cannot tell which events were "
+                f"stored; name the target table of its views ({', '.join(dependent) or 'it has none'}) with --table",
+                code=ExitCode.FAILED,
+            )
+        return reason_for_absence(engine, full, sorting_key, names)
 
     def close(self) -> None:
         self._client.disconnect()
@@ -81,3 +103,39 @@ class Rows:
             return self._client.execute(query, values, columnar=columnar)
         except DRIVER_ERRORS as error:
             raise to_retryable(self._where, error) from None
+
+
+def reason_for_absence(engine: str, engine_full: str, sorting_key: str, origin: Collection[str]) -> str:
+    """Return why a table with these origin columns may have no row of an event that it got; empty if it must have one.
+
+    `engine_full` is the engine's clause of the CREATE statement.
+    """
+    if text := merging(engine, sorting_key, origin):
+        return f"the table may have merged rows of several events, or doubled ones. {text}"
+    if "MergeTree" in engine and (ttl := _ttl(engine_full)):
+        return f"the table removes rows by its TTL ({ttl})"
+    if engine in _FORWARDING:
+        return f"the table is a {engine}: another table keeps its rows, and may merge or remove them, or get them later"
+    return ""
+
+
+def _ttl(engine_full: str) -> str:
+    """Return the TTL expression if it may remove or merge rows; those that only move or recompress parts do not."""
+    found = re.search(r"\bTTL (.+?)(?= SETTINGS |$)", engine_full, re.DOTALL)
+    if not found:
+        return ""
+    rules = [rule.strip() for rule in _split(found[1])]
+    removing = [rule for rule in rules if not re.search(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", rule)]
+    return ", ".join(removing)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that are outside parentheses."""
+    depth, parts = 0, [""]
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts

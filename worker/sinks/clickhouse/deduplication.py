@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from worker.sinks.clickhouse.names import table_name
+from worker.sinks.clickhouse.names import table_name, table_parts
 from worker.sinks.clickhouse.table import ORIGIN
 
 Ask = Callable[[str, dict[str, Any]], Any]
@@ -95,7 +95,7 @@ def _parts_per_insert(ask: Ask, table: str) -> int:
 
 
 def _place(table: str) -> dict[str, str]:
-    database, _, name = table.rpartition(".")
+    database, name = table_parts(table)
     return {"database": database, "name": name}
 
 

@@ -29,7 +29,7 @@ from worker.sinks.clickhouse.errors import (
     to_retryable,
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
-from worker.sinks.clickhouse.names import literal, quoted, table_name
+from worker.sinks.clickhouse.names import literal, quoted, table_name, table_parts
 from worker.sinks.clickhouse.table import (
     ORIGIN,
     Column,
@@ -46,15 +46,19 @@ _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
 _MAX_OFFSET = 2**63 - 1
 _SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
-# A profile must not turn tokens off, and a backlog of many days is no error: sent where the server has the setting.
-_PARTITIONS = "max_partitions_per_insert_block"
 _AS_EVENTS_HAVE_IT = {
     "date_time_output_format": "iso",
     "output_format_json_quote_64bit_integers": 0,
     "output_format_json_quote_decimals": 1,
     "output_format_json_quote_denormals": 1,
 }
-_IF_KNOWN = {"deduplicate_insert": "enable", _PARTITIONS: 0}
+# Sent where the server has the setting, and the URL does not say otherwise: a profile must not turn tokens off, a
+# retried block goes once into views, too, and a backlog of many days is no error.
+_IF_KNOWN = {
+    "deduplicate_insert": "enable",
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "max_partitions_per_insert_block": 0,
+}
 
 
 class _Schema(NamedTuple):
@@ -234,13 +238,18 @@ class ClickHouseSink:
         """Return how many rows the range has, and the highest offset among them."""
         where = "_topic = %(topic)s AND _partition = %(partition)s AND _offset >= %(start)s AND _offset < %(end)s"
         values = {"topic": topic, "partition": partition, "start": start, "end": end}
-        try:
-            ((count, last),) = self._execute(
-                f"SELECT count(), max(toInt64(_offset)) FROM {self._table} WHERE {where}", values
-            )
-        except errors.ServerException as error:
-            raise to_retryable(self._where, error) from None
+        query = f"SELECT count(), max(toInt64(_offset)) FROM {self._table} WHERE {where}"
+        ((count, last),) = self._ask(query, values)
         return int(count), int(last)
+
+    def is_empty(self) -> bool:
+        """Whether the table has no row; False for engines that keep none."""
+        rows = self._ask(
+            "SELECT total_rows = 0 FROM system.tables WHERE engine LIKE '%%MergeTree' AND name = %(name)s AND "
+            "database = if(%(database)s = '', currentDatabase(), %(database)s)",
+            dict(zip(("database", "name"), table_parts(self._settings.table), strict=True)),
+        )
+        return bool(rows and rows[0][0])
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
         """Return uniqExact of the devices in the table, and in those of the others together with it.
@@ -333,9 +342,8 @@ class ClickHouseSink:
     def _insert_settings(self) -> dict[str, Any]:
         """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
         known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
-        settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known}}
-        if _PARTITIONS in self._client.settings:  # the URL's own limit
-            settings.pop(_PARTITIONS, None)
+        given = self._client.settings  # by the URL
+        settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known if name not in given}}
         self._execute("SELECT 1", settings=settings)  # an error at once, not at the first event, if one is forbidden
         return settings
 
@@ -366,6 +374,13 @@ class ClickHouseSink:
             raise
         except DRIVER_ERRORS as error:
             raise self._lost(error) from None
+
+    def _ask(self, query: str, values: dict[str, Any]) -> Any:
+        """Run a query; every error is Retryable."""
+        try:
+            return self._execute(query, values)
+        except errors.ServerException as error:
+            raise to_retryable(self._where, error) from None
 
     def _lost(self, error: Exception) -> Retryable:
         self._client.disconnect()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import orjson
@@ -65,6 +66,12 @@ def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[Col
         raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
     _check_device_event({b.column: b.codec.type for b in bindings if b.field.path == (b.column,)})
     return bindings
+
+
+def default_columns() -> list[Column]:
+    """Return the columns of the table that the worker creates if it is missing, without reading the server."""
+    statement = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
+    return [Column(name, kind) for name, kind in re.findall(r"^ {4}([a-z_]+) +(.+),$", statement, re.MULTILINE)]
 
 
 def is_filled_by_server(column: Column) -> bool:
@@ -133,10 +140,11 @@ def _bind(column: Column, field: str) -> ColumnBinding:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
     path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
     bound = Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
+    bound = bound._replace(exact="Decimal" in column.type, target=codec.type)
     if not field and column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
-        bound = bound._replace(convert=convert, required=False, missing=default)
+        bound = bound._replace(convert=convert, required=False, missing=default, target="")
     return ColumnBinding(column.name, bound, codec)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from worker.config.field_paths import parse_path
 from worker.config.settings import Settings
@@ -28,7 +29,7 @@ class RedisSink:
         self._key = settings.redis_key_name
         self._keys = Keys(settings)
         self._labels = Labels()
-        self.fields = (_device_field(settings.device_field), *self._keys.fields())
+        self.fields = (_device_field(settings.device_field, with_target=not self._keys.fields()), *self._keys.fields())
         self._node = Node(settings, self._key)
 
     def open(self) -> None:
@@ -45,7 +46,7 @@ class RedisSink:
     def write(self, batch: Batch) -> None:
         """Add the batch's distinct devices: PFADDs of up to 5000 elements, one round trip, every reply checked."""
         if len(batch.columns) == 1:
-            self._node.exchange(list(_pfadds(self._key, set().union(*batch.columns[0]))))
+            self._node.exchange(_distinct_pfadds(self._key, batch.columns[0]))
         else:
             self._node.exchange(list(self._window_commands(batch)))
 
@@ -73,6 +74,10 @@ class RedisSink:
     def last_stored_offset(self, topic: str, partition: int, start: int) -> int | None:
         """Return None: devices have no offsets."""
 
+    def is_empty(self) -> bool:
+        """Whether no device has been counted under the key."""
+        return not self._node.ask("PFCOUNT", self._key)
+
     def devices(self, *others: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         """Return PFCOUNT of the keys of this sink and of `others`; a HyperLogLog cannot tell its topics apart."""
         keys = {self._key, *(other.redis_key_name for other in others)}
@@ -82,9 +87,22 @@ class RedisSink:
         self._node.close()
 
 
-def _device_field(name: str) -> Field:
-    """Return the field that is counted. A device_ip is a string; any other identity may also be an integer."""
-    return Field(name, parse_path(name), texts if name == "device_ip" else identities)
+def _device_field(name: str, *, with_target: bool) -> Field:
+    """Return the field that is counted. A device_ip is a string; any other identity may also be an integer.
+
+    Windows need the devices as strings, so their field has no target of the native decoder.
+    """
+    convert, target = (texts, "devices") if name == "device_ip" else (identities, "identities")
+    return Field(name, parse_path(name), convert, target=target if with_target else "")
+
+
+def _distinct_pfadds(key: str, parts: Sequence[Any]) -> list[bytes]:
+    """Return PFADDs of the distinct devices; a part is a list of strings, or bytes of the native decoder."""
+    if any(type(part) is bytes for part in parts):
+        from worker.decoding.native import pfadd_commands
+
+        return pfadd_commands(key.encode(), parts, _PFADD_ELEMENTS)
+    return list(_pfadds(key, set().union(*parts)))
 
 
 def _pfadds(key: str, devices: Iterable[str]) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 Besides the total `devices:{topic}` there is a key for each slice of each window, in UTC by event time:
 `devices:{topic}:day:2026-11-24`, `…:hour:2026-11-24T05`, `…:minute:2026-11-24T05:30`. With `--by error_code` there
-is one more of each for every value: `devices:{topic}:error_code=3`, `devices:{topic}:day:2026-11-24:error_code=3`.
+is one more of each for every value: `devices:{topic}:error_code=3`, `devices:{topic}:day:2026-11-24:error_code=3`;
+events without a value share `…:error_code=(none)`.
 The set `devices:{topic}:windows` has the windows in use, `devices:{topic}:values:error_code` the values.
 All keys of a topic are in one cluster slot.
 """
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
+from types import NoneType
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -21,12 +23,14 @@ from worker.config.field_paths import parse_path
 from worker.config.parsers import WINDOWS, window_ttls
 from worker.config.settings import Settings
 from worker.core.records import Field
-from worker.decoding.converters import BadValue, millis
+from worker.decoding.converters import BadValue, millis, texts
 from worker.sinks.redis.nodes import same_slot
 
 VALUES = 256  # values with keys of their own, per process; all others share OTHER
 _VALUE_LENGTH = 64  # escaped characters
-OTHER = "(other)"  # never a value's label: escaped values have no parentheses
+# Never labels of values: escaped values have no parentheses.
+OTHER = "(other)"
+NONE = "(none)"  # of events without the field, or with null
 _FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H", "minute": "%Y-%m-%dT%H:%M"}
 
 
@@ -63,7 +67,7 @@ class Keys:
     def fields(self) -> tuple[Field, ...]:
         """Return the fields besides the device: the event's slice number in the finest window, and its value."""
         time = [Field("timestamp", ("timestamp",), _slice_numbers(self.windows[0].seconds))] if self.windows else []
-        value = [Field(self.by, parse_path(self.by), _values)] if self.by else []
+        value = [Field(self.by, parse_path(self.by), _values, required=False)] if self.by else []
         return (*time, *value)
 
     def of(self, window: Window | None, number: int, label: str) -> str:
@@ -79,15 +83,18 @@ class Keys:
 
 
 class Labels(dict[Any, str]):
-    """A value → its label in keys: escaped, or OTHER if it is too long or there are VALUES labels already."""
+    """A value → its label in keys: escaped, or OTHER if it is too long or there are VALUES labels already.
+
+    None, for no value, is NONE.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({None: NONE})
         self._labels: set[str] = set()
 
     def learn(self, labels: Iterable[str]) -> None:
         """Add the labels that Redis already has, so that all processes give keys to the same values."""
-        self._labels.update(labels)
+        self._labels.update(set(labels) - {NONE, OTHER})
 
     def __missing__(self, value: str | int) -> str:
         label = quote(str(value), safe="") or "%"  # the empty string; no other value becomes a single %
@@ -178,7 +185,8 @@ def _slice_numbers(seconds: int) -> Any:
 
 
 def _values(values: list[Any]) -> list[Any]:
-    """Accept strings and integers, but no booleans, which equal 1 and 0."""
-    if not set(map(type, values)) <= {str, int}:
+    """Accept strings, integers and None for no value, but no booleans, which equal 1 and 0."""
+    if not set(map(type, values)) <= {str, int, NoneType}:
         raise BadValue("wrong_type")
+    texts([value for value in values if type(value) is str])
     return values

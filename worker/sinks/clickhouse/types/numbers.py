@@ -90,7 +90,8 @@ def decimal(precision: int, scale: int) -> Codec:
     """Decimal(P, S), stored as an integer multiple of 10^-S: exact, or rejected.
 
     A float means its shortest decimal form (0.1 is one tenth). It is rejected if that has more than 15 digits, because
-    the JSON text may have had more digits than the float kept. A string may have any number of digits.
+    the JSON text may have had more digits than the float kept; the decoder then passes the text's own digits as a
+    Decimal. A string may have any number of digits.
     """
     size = next(size for size, digits in ((4, 9), (8, 18), (16, 38), (32, 76)) if precision <= digits)
     factor, limit = 10**scale, 10**precision
@@ -104,6 +105,8 @@ def decimal(precision: int, scale: int) -> Codec:
             if abs(guess) < 10**_FLOAT_DIGITS and guess / factor == value:
                 return guess  # a float has only one decimal form of at most 15 digits: the shortest
             return _whole_decimal(_shortest(value), scale)
+        if kind is Decimal:
+            return _whole_decimal(value, scale)
         match = _decimal_text(value)  # TypeError if it is not a string
         if not match:
             raise BadValue("wrong_type")
