@@ -59,7 +59,7 @@ def sample_as_json(settings: Settings, payloads: Sequence[bytes]) -> tuple[list[
     events = read(payloads)
     unreadable = Counter(event.reason for event in events if isinstance(event, Unreadable))
     findings = [
-        warn("sample", f"{count} {reason} of the {len(payloads)} newest events", _FIXES.get(reason, _FIX))
+        warn("sample", f"{count} {reason} of the {len(payloads)} sampled events", _FIXES.get(reason, _FIX))
         for reason, count in unreadable.most_common()
     ]
     return [orjson.dumps(event) for event in events if not isinstance(event, Unreadable)], findings
