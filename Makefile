@@ -12,7 +12,7 @@ SOURCES := worker tests bench docs
 # For example: make test PYTEST_ARGS='-k produce'   make demo ARGS='--seconds 20 --processes 4'
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 ARGS ?=
-EXTRAS := demo completion test  # not native: it is built here
+EXTRAS := avro completion demo protobuf test  # not native: it is built here
 # command:Debian package, for what no Python package carries
 TEST_TOOLS := java:openjdk-17-jre-headless mvn:maven npm:npm redis-server:redis-server prometheus:prometheus promtool:prometheus chromium:chromium
 ifndef PYTHON

@@ -13,6 +13,7 @@ import hiredis
 import orjson
 from redis.connection import Connection
 
+from bench import formats
 from worker.commands.produce.fleet import Fleet
 from worker.core.records import Field
 from worker.decoding import json as reference
@@ -70,6 +71,7 @@ def steps(devices: int, records: int, chunks_in_batch: int) -> Iterator[_CALL]:
     for name, values in _values(records, [event["device_ip"] for event in parsed], stamps):
         codec = types.codec(name.removesuffix(" (not ASCII)").removesuffix(" (text)"))
         yield f"type {name}", partial(_encode, codec, values), records
+    yield from formats.steps(records)
 
 
 _TABLE = {"timestamp": "DateTime64(3, 'UTC')", "device_ip": "String", "error_code": "Int8"}

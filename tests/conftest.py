@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.job import Job, MakeJob
 from tests.support.kit import Service, Worker
-from worker.local import Server, start_clickhouse, start_kafka, start_redis
+from worker.local import Server, start_clickhouse, start_kafka, start_redis, start_schema_registry
 
 
 class ExternalServer(NamedTuple):
@@ -45,6 +45,12 @@ def redis_server() -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def clickhouse() -> Iterator[Service]:
     yield from _shared("WORKER_TEST_CLICKHOUSE", start_clickhouse)
+
+
+@pytest.fixture(scope="session")
+def schema_registry() -> Iterator[Server]:
+    with start_schema_registry() as server:
+        yield server
 
 
 @pytest.fixture

@@ -135,6 +135,7 @@ def _produce(arguments: argparse.Namespace) -> int:
         partitions=arguments.partitions,
         bad_ratio=arguments.bad_ratio,
         properties=produce_properties(settings),
+        registry=None if settings.format == "json" else settings,
     )
     return produce(options, stop=_on_signals(), progress=sys.stderr)
 

@@ -32,6 +32,7 @@ COMMANDS = {
 }
 
 _ALL = tuple(item.name for item in fields(Settings))
+_PRODUCE = ("topic", "bootstrap_servers", "kafka", "format", "schema_registry_url", "schema_registry_ca")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -182,7 +183,7 @@ def _produce_arguments(parser: argparse.ArgumentParser) -> None:
         "--partitions", type=_checked(number(1, 100_000)), help="create a missing topic with this many partitions"
     )
     parser.add_argument("--bad-ratio", type=_checked(number(0, 1, float)), default=0.0, help="share of invalid events")
-    _settings_arguments(parser, only=("topic", "bootstrap_servers", "kafka"))
+    _settings_arguments(parser, only=_PRODUCE)
 
 
 def _timestamps_arguments(parser: argparse.ArgumentParser) -> None:

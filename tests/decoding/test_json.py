@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from collections.abc import Sequence
 from secrets import token_hex
@@ -134,7 +135,7 @@ def decode_alone(payload: bytes, fields: Sequence[Field]) -> tuple[Any, ...] | t
     try:
         event = parse(payload)
     except ValueError:
-        return "not_json", ""
+        return "schema_framing" if re.match(rb"\0[\0-\x7f]....", payload, re.DOTALL) else "not_json", ""
     if type(event) is not dict:
         return "not_object", ""
     row: list[Any] = []
@@ -373,6 +374,13 @@ def test_an_invalid_timestamp_has_its_own_reason() -> None:
     assert millis(["2021-12-03T16:15:30", 1726668850124]) == array("q", [1638548130000, 1726668850124])
     with pytest.raises(BadValue, match="bad_timestamp"):
         millis([1726668850124, None])
+
+
+def test_the_framing_of_a_schema_registry_is_named_as_such() -> None:
+    framed = [b"\0\0\0\0\7" + GOOD, b"\0\0\0\0\7", b"\1\0\0\0\7" + GOOD, GOOD]
+    decoded = decode(framed, FIELDS)
+    assert [reject.reason for reject in decoded.rejects] == ["schema_framing", "not_json", "not_json"]
+    assert decoded.rows == 1
 
 
 ANY_NUMBER = Field("n", ("n",), integers(0, 2**64 - 1))

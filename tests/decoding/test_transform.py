@@ -17,7 +17,8 @@ from worker.core.errors import ExitCode, Fatal
 from worker.core.records import Decoded, Field, RecordBatch, Reject
 from worker.decoding import json
 from worker.decoding.converters import integers
-from worker.decoding.transform import Transform, decoder
+from worker.decoding.formats import open_decoder
+from worker.decoding.transform import Transform, load_transform
 from worker.sinks.clickhouse.table import Column, bind_columns
 
 FIELDS = (Field("v", ("v",), integers(0, 1_000_000)),)
@@ -182,7 +183,7 @@ def test_a_module_is_found_in_the_current_directory(directory: Path) -> None:
     (package / "units.py").write_text(
         "class Units:\n    @staticmethod\n    def double(events):\n        return [{'v': 2 * e['v']} for e in events]\n"
     )
-    decode = decoder("fleet_package.units:Units.double")
+    decode = load_transform("fleet_package.units:Units.double").decode
     assert list(decode([b'{"v":4}'], FIELDS).columns[0]) == [8]
 
 
@@ -201,9 +202,9 @@ def test_what_cannot_be_imported_is_refused(directory: Path, source: str | None,
     if source is not None:
         (directory / "fleet_bad.py").write_text(source)
     with pytest.raises(Fatal, match=text) as failure:
-        decoder(name)
+        load_transform(name)
     assert failure.value.code == ExitCode.CONFIG
 
 
 def test_without_a_function_the_decoder_is_the_plain_one() -> None:
-    assert decoder("") is json.decode
+    assert open_decoder("json", lambda _: None, "") is json.decode

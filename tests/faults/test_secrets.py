@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.answers import Answers
 from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, Worker, run_worker
 from tests.support.oracle import EXACT, events
@@ -91,6 +92,39 @@ def test_password_that_the_store_refuses(
             assert code == (78 if command == "run" else 1), worker.tail()
             variable = f"WORKER_{job.backend.upper()}_PASSWORD"
             assert any(variable in line for line in printed), f"it names what to look at:\n{worker.tail()}"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {"WORKER_SCHEMA_REGISTRY_PASSWORD": CANARY},
+        {"WORKER_SCHEMA_REGISTRY_TOKEN": CANARY},
+        {"WORKER_SCHEMA_REGISTRY_URL": f"http://user:{CANARY}@127.0.0.1:port"},
+    ],
+    ids=lambda secret: next(iter(secret)),
+)
+@pytest.mark.parametrize("form", LOUD)
+def test_credentials_that_the_schema_registry_refuses(rows_job: Job, secret: dict[str, str], form: str) -> None:
+    rows_job.create()
+    rows_job.send([b"\0\0\0\0\1x"])
+    registry = Answers()
+    try:
+        registry.by_path = {
+            path: (401, {}) for path in ("/schemas/ids/1", f"/subjects/{rows_job.topic}-value/versions/latest")
+        }
+        env = {"WORKER_SCHEMA_REGISTRY_URL": f"http://user@127.0.0.1:{registry.port}", **secret}
+        env = {name: value.replace("port", str(registry.port)) for name, value in env.items()}
+        for command in ("run", "check"):
+            loud = LOUD[form] if command == "run" else ()
+            with run_worker(command, *rows_job.arguments("--format", "json-schema", *loud), env=env) as worker:
+                code = worker.wait()
+                printed = [*worker.stdout, *worker.stderr]
+            _nowhere(printed)
+            assert code == (78 if command == "run" else 1), worker.tail()
+            assert any("WORKER_SCHEMA_REGISTRY_PASSWORD" in line for line in printed), worker.tail()
+    finally:
+        registry.stop()
+    assert all("Authorization" in headers for headers in registry.headers)
 
 
 @pytest.mark.parametrize("form", LOUD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from worker.core.batch import Batch, DeadLetter, WriteResult
 from worker.core.counters import Stats
 from worker.core.delivery import token, token_decides
 from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged
-from worker.core.records import Field, Key, RecordBatch
+from worker.core.records import Decoded, Field, Key, RecordBatch
+from worker.core.schemas import SchemaNeeded
+from worker.decoding.json import read_events
 from worker.decoding.transform import Transform
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
@@ -117,6 +119,9 @@ class World:
         self.writers: list[FakeWriter] = []
         self.recreated = False
         self.clock = 0
+        self.missing_schemas = 0  # how many more record batches name a schema that nobody has fetched
+        self.registry_is_down = False
+        self.rejected: set[int] = set()  # positions in the next record batch whose schema the registry lacks
 
     def recreate(self, topic: str) -> None:
         """Delete a topic and create it again: the group's commits stay, and so do the table's rows."""
@@ -132,6 +137,19 @@ class World:
         log.start = min(log.end, log.start + count)
         if log.start > log.committed_offset:
             log.lost_below = log.start
+
+    def decode(self, payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+        """Decode JSON; where a schema is missing, only after its fetch."""
+        if self.missing_schemas:
+            raise SchemaNeeded(self._fetch_schema)
+        unknown = [i for i in self.rejected if i < len(payloads)]
+        decode = Transform("model:transform", transform, read_events).decode
+        return decode([b"x" if i in unknown else payload for i, payload in enumerate(payloads)], fields)
+
+    def _fetch_schema(self) -> None:
+        if self.registry_is_down:
+            raise Retryable("down", reason="schema_registry", of_store=False)
+        self.missing_schemas = max(0, self.missing_schemas - 1)
 
 
 class FakeGroupConsumer:
@@ -184,6 +202,8 @@ class FakeGroupConsumer:
         self.positions[key] = end = found[-1][0] + 1
         payloads, offsets = [payload for _, payload in found], [offset for offset, _ in found]
         read.record_batches.append(RecordBatch(*key, payloads, offsets, end, 0))
+        if found[-1] == log.records[-1]:
+            read.ends.append((*key, log.end))
 
     def committed(self, partitions: list[Key]) -> dict[Key, Committed]:
         found = {}
@@ -391,7 +411,7 @@ class Member:
             "topic_sinks": TopicSinks(self.topic_sink),
             "dead_letters": FakeDeadLetterProducer(world),
             "writer": self.writer,
-            "decode": Transform("model:transform", transform).decode,
+            "decode": world.decode,
         }
         options = Settings(topic=",".join(TOPICS), linger_ms=linger_ms, batch_rows=batch_rows)
         self.exactly_once = exactly_once
@@ -400,6 +420,8 @@ class Member:
         self.consumer._housekeeping_at = math.inf  # a full collection each time would be all that the test does
         backoff: Any = FakeBackoff(world)
         self.consumer._pipeline._commit_backoff = backoff
+        schema_backoff: Any = FakeBackoff(world)
+        self.consumer._pipeline._schema_backoff = schema_backoff
 
     def topic_sink(self, topic: str) -> TopicSink:
         backoff: Any = FakeBackoff(self.world)

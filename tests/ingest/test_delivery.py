@@ -32,7 +32,6 @@ from worker.core.counters import Slot
 from worker.core.delivery import Intent, PartitionState, parse_intent, start_marker
 from worker.core.errors import Retryable
 from worker.core.records import Key
-from worker.decoding.json import decode
 from worker.ingest import consumer
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
@@ -155,7 +154,7 @@ class Delivery(RuleBasedStateMachine):
     def abandoned_job_runs(self) -> None:
         """A job whose result nobody waits for any longer does its work."""
         if self.world.abandoned:
-            with suppress(TopicRecreated):
+            with suppress(TopicRecreated, Retryable):
                 self.world.abandoned.pop()()
 
     @rule(key=PARTITIONS)
@@ -177,6 +176,11 @@ class Delivery(RuleBasedStateMachine):
     def fail_store(self, topic: str, is_down: bool) -> None:
         """The table of one topic fails, or works again."""
         self.world.tables[topic].is_down = is_down
+
+    @rule(count=st.integers(1, 3), is_down=st.booleans())
+    def name_new_schemas(self, count: int, is_down: bool) -> None:
+        """The next record batches name schemas that have to be fetched; the registry may be down."""
+        self.world.missing_schemas, self.world.registry_is_down = count, is_down
 
     @rule()
     def evict_tokens(self) -> None:
@@ -262,6 +266,7 @@ class Delivery(RuleBasedStateMachine):
         world = self.world
         for table in world.tables.values():
             table.is_down = False
+        world.registry_is_down = False
         if world.owner is not None:
             self.revoke(world.owner)
         member = Member(world, SLOTS - 1, self.exactly_once, 1000, 0)
@@ -474,6 +479,51 @@ def test_one_topic_that_cannot_be_written_holds_up_no_other() -> None:
     assert len(world.tables["a"].rows) == 40
 
 
+@pytest.mark.parametrize("is_down", [False, True])
+def test_events_wait_for_their_schema_and_none_is_passed_over(is_down: bool) -> None:
+    world, member = _member(batch_rows=3)
+    log, other = world.logs["a", 0], world.logs["a", 1]
+    log.append(["good"] * 7)
+    for _ in range(20):
+        member.turn()
+    world.missing_schemas, world.registry_is_down = 1, is_down
+    log.append(["good", "bad", "gap", "gap", "good"])  # they and the log's end come with one read
+    other.append(["good"] * 5)
+    for _ in range(60):
+        member.turn()
+    done = [log.committed_offset, other.committed_offset]
+    assert done == ([7, 0] if is_down else [12, 5])
+    world.registry_is_down = False
+    for _ in range(60):
+        member.turn()
+    assert [log.committed_offset, other.committed_offset] == [12, 5]
+    assert sorted(world.tables["a"].rows.values()) == [1] * 14
+    assert len(world.dead_letters) == 1
+
+
+@pytest.mark.parametrize("lands", ["answer lost", "refused"])
+def test_a_block_whose_schema_is_known_only_at_its_replay_loses_no_event(lands: str) -> None:
+    """The token is of a block without the event: dropped for it, the event would be in neither place."""
+    world, member = _member(batch_rows=1000)
+    log, table = world.logs["a", 0], world.tables["a"]
+    log.append(["good"] * 4)
+    world.rejected, world.outcomes = {1}, [lands]
+    for _ in range(10):
+        member.turn()
+        if table.writes:
+            break
+    assert sorted(offset for _, _, offset in table.rows) == ([0, 2, 3] if lands == "answer lost" else [])
+    member.die()
+    world.rejected = set()
+    successor = Member(world, 1, True, 1000, 0)
+    successor.group_consumer.assign()
+    for _ in range(40):
+        successor.turn()
+    assert sorted(offset for _, _, offset in table.rows) == [0, 1, 2, 3]
+    assert set(table.rows.values()) == {1}
+    assert log.committed_offset == 4
+
+
 def _member(batch_rows: int) -> tuple[World, Member]:
     STATS.slot(0).set("ledgers", 0)
     world = World()
@@ -500,7 +550,7 @@ def test_a_consumer_that_waits_for_its_store_takes_its_time(monkeypatch: pytest.
         "group_consumer": FakeGroupConsumer(world),
         "dead_letters": FakeDeadLetterProducer(world),
         "writer": Writer(),
-        "decode": decode,
+        "decode": world.decode,
     }
     waiting = Consumer(Settings(topic=TOPICS[0]), STATS, 0, topic_sinks=topic_sinks, **parts)
     monkeypatch.setattr(Slot, "beat", lambda _: next(beats))

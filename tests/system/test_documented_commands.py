@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.kit import PATIENCE_S, clickhouse_client
-from worker.local import fetch, start_clickhouse, start_kafka, start_redis
+from worker.local import Server, fetch, start_clickhouse, start_kafka, start_redis
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,7 +89,7 @@ WITH_COMMANDS = [
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[Environment]:
+def environment(tmp_path: Path, schema_registry: Server) -> Iterator[Environment]:
     secret = tmp_path / "secret"
     secret.write_text(PASSWORD)
     users = {"ingest": {"password": PASSWORD}}
@@ -109,6 +109,7 @@ def environment(tmp_path: Path) -> Iterator[Environment]:
                 "redis://redis:6379/0": redis.address,
                 "@clickhouse:9000/": f"@127.0.0.1:{clickhouse.port}/",
                 "/run/secrets/clickhouse": str(secret),
+                "http://registry:8081": schema_registry.address,
             },
         )
 

@@ -123,6 +123,12 @@ def url(*schemes: str) -> OptionParser:
     return OptionParser(parse, {"type": "string", "pattern": f"^({'|'.join(map(re.escape, schemes))}):"})
 
 
+def optional_url(*schemes: str) -> OptionParser:
+    """Return a parser of a URL, or of an empty text."""
+    required = url(*schemes)
+    return OptionParser(lambda text: text and required(text), {"anyOf": [{"const": ""}, required.schema]})
+
+
 def _has_unescaped_credentials(url: str) -> bool:
     """Whether a user or password has characters that end it too early, so that its rest would pass for a host."""
     rest = url.partition("://")[2]

@@ -88,6 +88,24 @@ class Settings:
         parse=parsers.properties,
         metavar="KEY=VALUE",
     )
+    format: str = option(
+        "Format",
+        "json",
+        "format of the events; all but json are framed as Confluent's serializers do it (docs/formats.md)",
+        choices=("json", "avro", "protobuf", "json-schema"),
+    )
+    schema_registry_url: str = option(
+        "Format",
+        "",
+        "schema registry with the events' schemas, such as http://127.0.0.1:8081, with its user before an @",
+        parse=parsers.optional_url("http", "https"),
+        metavar="URL",
+    )
+    schema_registry_password: str = option("Format", "", "password for the schema registry", secret=True)
+    schema_registry_token: str = option("Format", "", "bearer token for the schema registry", secret=True)
+    schema_registry_ca: str = option(
+        "Format", "", "certificates that the schema registry's must be signed by, if not the system's", metavar="FILE"
+    )
     backend: str = option("Store", "redis", "store for the events", choices=BACKENDS)
     device_field: str = option(
         "Store",

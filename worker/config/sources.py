@@ -113,7 +113,7 @@ def _from_flags(flags: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
             raise UsageError(
                 f"{flag_of(name)}: every user of this machine can see a password in an argument; "
                 f"put the URL into the environment variable {PREFIX}{name.upper()}, or the password alone into "
-                f"{PREFIX}{name.split('_')[0].upper()}_PASSWORD_FILE"
+                f"{PREFIX}{name.removesuffix('_url').upper()}_PASSWORD_FILE"
             )
     options = {item.name: item for item in fields(Settings)}
     return [

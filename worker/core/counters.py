@@ -39,6 +39,10 @@ STAGES = ("poll", "decode", "write", "commit", "idle", "paused")
 REJECT_REASONS = (
     "not_json",
     "not_object",
+    "schema_framing",
+    "not_framed",
+    "unknown_schema",
+    "undecodable",
     "missing_field",
     "wrong_type",
     "out_of_range",
@@ -62,6 +66,7 @@ RETRY_REASONS = (
     "view",
     "wrong_type",
     "credentials",
+    "schema_registry",
     "other",
 )
 LEDGER_CELLS = (

@@ -102,6 +102,7 @@ class Resume(NamedTuple):
     position: int  # the first offset to read
     boundary: int | None = None  # an offset that a batch must end at exactly
     intent_time_ms: int = 0  # when the intent for [position, boundary) was committed; 0: it is no intent's range
+    intent_rows: int = 0  # how many rows the block of that intent had
     end: int | None = None  # an offset from which on nothing is read
     recut_end: int = 0  # rows up to this offset may be stored under another token
 
@@ -143,7 +144,7 @@ def resume(
         raise DataLost(committed, log_start, intent)
     if announced:
         end = None if end is None else max(end, announced.end)
-        return Resume(committed, announced.end, announced.time_ms, end, announced.recut_end)
+        return Resume(committed, announced.end, announced.time_ms, announced.rows, end, announced.recut_end)
     # A batch lies either wholly before or wholly after what this supervisor has already counted.
     return Resume(committed, accounted_offset if accounted_offset > committed else None, end=end)
 
@@ -172,6 +173,7 @@ class Progress:
     committed: int = 0
     boundary: int | None = None  # a batch that starts before it ends there at the latest
     intent_time_ms: int = 0  # REPLAYING: when the intent for [position, boundary) was committed
+    intent_rows: int = 0  # REPLAYING: how many rows the block had then
     limit: int | None = None  # BISECTING: events in a batch at most
     end: int | None = None  # an offset from which on nothing is read
     recut_end: int = 0  # batches that start before it are parts of a range that was sent whole
@@ -180,7 +182,7 @@ class Progress:
         """Begin where `resume` said."""
         self.position = self.acknowledged = self.committed = at.position
         self.boundary, self.intent_time_ms, self.end = at.boundary, at.intent_time_ms, at.end
-        self.recut_end = at.recut_end
+        self.intent_rows, self.recut_end = at.intent_rows, at.recut_end
         self.state = PartitionState.REPLAYING if at.intent_time_ms else PartitionState.CONSUMING
 
     def stop(self) -> None:
@@ -235,7 +237,7 @@ class Progress:
 
     def replay(self, batch: Batch) -> None:
         """Form the same block again: a try to write it may have been stored."""
-        self.boundary, self.intent_time_ms = batch.end, batch.intent_time_ms
+        self.boundary, self.intent_time_ms, self.intent_rows = batch.end, batch.intent_time_ms, batch.rows
         self.state = PartitionState.REPLAYING
 
     def rewind(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from math import isfinite
 from operator import itemgetter
@@ -14,6 +14,7 @@ import orjson
 
 from worker.core.records import Decoded, Field, Reject
 from worker.decoding.converters import BadValue
+from worker.decoding.framing import HEAD_BYTES, is_framed
 
 
 def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
@@ -22,24 +23,41 @@ def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     The result is the same as for each message alone: orjson parses the bytes, which must be one object, then each
     field's convert runs. All messages are decoded together; only after a failure does the decoder look at single ones.
     """
-    events = _parse_together(payloads)
-    if events is None:
-        return _decode_with_rejects(_parse_each(payloads), payloads, fields)
-    return convert(events, payloads, fields)
+    return decode_events(read_events(payloads), payloads, fields)
 
 
-def parse(payloads: Sequence[bytes]) -> list[Any]:
-    """Return each payload's JSON value, or NOT_JSON."""
+def decode_events(events: list[Any], texts: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+    """Return the columns of events, which are JSON values or Unreadable, and the rejects.
+
+    `texts` has each event's JSON, from which fields that need it are read again. Where it is no JSON, they are not.
+    """
+    try:
+        return Decoded(_columns(events, fields), None, len(events), ())
+    except _CONVERT_ERRORS:
+        return _decode_with_rejects(events, texts, fields)
+
+
+class Unreadable:
+    """Stands for a payload that is no event, among events; `reason` is one of counters.REJECT_REASONS."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def read_events(payloads: Sequence[bytes]) -> list[Any]:
+    """Return each payload's JSON value, or Unreadable."""
     events = _parse_together(payloads)
     return _parse_each(payloads) if events is None else events
 
 
-def convert(events: list[Any], payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
-    """Return the columns of events, and their rejects. An event may differ from what its payload has."""
-    try:
-        return Decoded(_columns(events, fields), None, len(events), ())
-    except _CONVERT_ERRORS:
-        return _decode_with_rejects(events, payloads, fields)
+def read_framed_events(payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
+    """Return what `read_events` does, for payloads in the frame of a schema registry.
+
+    Events are not validated against their schema: the types of the store decide.
+    """
+    return read_events([payload[HEAD_BYTES:] for payload in payloads])
 
 
 def _parse_together(payloads: Sequence[bytes]) -> list[Any] | None:
@@ -93,13 +111,13 @@ def _values(events: list[Any], field: Field) -> list[Any]:
 
 
 def _parse_each(payloads: Sequence[bytes]) -> list[Any]:
-    """Return each payload's JSON value, or NOT_JSON."""
+    """Return each payload's JSON value, or Unreadable."""
     values: list[Any] = []
     for payload in payloads:
         try:
             values.append(orjson.loads(payload))
         except orjson.JSONDecodeError:
-            values.append(_parse_unusual(payload))
+            values.append(_FRAMED if is_framed(payload) else _parse_unusual(payload))
     return values
 
 
@@ -108,7 +126,7 @@ class _HugeNumber(float):
 
 
 def _parse_unusual(payload: bytes) -> Any:
-    """Return the value of JSON that orjson refuses for a huge number or a lone surrogate; NOT_JSON for all else.
+    """Return the value of JSON that orjson refuses for a huge number or a lone surrogate; _NOT_JSON for all else.
 
     So such a value refuses an event only where a column would store it. Python's parser has no fixed limit of depth.
     """
@@ -117,13 +135,13 @@ def _parse_unusual(payload: bytes) -> Any:
             payload.decode(), parse_float=_parse_float, parse_int=_parse_int, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError):
-        return NOT_JSON
+        return _NOT_JSON
     level = [value]
     for _ in range(_UNUSUAL_DEPTH):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return value
-    return NOT_JSON
+    return _NOT_JSON
 
 
 def _children(value: Any) -> Iterable[Any]:
@@ -156,7 +174,7 @@ def _decode_with_rejects(events: list[Any], payloads: Sequence[bytes], fields: S
         if type(event) is dict:
             kept.append(index)
         else:
-            rejects.append(Reject(index, "not_json" if event is NOT_JSON else "not_object", ""))
+            rejects.append(Reject(index, event.reason if type(event) is Unreadable else "not_object", ""))
     for field in fields:
         reasons = _reject_reasons([events[index] for index in kept], [payloads[index] for index in kept], field)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
@@ -227,7 +245,7 @@ def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> boo
     """
     *parents, key = field.path
     try:
-        exact, original = json.loads(payload, parse_float=Decimal), parse([payload])[0]
+        exact, original = json.loads(payload, parse_float=Decimal), read_events([payload])[0]
         for parent in parents:
             event, exact, original = event[parent], exact[parent], original[parent]
         if type(event[key]) is not type(original[key]) or event[key] != original[key]:
@@ -239,7 +257,7 @@ def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> boo
 
 
 _CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
-NOT_JSON = object()
+_NOT_JSON, _FRAMED = Unreadable("not_json"), Unreadable("schema_framing")
 _UNUSUAL_DEPTH = 500
 _INT_DIGITS = 20  # of any 64-bit integer, with its sign
 _GROUP = 32  # the square root of a record batch: 1 invalid event in 1000 costs 32 single conversions

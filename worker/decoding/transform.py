@@ -12,9 +12,10 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from worker.core.errors import Fatal
-from worker.core.records import Decode, Decoded, Field, Reject
+from worker.core.records import Decoded, Field, Reject
 from worker.decoding import json
 
+ReadEvents = Callable[[Sequence[bytes]], list[Any]]
 Function = Callable[[list[dict[str, Any]]], Sequence[dict[str, Any] | None]]
 
 
@@ -30,9 +31,11 @@ class Transform:
     None in the function's result skips an event. An event for which it raises is a reject, found by halves.
     """
 
-    def __init__(self, name: str, function: Function) -> None:
+    def __init__(self, name: str, function: Function, read_events: ReadEvents = json.read_events) -> None:
+        """`read_events` returns each payload's JSON value, or Unreadable."""
         self._name = name
         self._function = function
+        self._read_events = read_events
 
     def decode(self, payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
         """Return the columns of the transformed events, and rejects. The skipped events are in neither.
@@ -40,16 +43,16 @@ class Transform:
         Raises Fatal if the function does not return a list with one item for each event.
         """
         payloads = list(payloads)
-        events = json.parse(payloads)
+        events = self._read_events(payloads)
         objects = [i for i, event in enumerate(events) if type(event) is dict]
         results = self._apply([payloads[i] for i in objects], [events[i] for i in objects])
         rows = [(i, result) for i, result in zip(objects, results, strict=True) if type(result) is dict]
-        decoded = json.convert([result for _, result in rows], [payloads[i] for i, _ in rows], fields)
+        decoded = json.decode_events([result for _, result in rows], [payloads[i] for i, _ in rows], fields)
         if len(rows) == len(payloads):
             return decoded
         rejects = [reject._replace(index=rows[reject.index][0]) for reject in decoded.rejects]
         rejects += [
-            Reject(i, "not_json" if event is json.NOT_JSON else "not_object", "")
+            Reject(i, event.reason if type(event) is json.Unreadable else "not_object", "")
             for i, event in enumerate(events)
             if type(event) is not dict
         ]
@@ -80,7 +83,7 @@ class Transform:
             return [failure]
         middle = len(payloads) // 2
         halves = payloads[:middle], payloads[middle:]
-        return [result for half in halves for result in self._apply(half, json.parse(half))]
+        return [result for half in halves for result in self._apply(half, self._read_events(half))]
 
     def _check(self, results: object, count: int) -> list[Any]:
         if not isinstance(results, list) or len(results) != count:
@@ -108,13 +111,11 @@ def _type(value: object) -> str:
     return type(value).__name__
 
 
-def decoder(transform: str) -> Decode:
-    """Return the decoder of JSON events, with the function `module:function` if there is one.
+def load_transform(transform: str, read_events: ReadEvents = json.read_events) -> Transform:
+    """Return the decoder that applies the function `module:function`.
 
     The module is imported from the current directory, or from where Python finds modules. Raises Fatal if it cannot be.
     """
-    if not transform:
-        return json.decode
     module_name, _, path = transform.partition(":")
     try:
         if (directory := os.getcwd()) not in sys.path:
@@ -129,4 +130,4 @@ def decoder(transform: str) -> Decode:
         ) from None
     if not callable(function):
         raise Fatal(f"--transform {transform} is not a function, but a value of type {_type(function)}")
-    return Transform(transform, function).decode
+    return Transform(transform, function, read_events)

@@ -9,6 +9,7 @@ from worker.core.counters import Slot
 from worker.core.delivery import PartitionState, Resume
 from worker.core.errors import Retryable
 from worker.core.records import Decode, Field, Key, RecordBatch
+from worker.core.schemas import SchemaNeeded
 from worker.ingest.partition import Partition
 from worker.ingest.writer import TopicRecreated
 from worker.kafka.group_consumer import GroupConsumer
@@ -104,6 +105,21 @@ class Assignment:
         for topic, number, offset in ends:
             if partition := self.get((topic, number)):
                 partition.advance_to(offset)
+
+    def needed_schemas(self) -> list[SchemaNeeded]:
+        """Return what partitions need before they can be decoded further."""
+        return [partition.needed for partition in self if partition.needed]
+
+    def topics_without_schema(self) -> set[str]:
+        """Return the topics of these partitions."""
+        return {partition.topic for partition in self if partition.needed}
+
+    def decode_again(self) -> None:
+        """Read these partitions on from where a schema was missing."""
+        for partition in self:
+            if partition.needed:
+                partition.decode_again()
+                self._group_consumer.seek(*partition.key, partition.position)
 
     @property
     def paused_topics(self) -> set[str]:

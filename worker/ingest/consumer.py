@@ -18,7 +18,7 @@ from worker.core.errors import ExitCode
 from worker.core.native import reader_in_use
 from worker.core.process import resident_bytes
 from worker.core.records import Decode
-from worker.decoding.transform import decoder
+from worker.decoding.formats import open_decoder
 from worker.ingest.assignment import Assignment
 from worker.ingest.rebalance import RebalanceHandler
 from worker.ingest.topic_sinks import TopicSinks
@@ -26,6 +26,7 @@ from worker.ingest.write_pipeline import WritePipeline
 from worker.ingest.writer import TopicRecreated, Writer
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.group_consumer import GroupConsumer
+from worker.kafka.schemas import schema_source
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +201,8 @@ class Consumer:
 
 
 def _decoder(settings: Settings) -> Decode:
-    if settings.transform or reader_in_use(settings.reader) == "python":
-        return decoder(settings.transform)
+    if settings.format != "json" or settings.transform or reader_in_use(settings.reader) == "python":
+        return open_decoder(settings.format, schema_source(settings), settings.transform)
     from worker.decoding.native import NativeDecoder
 
     return NativeDecoder()

@@ -13,6 +13,7 @@ from worker.core.batch import Batch
 from worker.core.counters import Ledger
 from worker.core.delivery import PartitionState, Progress, Resume
 from worker.core.records import Decode, Field, Key, RecordBatch
+from worker.core.schemas import SchemaNeeded
 
 
 class Partition:
@@ -34,6 +35,7 @@ class Partition:
         self._fields: Sequence[Field] = ()
         self._accounted_offset = 0
         self._read_error_at: int | None = None
+        self._needed: SchemaNeeded | None = None
 
     def start(self, ledger: Ledger, at: Resume, fields: Sequence[Field], accounted_offset: int) -> None:
         """Begin to consume. Events below `accounted_offset` were counted by an earlier owner under this supervisor."""
@@ -103,10 +105,27 @@ class Partition:
 
     # records in
 
+    @property
+    def needed(self) -> SchemaNeeded | None:
+        """What the event at `position` needs to be decoded. Until `decode_again` nothing after it is taken."""
+        return self._needed
+
+    def decode_again(self) -> None:
+        """Take records again, which have to be read from `position` on."""
+        self._needed = None
+
     def take(self, records: RecordBatch) -> None:
         """Decode records into batches, cut where a batch has to end."""
-        if not self.can_be_read:
+        if not self.can_be_read or self._needed:
             return
+        try:
+            self._take(records)
+        except SchemaNeeded as needed:
+            self._needed = needed
+            if self.open and self.open.start == self.open.end:  # it was begun for the records that are left
+                self.open = None
+
+    def _take(self, records: RecordBatch) -> None:
         progress = self._progress
         records = records.since(bisect_left(records.offsets, progress.position))  # a seek may have gone back too far
         for cut_at in (progress.next_boundary(), progress.end):
@@ -124,7 +143,7 @@ class Partition:
 
         Transaction markers and compaction leave such offsets; without this, lag would never be 0.
         """
-        if not self.can_be_read:
+        if not self.can_be_read or self._needed:
             return
         progress = self._progress
         for cut_at in (progress.next_boundary(), progress.end):
@@ -137,6 +156,10 @@ class Partition:
     def seal(self) -> None:
         """Fix the range of the open batch."""
         if self.open is not None:
+            # Another number of rows: a schema is known by now that was not, or the table has other types. The token is
+            # of another block then, and only the origin of the rows tells which are stored.
+            if self.open.replayed and self.open.rows != self._progress.intent_rows:
+                self.open.recut_end = self.open.end
             self.open.seal()
             self.sealed.append(self.open)
             self.open = None

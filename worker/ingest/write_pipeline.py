@@ -23,7 +23,7 @@ from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.partition import Partition
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
-from worker.ingest.writer import Backoff, Writer, verify_topic_ids, write_batch
+from worker.ingest.writer import Backoff, Writer, load_schemas, verify_topic_ids, write_batch
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.kafka.errors import TopicNotFound
 from worker.kafka.group_consumer import GroupConsumer
@@ -51,7 +51,11 @@ class VerifyTopicIds(NamedTuple):
     """The writer checks that no topic was deleted and created again."""
 
 
-Job = OpenSink | WriteBatch | VerifyTopicIds
+class LoadSchemas(NamedTuple):
+    """The writer fetches the schemas that partitions wait for."""
+
+
+Job = OpenSink | WriteBatch | VerifyTopicIds | LoadSchemas
 
 
 class WritePipeline:
@@ -76,6 +80,7 @@ class WritePipeline:
         self._writer = writer
         self._job: Job | None = None
         self._commit_backoff = Backoff()
+        self._schema_backoff = Backoff()
         self._linger_s = settings.linger_ms / 1000
         self._verify_topic_ids_at = 0.0
 
@@ -103,12 +108,13 @@ class WritePipeline:
         return not isinstance(self._job, WriteBatch)
 
     def backpressured_topics(self) -> set[str]:
-        """Return the topics of which reading on would only pile up: full batches wait, or the bytes are used up.
+        """Return the topics not to be read: full batches wait, the bytes are used up, or a schema is missing.
 
         The topics that fail are judged each by itself, all others together, for they share the writer.
         """
+        without_schema = self._assignment.topics_without_schema()
         if not any(partition.sealed for partition in self._assignment):
-            return set()
+            return without_schema
         failing = self._topic_sinks.failing_topics()
         sealed: dict[str, int] = {}
         size: dict[str, int] = {}
@@ -120,7 +126,7 @@ class WritePipeline:
         topics = self._assignment.topics()
         if failing and topics - failing and sum(size.values()) - size.get("", 0) > _MAX_PENDING_BYTES:
             self._assignment.discard_backlog(failing)
-        return {topic for topic in topics if (topic if topic in failing else "") in full}
+        return without_schema | {topic for topic in topics if (topic if topic in failing else "") in full}
 
     def settle(self, keys: Collection[Key], deadline: float, poll_s: float) -> None:
         """Wait for the job that is under way, until `deadline` (time.monotonic()); commit what `keys` have done."""
@@ -150,6 +156,9 @@ class WritePipeline:
         if topic_sink := self._topic_sinks.next_to_open():
             self._job = OpenSink(topic_sink)
             self._writer.start(topic_sink.sink.open)
+        elif self._schema_backoff.is_over and (needed := self._assignment.needed_schemas()):
+            self._job = LoadSchemas()
+            self._writer.start(partial(load_schemas, needed))
         elif partition := self._choose(flush):
             self._continue(partition)
         else:
@@ -213,6 +222,9 @@ class WritePipeline:
         match job:
             case OpenSink(topic_sink):
                 topic_sink.open()
+            case LoadSchemas():
+                self._schema_backoff.reset()
+                self._assignment.decode_again()
             case WriteBatch(partition) if result is not None:
                 self._take_result(partition, result)
         self._slot.set("sink_up", int(not self._topic_sinks.failing_topics()))
@@ -278,6 +290,9 @@ class WritePipeline:
                 self._defer_topic(error)
             case OpenSink(topic_sink), Retryable():
                 topic_sink.backoff.fail()
+                self._report(error)
+            case LoadSchemas(), Retryable():
+                self._schema_backoff.fail()
                 self._report(error)
             case WriteBatch(partition), Retryable():
                 self._topic_sinks.get(partition.topic).backoff.fail()

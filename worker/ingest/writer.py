@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from worker.core.batch import Batch, BatchState, WriteResult
 from worker.core.counters import Slot
 from worker.core.errors import BlockTooLarge, ExitCode, Fatal, Retryable, RowsRefused, SchemaChanged
+from worker.core.schemas import SchemaNeeded
 from worker.kafka.dead_letters import DeadLetterProducer
 from worker.sinks import Sink
 
@@ -85,6 +86,12 @@ def verify_topic_ids(expected: Iterable[tuple[str, str]], topic_id: Callable[[st
             continue
         if current_id != expected_id:
             raise TopicRecreated(topic)
+
+
+def load_schemas(needed: Iterable[SchemaNeeded]) -> None:
+    """Fetch the schemas that partitions wait for. Raises Retryable or Fatal."""
+    for schema in needed:
+        schema.load()
 
 
 class Backoff:

@@ -9,6 +9,7 @@ from worker.local.kafka import start_kafka
 from worker.local.process import Server
 from worker.local.prometheus import start_prometheus
 from worker.local.redis import start_redis
+from worker.local.schema_registry import start_schema_registry
 
 __all__ = [
     "Server",
@@ -18,4 +19,5 @@ __all__ = [
     "start_kafka",
     "start_prometheus",
     "start_redis",
+    "start_schema_registry",
 ]

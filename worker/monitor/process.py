@@ -24,9 +24,10 @@ from worker.core.accounts import Accounts
 from worker.core.counters import Stats
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.records import Key
-from worker.decoding.transform import decoder
+from worker.decoding.formats import open_decoder
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
 from worker.kafka.read_range import commit_start
+from worker.kafka.schemas import schema_source
 from worker.monitor.http import Request, Response, Server
 from worker.monitor.invalid_events import InvalidEvents
 from worker.monitor.metrics import Collector, Exposition
@@ -319,7 +320,8 @@ class Monitor:
 def run(settings: Settings, stats: Stats, report_fd: int) -> int:
     """Run the monitor in a new child of the supervisor. Raises Fatal for errors that retrying cannot fix."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    decoder(settings.transform)  # once before the consumers do, which would each report its error
+    # Its errors once, before each consumer has them.
+    open_decoder(settings.format, schema_source(settings), settings.transform)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with suppress(ImportError):
         from uvloop import new_event_loop as loop_factory

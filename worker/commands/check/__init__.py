@@ -16,12 +16,13 @@ from worker.commands.check.options import check_options
 from worker.commands.check.position import check_position
 from worker.commands.check.read_sample import read_sample
 from worker.commands.check.redis import check_redis
+from worker.commands.check.registry import check_registry, sample_as_json
 from worker.commands.check.sample import check_sample
 from worker.commands.check.transform import check_transform
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import ExitCode, WorkerError
-from worker.decoding.transform import decoder
+from worker.decoding.transform import load_transform
 from worker.sinks.clickhouse.names import shown
 
 
@@ -41,13 +42,14 @@ def check(settings: Settings, *, create: bool, partitions: int, sample: int, out
 
 def _findings(settings: Settings, create: bool, partitions: int, sample: int) -> Iterator[Finding]:
     try:
-        decoder(settings.transform)
+        load_transform(settings.transform)
     except WorkerError as error:
         yield fail_with("transform", error)
         settings = replace(settings, transform="")
     existing: dict[str, int] = {}  # partitions of each topic
     readable: list[str] = []  # topics to sample
     yield from check_kafka(settings, create, partitions, existing, readable)
+    yield from check_registry(settings, readable)
     check_store = check_redis if settings.backend == "redis" else check_clickhouse
     for topic in dict.fromkeys([*Selection(settings).names, *readable]):
         topic_settings, fields = settings.for_topic(topic), list[Stored]()
@@ -57,9 +59,10 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
         if sample and topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                payloads = read_sample(topic_settings, sample)
+                payloads, findings = sample_as_json(topic_settings, read_sample(topic_settings, sample))
+                yield from findings
                 if settings.transform:
-                    payloads, findings = check_transform(decoder(settings.transform), payloads)
+                    payloads, findings = check_transform(load_transform(settings.transform).decode, payloads)
                     yield from findings
                 yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:

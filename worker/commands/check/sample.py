@@ -47,7 +47,10 @@ def check_sample(
     total = f"of the {len(payloads)} sampled events{of_topic}"
     not_objects = Counter(reject.reason for reject in decode(payloads, (_ANY_OBJECT,)).rejects)
     if not_objects:
-        yield warn("sample", f"{_tally(not_objects)} {total}", "fix the producer, or accept them as dead letters")
+        fix = "fix the producer, or accept them as dead letters"
+        if "schema_framing" in not_objects:
+            fix = "--format avro, protobuf or json-schema, with --schema-registry-url"
+        yield warn("sample", f"{_tally(not_objects)} {total}", fix)
     events = list(_objects(payloads))
     absent = [field for field in fields if events and all(_at(event, field.field.path) is _ABSENT for event in events)]
     unfit = [field for field in fields if field in absent or not decode(payloads, (field.field,)).rows]

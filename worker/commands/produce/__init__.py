@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from worker.commands.produce.fleet import MAX_DEVICES, Fleet
 from worker.commands.produce.topic import SLICE_S, Topic
 from worker.commands.progress import ProgressBar
+from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal
+
+if TYPE_CHECKING:
+    from worker.commands.produce.framed import FramedFleet
 
 _BATCH = 1000  # events of one partition handed to librdkafka in one call
 _BATCHES_PER_PARTITION = 16  # at least, so that a small run spreads evenly too
@@ -31,6 +35,7 @@ class ProduceOptions:
     partitions: int | None = None
     bad_ratio: float = 0.0
     properties: Mapping[str, str] = field(default_factory=dict)  # librdkafka's; they take precedence
+    registry: Settings | None = None  # the format and its schema registry; None: JSON
 
     def __post_init__(self) -> None:
         for flag, value, is_valid, expected in (
@@ -51,7 +56,8 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
     brokers that do not answer. Raises Fatal for errors that retrying cannot fix: a missing topic or missing rights.
     The result is a line on stderr, `produced N, failed M …`. `progress` shows a progress bar if it is a terminal.
     """
-    fleet = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
+    plain = Fleet(options.num_devices, seed=options.seed, bad_ratio=options.bad_ratio)
+    fleet = _framed(plain, options.registry) if options.registry else plain
     topic = Topic(options.topic, {"bootstrap.servers": options.bootstrap_servers, **options.properties}, stop)
     partitions = topic.partitions(options.partitions)
     started = time.monotonic()
@@ -67,8 +73,19 @@ def produce(options: ProduceOptions, *, stop: Callable[[], bool], progress: Text
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
+def _framed(fleet: Fleet, settings: Settings) -> FramedFleet:
+    from worker.commands.produce.framed import FramedFleet
+
+    return FramedFleet(fleet, settings)
+
+
 def _write(
-    options: ProduceOptions, fleet: Fleet, topic: Topic, partitions: int, stop: Callable[[], bool], bar: ProgressBar
+    options: ProduceOptions,
+    fleet: Fleet | FramedFleet,
+    topic: Topic,
+    partitions: int,
+    stop: Callable[[], bool],
+    bar: ProgressBar,
 ) -> None:
     """Send the events when they are due, in batches, to the partitions in turn."""
     batch_size = max(1, min(_BATCH, options.num_messages // (partitions * _BATCHES_PER_PARTITION)))
@@ -90,7 +107,7 @@ def _write(
         bar.show(topic.delivered)
 
 
-def _report(topic: Topic, fleet: Fleet, delivered: int, failed: int, seconds: float) -> str:
+def _report(topic: Topic, fleet: Fleet | FramedFleet, delivered: int, failed: int, seconds: float) -> str:
     text = f"produced {delivered}, failed {failed}: topic {topic.name}, {seconds:.1f} s"
     if delivered and seconds:
         text += f", {delivered / seconds:.0f}/s"

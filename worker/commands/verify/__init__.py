@@ -18,8 +18,9 @@ from worker.commands.verify.rows import Rows
 from worker.commands.verify.skipped import skipped_by, tombstones
 from worker.config.settings import Settings
 from worker.core.errors import Fatal
-from worker.decoding.transform import decoder
+from worker.decoding.formats import open_decoder, with_schemas
 from worker.kafka.log_reader import LogReader
+from worker.kafka.schemas import schema_source
 
 
 def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None = None) -> int:
@@ -30,7 +31,7 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
     ranges of each problem are shown.
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
     """
-    decode = decoder(settings.transform)
+    decode = with_schemas(open_decoder(settings.format, schema_source(settings), settings.transform))
     find_skipped = skipped_by(decode) if settings.transform else tombstones
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
         count = log_reader.existing_partitions()

@@ -1,0 +1,67 @@
+"""The format of a topic's events (`--format`) → what reads them. Libraries of a format are imported only here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from worker.core.errors import Fatal
+from worker.core.records import Decode
+from worker.core.schemas import FetchSchema, SchemaNeeded
+from worker.decoding import json
+from worker.decoding.framed import FramedDecoder
+from worker.decoding.schema_cache import SchemaCache
+from worker.decoding.transform import load_transform
+
+KINDS = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
+"""The formats with a registry, and what it calls the kinds of their schemas."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Format(NamedTuple):
+    """How events are read. Both callables raise SchemaNeeded if a registry must be asked first."""
+
+    decode: Decode
+    read_events: Callable[[Sequence[bytes]], list[Any]]  # payloads → JSON values, or Unreadable
+
+
+def open_format(name: str, fetch: FetchSchema) -> Format:
+    """Return the format of this name. Raises Fatal if a package is missing."""
+    if name == "json":
+        return Format(json.decode, json.read_events)
+    try:
+        decoder = FramedDecoder(_schemas(name, fetch), is_json=name == "json-schema")
+    except ImportError as error:
+        raise Fatal(
+            f"--format {name} needs the package {error.name}; install it: pip install 'kafka-ingest-worker[{name}]'"
+        ) from None
+    return Format(decoder.decode, decoder.read_events)
+
+
+def open_decoder(name: str, fetch: FetchSchema, transform: str) -> Decode:
+    """Return the decoder of the format of this name, with the user's function if there is one. Raises Fatal."""
+    opened = open_format(name, fetch)
+    return load_transform(transform, opened.read_events).decode if transform else opened.decode
+
+
+def _schemas(name: str, fetch: FetchSchema) -> SchemaCache:
+    if name == "json-schema":
+        return SchemaCache(fetch, KINDS[name], lambda _: json.read_framed_events)
+    library = importlib.import_module(f"worker.decoding.{name}")
+    return SchemaCache(fetch, KINDS[name], library.compile_schema)
+
+
+def with_schemas(call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return `call` so that it fetches the schemas that it needs, and blocks meanwhile."""
+
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except SchemaNeeded as needed:
+                needed.load()
+
+    return wrapped
