@@ -98,9 +98,16 @@ class Settings:
     windows: str = option(
         "Redis",
         "",
-        "also a HyperLogLog per minute, hour or day of the events' timestamps (docs/windows.md)",
+        "also a HyperLogLog per minute, hour or day of the events' own time (docs/windows.md)",
         parse=parsers.windows,
         metavar="minute,hour,day",
+    )
+    time_field: str = option(
+        "Redis",
+        "timestamp",
+        "field with the time that --windows use, such as meta.at",
+        parse=parsers.field_path,
+        metavar="FIELD",
     )
     window_ttl: str = option(
         "Redis",
