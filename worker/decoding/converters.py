@@ -17,6 +17,23 @@ class BadValue(Exception):
         self.reason = reason
 
 
+CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
+"""What a Convert raises for values that the field cannot hold."""
+
+
+def reject_reason(convert: Convert, values: list[Any]) -> str:
+    """Return why the field cannot hold the values, as one of counters.REJECT_REASONS; empty if it can."""
+    try:
+        convert(values)
+    except BadValue as error:
+        return error.reason
+    except (OverflowError, KeyError):
+        return "out_of_range"
+    except (TypeError, ValueError):
+        return "wrong_type"
+    return ""
+
+
 def texts(values: list[Any]) -> list[str]:
     """Return a column of strings unchanged; BadValue for any other type."""
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from worker.core.records import Decoded, Field, Reject
-from worker.decoding.converters import BadValue
+from worker.decoding.converters import CONVERT_ERRORS, reject_reason
 
 
 def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
@@ -23,7 +23,7 @@ def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     if events is not None:
         try:
             return Decoded(_columns(events, fields), None, len(events), ())
-        except _CONVERT_ERRORS:
+        except CONVERT_ERRORS:
             pass
     return _decode_with_rejects(_parse_each(payloads) if events is None else events, fields)
 
@@ -113,7 +113,7 @@ def _reject_reasons(events: list[Any], field: Field) -> list[str]:
         group = events[start : start + _GROUP]
         try:
             field.convert(_values(group, field))
-        except _CONVERT_ERRORS:
+        except CONVERT_ERRORS:
             reasons += [_reject_reason(event, field) for event in group]
         else:
             reasons += [""] * len(group)
@@ -128,17 +128,8 @@ def _reject_reason(event: dict[str, Any], field: Field) -> str:
         return "missing_field"
     except TypeError:
         return "wrong_type"
-    try:
-        field.convert(values)
-    except BadValue as error:
-        return error.reason
-    except (OverflowError, KeyError):
-        return "out_of_range"
-    except (TypeError, ValueError):
-        return "wrong_type"
-    return ""
+    return reject_reason(field.convert, values)
 
 
-_CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 _NOT_JSON = object()
 _GROUP = 32  # the square root of a record batch: 1 invalid event in 1000 costs 32 single conversions

@@ -39,6 +39,7 @@ def check_sample(
             "sample", f"there are no events{of_topic} to check" if of_topic else "the topic has no events to check"
         )
         return
+    fields = [stored for stored in fields if not stored.field.of_message]
     rows = decode(payloads, tuple(stored.field for stored in fields)).rows
     total = f"of the {len(payloads)} newest events{of_topic}"
     not_objects = Counter(reject.reason for reject in decode(payloads, (_ANY_OBJECT,)).rejects)

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from worker.sinks.clickhouse.types import nested, numbers, texts, times
 from worker.sinks.clickhouse.types.codec import Codec
 from worker.sinks.clickhouse.types.names import enum_members, member, plain, split
 
-__all__ = ["Codec", "codec", "constant", "offsets"]
+__all__ = ["Codec", "codec", "constant", "offsets", "plain", "split"]
 
 
 @cache
-def codec(type_name: str) -> Codec:
-    """Return the codec of a type as ClickHouse writes it; ValueError names the type that is not supported."""
+def codec(type_name: str, rules: str = "strict") -> Codec:
+    """Return the codec of a type as ClickHouse writes it; ValueError names the type that is not supported.
+
+    `rules` say which values it accepts: `strict` JSON values of the type's own kind; `message` what Kafka has of a
+    message: bytes for String, Unix milliseconds for DateTime and DateTime64.
+    """
     type_name = plain(type_name)
     name, arguments = split(type_name)
-    if name not in _TYPES:
+    factories = _RULES[rules]
+    if name not in factories:
         raise ValueError(f"type {type_name} is not supported")
-    return _TYPES[name](arguments)._replace(type=type_name)
+    return factories[name](arguments, partial(codec, rules=rules))._replace(type=type_name)
 
 
 def constant(type_name: str, value: Any, rows: int) -> bytes:
@@ -65,54 +70,72 @@ def _encode_range(offsets: range) -> bytes:
 
 
 def _integer(bits: int, *, signed: bool) -> _Factory:
-    return lambda _: numbers.integer(bits, signed)
+    return lambda *_: numbers.integer(bits, signed)
 
 
-def _low_cardinality(arguments: list[str]) -> Codec:
+def _low_cardinality(arguments: list[str], inner_codec: _Inner) -> Codec:
     name, inner = split(arguments[0])
     if name == "Nullable":
-        return nested.low_cardinality(codec(inner[0]), nullable=True)
-    return nested.low_cardinality(codec(arguments[0]), nullable=False)
+        return nested.low_cardinality(inner_codec(inner[0]), nullable=True)
+    return nested.low_cardinality(inner_codec(arguments[0]), nullable=False)
 
 
-def _map(arguments: list[str]) -> Codec:
-    key, value = map(codec, arguments)
-    if type(key.null) is not str:
+def _map(arguments: list[str], inner_codec: _Inner) -> Codec:
+    key, value = map(inner_codec, arguments)
+    if type(key.null) not in (str, bytes):
         raise ValueError(f"type Map({', '.join(arguments)}) is not supported: the keys of a JSON object are strings")
     return nested.map_of(key, value)
 
 
-def _tuple(arguments: list[str]) -> Codec:
+def _tuple(arguments: list[str], inner_codec: _Inner) -> Codec:
     names, types = zip(*map(member, arguments), strict=True)
-    return nested.tuple_of(list(names), list(map(codec, types)))
+    return nested.tuple_of(list(names), list(map(inner_codec, types)))
 
 
-_Factory = Callable[[list[str]], Codec]
+_Inner = Callable[[str], Codec]
+"""The codec of a type inside another."""
 
-_TYPES: dict[str, _Factory] = {
-    **{f"Int{bits}": _integer(bits, signed=True) for bits in (8, 16, 32, 64, 128, 256)},
-    **{f"UInt{bits}": _integer(bits, signed=False) for bits in (8, 16, 32, 64, 128, 256)},
-    "Float32": lambda _: Codec(numbers.float32, null=0),
-    "Float64": lambda _: Codec(numbers.float64, null=0),
-    "Bool": lambda _: Codec(numbers.boolean, null=False),
-    "Decimal": lambda arguments: numbers.decimal(int(arguments[0]), int(arguments[1])),
-    "Enum8": lambda arguments: numbers.enum(enum_members(arguments), "b"),
-    "Enum16": lambda arguments: numbers.enum(enum_members(arguments), "h"),
-    "String": lambda _: Codec(texts.string, null=""),
-    "FixedString": lambda arguments: texts.fixed_string(int(arguments[0])),
-    "UUID": lambda _: Codec(texts.uuid, null="00000000-0000-0000-0000-000000000000"),
-    "IPv4": lambda _: Codec(texts.ipv4, null="0.0.0.0"),
-    "IPv6": lambda _: Codec(texts.ipv6, null="::"),
-    "JSON": lambda _: Codec(texts.json, null={}, prefix=texts.JSON_AS_TEXT),
-    "DateTime": lambda _: Codec(times.date_time, null=0),
-    "DateTime64": lambda arguments: Codec(times.date_time64(int(arguments[0])), null=0),
-    "Date": lambda _: Codec(times.days("H"), null=0),
-    "Date32": lambda _: Codec(times.days("i"), null=0),
-    "Nullable": lambda arguments: nested.nullable(codec(arguments[0])),
+_Factory = Callable[[list[str], _Inner], Codec]
+"""A type's arguments → its codec."""
+
+_NESTED: dict[str, _Factory] = {
+    "Nullable": lambda arguments, inner: nested.nullable(inner(arguments[0])),
     "LowCardinality": _low_cardinality,
-    "Array": lambda arguments: nested.array_of(codec(arguments[0])),
+    "Array": lambda arguments, inner: nested.array_of(inner(arguments[0])),
     "Map": _map,
     "Tuple": _tuple,
-    "Nested": lambda arguments: nested.array_of(_tuple(arguments)),
-    "SimpleAggregateFunction": lambda arguments: codec(arguments[1]),
+    "Nested": lambda arguments, inner: nested.array_of(_tuple(arguments, inner)),
+    "SimpleAggregateFunction": lambda arguments, inner: inner(arguments[1]),
 }
+
+_STRICT: dict[str, _Factory] = {
+    **_NESTED,
+    **{f"Int{bits}": _integer(bits, signed=True) for bits in (8, 16, 32, 64, 128, 256)},
+    **{f"UInt{bits}": _integer(bits, signed=False) for bits in (8, 16, 32, 64, 128, 256)},
+    "Float32": lambda *_: Codec(numbers.float32, null=0),
+    "Float64": lambda *_: Codec(numbers.float64, null=0),
+    "Bool": lambda *_: Codec(numbers.boolean, null=False),
+    "Decimal": lambda arguments, _: numbers.decimal(int(arguments[0]), int(arguments[1])),
+    "Enum8": lambda arguments, _: numbers.enum(enum_members(arguments), "b"),
+    "Enum16": lambda arguments, _: numbers.enum(enum_members(arguments), "h"),
+    "String": lambda *_: Codec(texts.string, null=""),
+    "FixedString": lambda arguments, _: texts.fixed_string(int(arguments[0])),
+    "UUID": lambda *_: Codec(texts.uuid, null="00000000-0000-0000-0000-000000000000"),
+    "IPv4": lambda *_: Codec(texts.ipv4, null="0.0.0.0"),
+    "IPv6": lambda *_: Codec(texts.ipv6, null="::"),
+    "JSON": lambda *_: Codec(texts.json, null={}, prefix=texts.JSON_AS_TEXT),
+    "DateTime": lambda *_: Codec(times.date_time, null=0),
+    "DateTime64": lambda arguments, _: Codec(times.date_time64(int(arguments[0])), null=0),
+    "Date": lambda *_: Codec(times.days("H"), null=0),
+    "Date32": lambda *_: Codec(times.days("i"), null=0),
+}
+
+_MESSAGE: dict[str, _Factory] = {
+    **_NESTED,
+    "String": lambda *_: Codec(texts.raw_string, null=b""),
+    "JSON": lambda *_: Codec(texts.json_of_bytes, null={}, prefix=texts.JSON_AS_TEXT),
+    "DateTime": lambda *_: Codec(times.seconds_of_millis, null=0),
+    "DateTime64": lambda arguments, _: Codec(times.ticks_of_millis(int(arguments[0])), null=0),
+}
+
+_RULES = {"strict": _STRICT, "message": _MESSAGE}

@@ -8,6 +8,7 @@ from itertools import repeat
 from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_pton
 from struct import pack
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -38,6 +39,13 @@ def string(values: list[Any]) -> bytes:
         return "".join(pieces).encode("ascii")
     except (IndexError, UnicodeEncodeError):
         return _with_lengths(texts(values))
+
+
+def raw_string(values: list[Any]) -> bytes:
+    """String of bytes as they are; a null is an empty string."""
+    if not set(map(type, values)) <= {bytes, str, NoneType}:
+        raise BadValue("wrong_type")
+    return _with_lengths([value.encode() if type(value) is str else value or b"" for value in values])
 
 
 def _with_lengths(values: list[str] | list[bytes]) -> bytes:
@@ -99,3 +107,10 @@ def json(values: list[Any]) -> bytes:
     if not set(map(type, values)) <= {dict}:
         raise BadValue("wrong_type")
     return _with_lengths(list(map(orjson.dumps, values)))
+
+
+def json_of_bytes(values: list[Any]) -> bytes:
+    """JSON: objects whose values are bytes of UTF-8, or null."""
+    if not set(map(type, values)) <= {dict}:
+        raise BadValue("wrong_type")
+    return json([{key: None if value is None else value.decode() for key, value in each.items()} for each in values])

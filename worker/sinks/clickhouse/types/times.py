@@ -36,6 +36,23 @@ def date_time64(precision: int) -> Convert:
     return lambda values: array("q", [value // divisor for value in millis(values)])
 
 
+def seconds_of_millis(values: list[Any]) -> array[int]:
+    """DateTime from Unix milliseconds."""
+    return array("I", [value // 1000 for value in values])
+
+
+def ticks_of_millis(precision: int) -> Convert:
+    """DateTime64(P) from Unix milliseconds, the years 1900 to 2299 (2262 with P = 9)."""
+    factor, divisor = 10 ** max(0, precision - 3), 10 ** max(0, 3 - precision)
+
+    def convert(values: list[Any]) -> array[int]:
+        if values and not FIRST <= min(values) <= max(values) <= LAST:
+            raise BadValue("out_of_range")
+        return array("q", [value * factor // divisor for value in values])
+
+    return convert
+
+
 def days(code: str) -> Convert:
     """Date (array code H: 1970 to 2149) and Date32 (i: 1900 to 2299): `YYYY-MM-DD`, or a timestamp's day in UTC.
 
