@@ -25,6 +25,11 @@ def findings(types: dict[str, str], events: list[Any], mapped: dict[str, str] | 
         (
             "UInt16",
             {"a": "200"},
+            "--types a=lenient",
+        ),
+        (
+            "UInt16",
+            {"a": "many"},
             "the events have text there: give the column a of t another type, or fix the producer",
         ),
         (

@@ -144,6 +144,13 @@ class Settings:
         parse=parsers.columns,
         metavar="FIELD=COLUMN",
     )
+    types: Mapping[str, str] = option(
+        "ClickHouse",
+        {},
+        'how strict a column is; lenient: "5" and true are numbers, 5 is text, 1 is true (repeatable, docs/mapping.md)',
+        parse=parsers.types,
+        metavar="COLUMN=lenient",
+    )
     delivery: str = option(
         "Delivery",
         "auto",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.config import field_paths
-from worker.config.parsers import nearest
+from worker.config.parsers import TYPE_RULES, nearest
 from worker.config.redaction import is_secret_property, redact_option, redact_url
 from worker.config.settings import Settings, UsageError, default_of, flag_of
 
@@ -156,6 +156,8 @@ def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
             values.append((name, {k: _text(v) for k, v in value.items()}, origin))
         elif name == "map":
             values.append((name, _columns(value, origin), origin))
+        elif name == "types":
+            values.append((name, _types(value, origin), origin))
         else:
             values.append((name, _text(value), origin))
     return values
@@ -168,6 +170,12 @@ def _columns(value: Any, origin: str) -> dict[str, str]:
         return field_paths.columns(value)
     except ValueError as error:
         raise UsageError(f"{origin}: {error}") from None
+
+
+def _types(value: Any, origin: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not set(map(str, value.values())) <= set(TYPE_RULES):
+        raise UsageError(f'{origin}: write a table of columns, such as status = "lenient" below [types]')
+    return {column: str(rule) for column, rule in value.items()}
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from worker.commands.check.finding import Finding, Stored, fail, ok, warn
 from worker.config.field_paths import format_path
 from worker.core.records import Field
 from worker.decoding.json import decode
+from worker.sinks.clickhouse import types
 
 _SHOWN = 20  # fields that are not stored
 _SIMILAR = 0.7
@@ -57,7 +58,8 @@ def check_sample(
         if faults := Counter(reject.reason for reject in rejects):
             wrong = [payloads[reject.index] for reject in rejects if reject.reason == "wrong_type"]
             kinds = {_KINDS[type(_at(event, stored.field.path))] for event in _objects(wrong)}
-            yield warn("sample", f"{name}: {_tally(faults)} {total}", fix or _fix(stored, faults, kinds, table))
+            fix = fix or _lenient(stored, payloads) or _fix(stored, faults, kinds, table)
+            yield warn("sample", f"{name}: {_tally(faults)} {total}", fix)
         elif stored in absent:
             result = f"{name}: in none {total}, so it is NULL"
             yield warn("sample", result, fix) if fix else ok("sample", result)
@@ -101,6 +103,14 @@ _ANY_OBJECT = Field("", ("",), lambda values: values, required=False)  # accepts
 
 def _tally(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+def _lenient(stored: Stored, payloads: Sequence[bytes]) -> str:
+    """Return the option with which the column would take all of the events; empty if it would not."""
+    if not stored.type or "[]" in stored.field.name:
+        return ""
+    field = stored.field._replace(convert=types.codec(stored.type, "lenient").convert)
+    return "" if decode(payloads, (field,)).rejects else f"--types {stored.column}=lenient"
 
 
 def _fix(stored: Stored, faults: Counter[str], kinds: set[str], table: str) -> str:

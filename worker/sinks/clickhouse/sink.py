@@ -54,6 +54,7 @@ _AS_EVENTS_HAVE_IT = {
     "output_format_json_quote_decimals": 1,
     "output_format_json_quote_denormals": 1,
 }
+_FLATTENED = "output_format_native_use_flattened_dynamic_and_json_serialization"  # came with reading that form
 _IF_KNOWN = {"deduplicate_insert": "enable", _PARTITIONS: 0}
 
 
@@ -296,6 +297,7 @@ class ClickHouseSink:
     def _read_schema(self, described: list[Column]) -> _Schema:
         """Decide what of an event goes into which column, and what can be promised."""
         bindings = self._bindings(self._settings.table, described)
+        self._check_server(bindings)
         names = {column.name for column in described}
         origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
         delivery, promise = self._settings.delivery, Deduplication()
@@ -330,6 +332,16 @@ class ClickHouseSink:
             self._insert_settings(),
         )
 
+    def _check_server(self, bindings: list[ColumnBinding]) -> None:
+        """Refuse a column type that this server is too old to read as the worker writes it."""
+        if dynamic := [binding.column for binding in bindings if "Dynamic" in binding.codec.type]:
+            query = "SELECT count() FROM system.settings WHERE name = %(name)s"
+            if not self._execute(query, {"name": _FLATTENED})[0][0]:
+                raise Fatal(
+                    f"{self._where}: column {dynamic[0]}: type Dynamic needs a server with the setting {_FLATTENED}; "
+                    "upgrade it, or make the column String or JSON"
+                )
+
     def _insert_settings(self) -> dict[str, Any]:
         """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
         known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
@@ -341,7 +353,7 @@ class ClickHouseSink:
 
     def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
         try:
-            return bind_columns(described, self._settings.map)
+            return bind_columns(described, self._settings.map, self._settings.types)
         except ValueError as error:
             raise Fatal(f"{self._where}: table {table}: {error}") from None
 

@@ -18,7 +18,7 @@ from worker.config import field_paths
 from worker.config.parsers import nearest
 from worker.core.records import Convert, Field
 from worker.decoding import metadata
-from worker.decoding.converters import CONVERT_ERRORS
+from worker.decoding.converters import CONVERT_ERRORS, elements
 from worker.sinks.clickhouse import types
 
 ORIGIN = ("_topic", "_partition", "_offset")
@@ -59,16 +59,20 @@ class ColumnBinding(NamedTuple):
     codec: types.Codec
 
 
-def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[ColumnBinding]:
+def bind_columns(
+    table: Sequence[Column], mapped: Mapping[str, str], rules: Mapping[str, str] | None = None
+) -> list[ColumnBinding]:
     """Return the columns to fill, in the table's order; `mapped` has the field that `--map` names for a column.
 
-    The columns that are filled from the message come last. ValueError says why the table cannot be filled, and what to
-    do.
+    `rules` has `lenient` or `strict` for a column that `--types` names; see `types.codec`. The columns that are filled
+    from the message come last. ValueError says why the table cannot be filled, and what to do.
     """
+    rules = rules or {}
     _check(table, mapped)
+    _check_rules(table, rules)
     of_messages = [column for column in table if _is_filled_from_message(column, mapped)]
     bindings = [
-        _bind(column, mapped.get(column.name, ""))
+        _bind(column, mapped.get(column.name, ""), rules.get(column.name, "strict"))
         for column in table
         if column not in of_messages
         and (column.name in mapped or not (column.name in ORIGIN or is_filled_by_server(column)))
@@ -145,17 +149,27 @@ def _check_device_event(types: Mapping[str, str]) -> None:
             )
 
 
-def _bind(column: Column, field: str) -> ColumnBinding:
+def _check_rules(table: Sequence[Column], rules: Mapping[str, str]) -> None:
+    names = [column.name for column in table]
+    for name in rules:
+        if name not in names:
+            raise ValueError(f"--types {name}={rules[name]}: there is no column {name}{nearest(name, names)}")
+
+
+def _bind(column: Column, field: str, rules: str) -> ColumnBinding:
     try:
-        codec = types.codec(column.type)
+        codec = types.codec(column.type, rules)
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
-    path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
-    bound = Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
-    if not field and column.constant:
+    by_name = tuple(filter(None, column.name.split("."))) or (column.name,)
+    path, *inner = field_paths.parse_element_path(field) if field else [by_name]
+    bound = Field(field or field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
+    if column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
         bound = bound._replace(convert=convert, required=False, missing=default)
+    if inner:
+        bound = bound._replace(convert=elements(inner, bound.convert), missing=None)
     return ColumnBinding(column.name, bound, codec)
 
 

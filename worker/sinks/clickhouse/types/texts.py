@@ -56,6 +56,26 @@ def _with_lengths(values: list[str] | list[bytes]) -> bytes:
     return out.getvalue()
 
 
+def as_text(value: Any) -> Any:
+    """Return text as it is, null as None, any other JSON value as JSON text without spaces.
+
+    Numbers beyond 64 bits have lost digits when they were parsed, so they are rejected, also in arrays and objects.
+    """
+    if value is None or type(value) is str:
+        return value
+    if _has_large_float(value):
+        raise BadValue("out_of_range")
+    return orjson.dumps(value).decode()
+
+
+def _has_large_float(value: Any) -> bool:
+    if type(value) is list:
+        return any(map(_has_large_float, value))
+    if type(value) is dict:
+        return any(map(_has_large_float, value.values()))
+    return type(value) is float and abs(value) >= 1 << 63
+
+
 def fixed_string(size: int) -> Codec:
     """FixedString(N): at most N bytes of UTF-8, padded with zero bytes."""
 
