@@ -59,7 +59,7 @@ def test_other_paths_may_not(text: str) -> None:
     with pytest.raises(UsageError, match="--device-field"):
         load({"device_field": text}, {})
     with pytest.raises(UsageError, match="--map"):
-        load({"map": [f"{text}[].[]=x"]}, {})
+        load({"map": ["[].a=x"]}, {})
 
 
 def test_a_path_over_elements_in_every_source(tmp_path: Path) -> None:
