@@ -183,6 +183,12 @@ class Settings:
         parse=parsers.number(0.1, 3600, float),
         unit="s",
     )
+    report: str = option(
+        "Observability",
+        "exact",
+        "how ClickHouse counts the devices; approximate: within 1 %, by uniqCombined64; off: not at all",
+        choices=("exact", "approximate", "off"),
+    )
     report_interval: float = option(
         "Observability", 30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s"
     )

@@ -15,7 +15,7 @@ from worker.core.batch import Batch
 from worker.core.delivery import token, token_decides
 from worker.core.errors import BlockTooLarge, Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field
-from worker.sinks.clickhouse import types
+from worker.sinks.clickhouse import devices, types
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import Deduplication, ExactlyOnceBlocker, inspect
 from worker.sinks.clickhouse.errors import (
@@ -131,10 +131,7 @@ class ClickHouseSink:
                         f"{self._where}: there is no table {self._settings.table}, and --map is given; fix: use "
                         "CREATE TABLE (the table that the worker creates is for device events)"
                     )
-                statement = (
-                    files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=self._table)
-                )
-                self._execute(statement)
+                self._create_table()
                 log.info("created the table %s", self._settings.table)
                 described = self._describe(self._settings.table)
             self._opened_schema = self._read_schema(described)
@@ -144,6 +141,15 @@ class ClickHouseSink:
             self._raise_if_permanent(to_retryable(self._where, error))
         except Retryable as error:
             self._raise_if_permanent(error)
+
+    def _create_table(self) -> None:
+        best, *others = devices.create_statements(_CREATE_TABLE.read_text(), self._settings.report)
+        try:
+            self._execute(best.format(table=self._table))
+        except errors.ServerException as error:
+            if not others or error.code != errors.ErrorCodes.UNKNOWN_SETTING:
+                raise
+            self._execute(others[-1].format(table=self._table))
 
     @staticmethod
     def _raise_if_permanent(error: Retryable) -> NoReturn:
@@ -244,9 +250,9 @@ class ClickHouseSink:
         return int(count), int(last)
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
-        """Return uniqExact of the devices in the table, and in those of the others together with it.
+        """Return the number of devices in the table, and in those of the others together with it.
 
-        None where no column has them.
+        `--report` says how it is counted. None where no column has them.
         """
         try:
             described = {
@@ -260,11 +266,12 @@ class ClickHouseSink:
             device = "toString({})" if len(columns_of) > 1 else "{}"  # their types may differ
             tells = topic and any(column.name == "_topic" for column in described[self._settings.table])
             where = " WHERE _topic = %(topic)s" if tells else ""
+            function = devices.function(self._settings.report)
             every = " UNION ALL ".join(
                 f"SELECT {device.format(column)} AS device FROM {table_name(table)}{where}"
                 for table, column in columns_of.items()
             )
-            ((count,),) = self._execute(f"SELECT uniqExact(device) FROM ({every})", {"topic": topic})
+            ((count,),) = self._execute(f"SELECT {function}(device) FROM ({every})", {"topic": topic})
         except errors.ServerException as error:
             raise to_retryable(self._where, error) from None
         return int(count)
