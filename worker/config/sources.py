@@ -17,7 +17,7 @@ from worker.config.settings import Settings, UsageError, default_of, flag_of
 
 PREFIX = "WORKER_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # the same as --config
-_TYPO_RATIO = 0.8  # a variable this similar to an option's is a typo; others may belong to other programs
+_TYPO_RATIO = 0.81  # a variable this similar to an option's is a typo; others may belong to other programs
 
 # Properties that the delivery protocol depends on, with the reason or what to use instead.
 OWNED_PROPERTIES = {
