@@ -243,10 +243,12 @@ def test_the_type_of_a_key_column_is_not_altered(stored: Settings) -> None:
 
 
 def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Settings) -> None:
-    sql(stored, f"CREATE TABLE {stored.table} (device_ip Dynamic) ENGINE = MergeTree ORDER BY tuple()")
+    sql(stored, f"CREATE TABLE {stored.table} (device_ip AggregateFunction(sum, Int8)) ENGINE = MergeTree ORDER BY ()")
     code, text = run(stored)
     assert code == ExitCode.FAILED
-    assert "column device_ip: type Dynamic is not supported; fix: give it a DEFAULT" in line_of(text, "FAIL  table")
+    found = line_of(text, "FAIL  table")
+    assert "column device_ip: type AggregateFunction(sum, Int8) is not supported" in found
+    assert "give it a DEFAULT, or another type" in found
     code, text = run(replace(stored, map={"devic_ip": "device.ip"}))
     assert code == ExitCode.FAILED
     assert "--map device.ip=devic_ip: there is no column devic_ip (did you mean" in line_of(text, "FAIL  table")
@@ -557,3 +559,25 @@ def test_a_backlog_that_retention_is_about_to_cut_is_a_warning(counted: Settings
     create_topic(counted.bootstrap_servers, short.topic, 1, {"retention.ms": "1800000"})
     send(counted.bootstrap_servers, short.topic, [json.dumps(GOOD).encode()])
     assert "1 events unread, the first is removed in 0.5 h" in line_of(run(short)[1], "WARN  retention")
+
+
+def test_columns_of_the_message_and_a_count_that_reads_the_table_are_shown(stored: Settings) -> None:
+    columns = "device_ip String, status UInt16, _key String, _headers Map(String, String)"
+    origin = "_topic LowCardinality(String), _partition Int32, _offset Int64"
+    sql(stored, f"CREATE TABLE {stored.table} ({columns}, {origin}) ENGINE = MergeTree ORDER BY device_ip")
+    send(stored.bootstrap_servers, stored.topic, [b'{"device_ip": "10.0.0.1", "status": "200"}'])
+    code, text = run(stored)
+    assert code == ExitCode.FAILED
+    filled = (
+        "columns filled: device_ip String, status UInt16, _key String from the message, _headers Map(String, String) "
+    )
+    assert f"{filled}from the message" in line_of(text, "OK    table")
+    assert line_of(text, "WARN  sample").endswith("fix: --types status=lenient")
+    finding = line_of(text, "OK    devices")
+    assert "counted in column device_ip; each report reads all of it, unless you ALTER TABLE" in finding
+    code, text = run(replace(stored, types={"status": "lenient"}))
+    assert code == ExitCode.OK
+    assert "1 of the 1 newest events would be stored" in text
+    for statement in finding.partition("unless you ")[2].split("; "):
+        sql(stored, statement)
+    assert line_of(run(replace(stored, types={"status": "lenient"}))[1], "OK    devices").endswith("column device_ip")

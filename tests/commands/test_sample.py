@@ -33,6 +33,11 @@ def findings(
         (
             "UInt16",
             {"a": "200"},
+            "--types a=lenient",
+        ),
+        (
+            "UInt16",
+            {"a": "many"},
             "the events have text there: give the column a of t another type, or fix the producer",
         ),
         (

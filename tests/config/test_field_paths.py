@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.config.field_paths import columns, format_path, parse_path
+from worker.config.field_paths import columns, format_path, parse_element_path, parse_path
 from worker.config.settings import UsageError
 from worker.config.sources import load
 
@@ -35,6 +35,39 @@ def test_a_path_is_keys_separated_by_dots(text: str, keys: tuple[str, ...]) -> N
 def test_an_invalid_path_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="keys separated by dots"):
         parse_path(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("labels[].name", [("labels",), ("name",)]),
+        ("a.tags[]", [("a", "tags"), ()]),
+        (r"a[].b\.c[].d.e", [("a",), ("b.c",), ("d", "e")]),
+        ("a.b", [("a", "b")]),
+        (r"php\[].x", [("php[]", "x")]),
+        ("a[]b.c", [("a[]b", "c")]),
+    ],
+)
+def test_a_path_of_map_may_go_over_the_elements_of_arrays(text: str, paths: list[tuple[str, ...]]) -> None:
+    assert parse_element_path(text) == paths
+
+
+@pytest.mark.parametrize("text", ["a[]", "a[].b", "[]"])
+def test_other_paths_may_not(text: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        parse_path(text)
+    with pytest.raises(UsageError, match="--device-field"):
+        load({"device_field": text}, {})
+    with pytest.raises(UsageError, match="--map"):
+        load({"map": ["[].a=x"]}, {})
+
+
+def test_a_path_over_elements_in_every_source(tmp_path: Path) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text('[map]\n"labels[].name" = "a"\n"labels[]".color = "b"\n[map.issue]\n"tags[]" = "c"\n')
+    expected = {"a": "labels[].name", "b": "labels[].color", "c": r"issue.tags\[]"}
+    assert load({}, {}, config)[0].map == expected
+    assert load({"map": [f"{name}={column}" for column, name in expected.items()]}, {})[0].map == expected
 
 
 def test_flag_variable_and_file_mean_the_same(tmp_path: Path) -> None:

@@ -92,4 +92,45 @@ NESTED: dict[str, Values] = {
     ),
 }
 
-VALUES = {**STRINGS, **NUMBERS, **NESTED}
+clock_times = st.builds(
+    lambda sign, seconds, fraction: f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{fraction}",
+    st.sampled_from(["", "-"]),
+    st.integers(0, 3_599_999),
+    st.just(""),
+)
+points = st.lists(floats64, min_size=2, max_size=2)
+
+LATER: dict[str, Values] = {
+    "BFloat16": floats32 | st.integers(-(1 << 24), 1 << 24),
+    "Time": clock_times,
+    "Time64(3)": clock_times.flatmap(lambda text: st.from_regex(r"(\.[0-9]{1,6})?", fullmatch=True).map(text.__add__)),
+    "Nullable(Time64(9))": st.none() | clock_times,
+    "IntervalDay": integers(64, signed=True),
+    "Map(UInt64, String)": st.dictionaries(integers(64, signed=False).map(str), short, max_size=3),
+    "Map(Date, Int8)": st.dictionaries(late_dates, st.integers(-9, 9), max_size=3),
+    "Point": points,
+    "Ring": st.lists(points, max_size=3),
+    "MultiPolygon": st.lists(st.lists(st.lists(points, max_size=2), max_size=2), max_size=2),
+    "Variant(Array(UInt8), Bool, Float64, Map(String, Int8), String, UInt64)": st.none()
+    | st.booleans()
+    | st.integers(2, (1 << 64) - 1)  # the server takes 0 and 1 for false and true
+    | floats64
+    | st.text("xyz", min_size=1)
+    | st.lists(st.integers(0, 255), max_size=2)
+    | st.dictionaries(short, st.integers(-9, 9), max_size=2),
+    "Array(Variant(LowCardinality(String), UInt64))": st.lists(
+        st.none() | st.integers(0, 9) | st.text("xyz", min_size=1), max_size=3
+    ),
+    "Dynamic": st.none()
+    | st.booleans()
+    | integers(64, signed=True)
+    | st.integers(1 << 63, (1 << 64) - 1)
+    | floats64
+    | st.text("xyz")
+    | st.lists(st.none() | integers(64, signed=True), min_size=1, max_size=3)
+    | st.lists(st.none() | st.text("xyz"), max_size=3)
+    | st.lists(st.booleans(), max_size=3),
+    "Array(Dynamic(max_types=2))": st.lists(st.none() | st.integers(0, 9) | st.text("xyz") | st.booleans(), max_size=4),
+}
+
+VALUES = {**LATER, **STRINGS, **NUMBERS, **NESTED}

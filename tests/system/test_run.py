@@ -218,6 +218,15 @@ def test_reports_come_in_their_interval_and_once_at_the_end(rows_job: Job) -> No
     assert all(re.fullmatch(r"Total devices: \d+", line) for line in worker.stdout)
 
 
+def test_without_reports_everything_else_goes_on(rows_job: Job) -> None:
+    rows_job.create()
+    rows_job.send(events(500))
+    worker = rows_job.finish("--report", "off", "--report-interval", "0.3")
+    assert worker.stdout == []
+    assert rows_job.judge(range(500)) == EXACT
+    assert not any("report" in line for line in worker.stderr if "WARNING" in line)
+
+
 def _make_table(job: Job, columns: str) -> None:
     client = clickhouse_client(job.url)
     client.execute(f"CREATE TABLE {job.target} ({columns}) ENGINE = MergeTree ORDER BY tuple()")

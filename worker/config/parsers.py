@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from worker.config import field_paths
 
 TOPIC_PLACEHOLDER = "{topic}"  # in the name of a key, table or topic
+TYPE_RULES = ("strict", "lenient")
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}  # seconds of each window of `--windows`
 # Kafka's own rule: kafka.common.Topic.validate
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -215,6 +216,17 @@ def window_ttl(text: str) -> str:
     return text
 
 
+def _types(text: str) -> dict[str, str]:
+    """Parse COLUMN=lenient or COLUMN=strict, separated by commas."""
+    rules: dict[str, str] = {}
+    for word in filter(None, map(str.strip, text.split(","))):
+        column, _, rule = word.rpartition("=")
+        if not column or rule not in TYPE_RULES:
+            raise ValueError(f"{word!r}: write COLUMN=lenient or COLUMN=strict")
+        rules[column] = rule
+    return rules
+
+
 def nearest(word: str, candidates: list[str]) -> str:
     """Return ` (did you mean X?)` for the nearest candidate, or an empty text."""
     matches = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
@@ -231,6 +243,7 @@ columns = OptionParser(
     lambda text: field_paths.columns(text.split(",")),
     {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
 )
+types = OptionParser(_types, {"type": "object", "additionalProperties": {"enum": list(TYPE_RULES)}})
 field_path = OptionParser(field_paths.check_path, {"type": "string", "minLength": 1})
 optional_field_path = OptionParser(lambda text: text and field_path(text), {"type": "string"})
 table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})

@@ -139,9 +139,16 @@ class Settings:
     windows: str = option(
         "Redis",
         "",
-        "also a HyperLogLog per minute, hour or day of the events' timestamps (docs/windows.md)",
+        "also a HyperLogLog per minute, hour or day of the events' own time (docs/windows.md)",
         parse=parsers.windows,
         metavar="minute,hour,day",
+    )
+    time_field: str = option(
+        "Redis",
+        "timestamp",
+        "field with the time that --windows use, such as meta.at",
+        parse=parsers.field_path,
+        metavar="FIELD",
     )
     window_ttl: str = option(
         "Redis",
@@ -177,6 +184,13 @@ class Settings:
         "fill this column from that field; other columns are filled from the field of their name (repeatable)",
         parse=parsers.columns,
         metavar="FIELD=COLUMN",
+    )
+    types: Mapping[str, str] = option(
+        "ClickHouse",
+        {},
+        'how strict a column is; lenient: "5" and true are numbers, 5 is text, 1 is true (repeatable, docs/mapping.md)',
+        parse=parsers.types,
+        metavar="COLUMN=lenient",
     )
     delivery: str = option(
         "Delivery",
@@ -223,6 +237,12 @@ class Settings:
         "time for the last writes when the worker stops",
         parse=parsers.number(0.1, 3600, float),
         unit="s",
+    )
+    report: str = option(
+        "Observability",
+        "exact",
+        "how ClickHouse counts the devices; approximate: within 1 %, by uniqCombined64; off: not at all",
+        choices=("exact", "approximate", "off"),
     )
     report_interval: float = option(
         "Observability", 30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s"

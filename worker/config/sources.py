@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from worker.config import field_paths
-from worker.config.parsers import nearest
+from worker.config.parsers import TYPE_RULES, nearest
 from worker.config.redaction import is_secret_property, redact_option, redact_url
 from worker.config.settings import Settings, UsageError, default_of, flag_of
 
 PREFIX = "WORKER_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # the same as --config
 _SHARED = ("_url", "_password")  # ends of the names of options that may be given for a store that is not used
-_TYPO_RATIO = 0.8  # a variable this similar to an option's is a typo; others may belong to other programs
+_TYPO_RATIO = 0.81  # a variable this similar to an option's is a typo; others may belong to other programs
 
 # Properties that the delivery protocol depends on, with the reason or what to use instead.
 OWNED_PROPERTIES = {
@@ -178,6 +178,8 @@ def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
             values.append((name, {k: _text(v) for k, v in value.items()}, origin))
         elif name == "map":
             values.append((name, _columns(value, origin), origin))
+        elif name == "types":
+            values.append((name, _types(value, origin), origin))
         else:
             values.append((name, _text(value), origin))
     return values
@@ -190,6 +192,12 @@ def _columns(value: Any, origin: str) -> dict[str, str]:
         return field_paths.columns(value)
     except ValueError as error:
         raise UsageError(f"{origin}: {error}") from None
+
+
+def _types(value: Any, origin: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not set(map(str, value.values())) <= set(TYPE_RULES):
+        raise UsageError(f'{origin}: write a table of columns, such as status = "lenient" below [types]')
+    return {column: str(rule) for column, rule in value.items()}
 
 
 def _text(value: Any) -> str:

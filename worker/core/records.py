@@ -16,22 +16,6 @@ for one of the values alone.
 """
 
 
-class Field(NamedTuple):
-    """A value that the sink stores of each event, and where it stands in the event.
-
-    A required field must be present, be it null. A field that is not required is passed to convert as `missing` where
-    it is absent or one of its parents is absent or null, and as None where it is null.
-    """
-
-    name: str  # as dead-letter headers have it
-    path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
-    convert: Convert
-    required: bool = True
-    missing: Any = None
-    target: str = ""  # of convert, as worker_native names it; empty: only Python converts it
-    exact: bool = False  # convert also takes Decimal: a number of more digits than a float keeps is read from the text
-
-
 class Message(Protocol):
     """What a Kafka client's message tells beside its payload."""
 
@@ -47,6 +31,26 @@ class LazyPayloads(Sequence["bytes | None"]):
 
     size: int  # bytes of all of them
     source: Any  # what a native decoder reads
+
+
+class Field(NamedTuple):
+    """A value that the sink stores of each event, and where it stands in the event.
+
+    A required field must be present, be it null. A field that is not required is passed to convert as `missing` where
+    it is absent or one of its parents is absent or null, and as None where it is null.
+
+    A field with `of_message` is not part of the event: `of_message` returns its values from the messages and payloads
+    of the rows. Such fields come last, and decoders never see them.
+    """
+
+    name: str  # as dead-letter headers have it
+    path: tuple[str, ...]  # keys from the event down: ("device_ip",) or ("geo", "country")
+    convert: Convert
+    required: bool = True
+    missing: Any = None
+    target: str = ""  # of convert, as worker_native names it; empty: only Python converts it
+    exact: bool = False  # convert also takes Decimal: a number of more digits than a float keeps is read from the text
+    of_message: Callable[[Sequence[Message], Sequence[bytes]], list[Any]] | None = None
 
 
 class RecordBatch(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from worker.core.records import Convert
@@ -15,6 +16,49 @@ class BadValue(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
+"""What a Convert raises for values that the field cannot hold."""
+
+
+def reject_reason(convert: Convert, values: list[Any]) -> str:
+    """Return why the field cannot hold the values, as one of counters.REJECT_REASONS; empty if it can."""
+    try:
+        convert(values)
+    except BadValue as error:
+        return error.reason
+    except (OverflowError, KeyError):
+        return "out_of_range"
+    except (TypeError, ValueError):
+        return "wrong_type"
+    return ""
+
+
+def elements(paths: Sequence[Sequence[str]], convert: Convert) -> Convert:
+    """Return a converter of arrays: it passes on arrays of the values at `paths[0]` in their elements.
+
+    Those are arrays again where there are further paths. A value is None where the element, or an object on the way,
+    lacks it or is null. A column without an array is passed on as None.
+    """
+
+    def values_of(value: Any, path: Sequence[str], rest: Sequence[Sequence[str]]) -> Any:
+        for key in path:
+            if value is None:
+                break
+            if type(value) is not dict:
+                raise BadValue("wrong_type")
+            value = value.get(key)
+        return collect(value, rest) if rest else value
+
+    def collect(value: Any, inner: Sequence[Sequence[str]]) -> Any:
+        if value is None:
+            return None
+        if type(value) is not list:
+            raise BadValue("wrong_type")
+        return [values_of(element, inner[0], inner[1:]) for element in value]
+
+    return lambda values: convert([collect(value, paths) for value in values])
 
 
 def texts(values: list[Any]) -> list[str]:

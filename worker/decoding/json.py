@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from worker.core.records import Decoded, Field, Reject
-from worker.decoding.converters import BadValue
+from worker.decoding.converters import CONVERT_ERRORS, reject_reason
 from worker.decoding.framing import HEAD_BYTES, is_framed
 
 
@@ -33,7 +33,7 @@ def decode_events(events: list[Any], texts: Sequence[bytes], fields: Sequence[Fi
     """
     try:
         return Decoded(_columns(events, fields), None, len(events), ())
-    except _CONVERT_ERRORS:
+    except CONVERT_ERRORS:
         return _decode_with_rejects(events, texts, fields)
 
 
@@ -193,7 +193,7 @@ def _reject_reasons(events: list[Any], payloads: Sequence[bytes], field: Field) 
         group = events[start : start + _GROUP]
         try:
             field.convert(_values(group, field))
-        except _CONVERT_ERRORS:
+        except CONVERT_ERRORS:
             for event, payload in zip(group, payloads[start : start + _GROUP], strict=True):
                 reason = _reject_reason(event, field)
                 if reason and field.exact and _use_exact_value(event, payload, field):
@@ -212,17 +212,8 @@ def _reject_reason(event: dict[str, Any], field: Field) -> str:
         return "missing_field"
     except TypeError:
         return "wrong_type"
-    try:
-        field.convert(values)
-    except BadValue as error:
-        reason = error.reason
-    except (OverflowError, KeyError):
-        reason = "out_of_range"
-    except (TypeError, ValueError):
-        reason = "wrong_type"
-    else:
-        return ""
-    return _unusual(values) or reason
+    reason = reject_reason(field.convert, values)
+    return reason and (_unusual(values) or reason)
 
 
 def _unusual(value: Any) -> str:
@@ -256,7 +247,6 @@ def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> boo
     return True
 
 
-_CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 _NOT_JSON, _FRAMED = Unreadable("not_json"), Unreadable("schema_framing")
 _UNUSUAL_DEPTH = 500
 _INT_DIGITS = 20  # of any 64-bit integer, with its sign

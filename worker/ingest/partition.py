@@ -14,6 +14,7 @@ from worker.core.counters import Ledger
 from worker.core.delivery import PartitionState, Progress, Resume
 from worker.core.records import Decode, Field, Key, RecordBatch
 from worker.core.schemas import SchemaNeeded
+from worker.decoding.metadata import decode_with_metadata
 
 
 class Partition:
@@ -33,13 +34,16 @@ class Partition:
         self._decode = decode
         self._ledger: Ledger | None = None
         self._fields: Sequence[Field] = ()
+        self._event_fields: Sequence[Field] = ()  # of `_fields`
+        self._metadata: Sequence[Field] = ()  # likewise
         self._accounted_offset = 0
         self._read_error_at: int | None = None
         self._needed: SchemaNeeded | None = None
 
     def start(self, ledger: Ledger, at: Resume, fields: Sequence[Field], accounted_offset: int) -> None:
         """Begin to consume. Events below `accounted_offset` were counted by an earlier owner under this supervisor."""
-        self._ledger, self._fields, self._accounted_offset = ledger, fields, accounted_offset
+        self._ledger, self._accounted_offset = ledger, accounted_offset
+        self._use(fields)
         self._progress.start(at)
         ledger.set("end", at.end or 0)
         ledger.set("assigned", 1)
@@ -212,7 +216,7 @@ class Partition:
 
     def rebuild(self, fields: Sequence[Field]) -> None:
         """Discard what is not accounted for, to be read again in another form; a block in doubt keeps its range."""
-        self._fields = fields
+        self._use(fields)
         if self.sealed and self.sealed[0].in_doubt:
             self._progress.replay(self.sealed[0])
         self.discard()
@@ -296,13 +300,22 @@ class Partition:
             (self.open or self._begin()).extend(offset)
             self._progress.advance(offset)
 
+    def _use(self, fields: Sequence[Field]) -> None:
+        self._fields = fields
+        self._metadata = tuple(field for field in fields if field.of_message)
+        self._event_fields = fields[: len(fields) - len(self._metadata)] if self._metadata else fields
+
     def _append(self, batch: Batch, records: RecordBatch) -> None:
-        payloads, present = records.payloads, None
+        payloads, messages, present = records.payloads, records.messages, None
         if None in payloads:
             present = [i for i, payload in enumerate(payloads) if payload is not None]
             payloads = [payloads[i] for i in present]
+            messages = [messages[i] for i in present] if messages else messages
         size = batch.size
-        batch.add(records, present, self._decode(cast("list[bytes]", payloads), batch.fields))
+        decoded = decode_with_metadata(
+            self._decode, cast("list[bytes]", payloads), messages, self._event_fields, self._metadata
+        )
+        batch.add(records, present, decoded)
         self._progress.advance(records.end)
         count = len(records.payloads)
         self.ledger.add("consumed", count)

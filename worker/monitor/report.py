@@ -33,6 +33,7 @@ class Report:
 
     def __init__(self, state: MonitorState) -> None:
         self._state = state
+        self._is_off = state.settings.report == "off"
         self._interval = state.settings.report_interval
         self._thread = ThreadPoolExecutor(1, "store")
         self._sinks: dict[str, Sink] = {}  # the open sinks by topic
@@ -83,7 +84,7 @@ class Report:
 
     async def print_final(self) -> None:
         """Count and print a last time, if the store answers in time."""
-        if not self._sinks:
+        if not self._sinks and not self._is_off:
             log.warning("no final report: Kafka or the store has not answered yet")
             return
         try:
@@ -96,6 +97,9 @@ class Report:
     async def _count(self) -> bool:
         sinks = dict(self._sinks)
         if not sinks:
+            return False
+        if self._is_off:
+            self._state.store_up = True
             return False
         try:
             by_topic, total = await self._blocking(lambda: count_devices(self._state.settings, sinks))

@@ -135,6 +135,12 @@ def test_an_integer_beyond_the_type_is_rejected_not_wrapped(kind: str, low: int,
         ("Map(String, Int8)", {"a": 200}), ("Map(String, Int8)", []), ("Map(UUID, Int8)", {"a": 1}),
         ("Tuple(Int8, String)", [1]), ("Tuple(Int8, String)", [1, "a", 2]), ("Tuple(Int8, String)", {"a": 1}),
         ("Tuple(a Int8, b String)", {"a": 1}), ("Tuple(a Int8, b String)", "ab"), ("Tuple(a Int8, b String)", ["x", 1]),
+        ("Time", "1:2:3"), ("Time", "1000:00:00"), ("Time", "01:60:00"), ("Time", 3600), ("Time64(3)", "01:00"),
+        ("Time64(3)", 5), ("BFloat16", 1e39), ("BFloat16", "1"), ("IntervalDay", "5"), ("IntervalDay", 1.5),
+        ("Map(UInt8, String)", {"300": "a"}), ("Map(UInt8, String)", {"x": "a"}), ("Map(Date, Int8)", {"x": 1}),
+        ("Point", [1]), ("Point", ["1", "2"]), ("Ring", [1, 2]),
+        ("Variant(Int8, String)", 300), ("Variant(Int8, String)", 1.5), ("Variant(Int8, String)", True),
+        ("Variant(Int8, String)", []), ("Dynamic", [1, "a"]), ("Dynamic", [[1]]), ("Dynamic", [True, 1]),
         ("JSON", []), ("JSON", "{}"), ("JSON", None),
     ],
 )  # fmt: skip
@@ -215,10 +221,19 @@ def test_a_type_that_describe_writes_on_several_lines_is_on_one_line() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["Variant(Int8, String)", "Array(Dynamic)", "AggregateFunction(sum, UInt64)", "Map(UInt64, String)", "Int9", ""],
+    [
+        *("QBit(Float32, 8)", "Array(Geometry)", "AggregateFunction(sum, UInt64)", "Nothing", "Int9", ""),
+        "Map(Array(String), String)",
+    ],
 )
 def test_an_unsupported_type_is_named_in_the_error(kind: str) -> None:
     with pytest.raises(ValueError, match=r"type .*is not supported"):
+        codec(kind)
+
+
+@pytest.mark.parametrize("kind", ["Variant(Date, String)", "Variant(Array(Int8), Point)", "Variant(Float64, Float32)"])
+def test_a_variant_with_two_types_for_one_kind_of_value_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"are both for .*nothing says which an event means"):
         codec(kind)
 
 

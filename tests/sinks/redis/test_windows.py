@@ -130,6 +130,16 @@ def test_only_windows_check_the_time_and_only_by_checks_the_value(
     assert not decode([payload], RedisSink(load({"topic": "t"}, {})[0]).fields).rejects
 
 
+def test_the_time_field_is_a_path() -> None:
+    settings = load({"topic": "t", "windows": "hour", "time_field": r"meta.created\.at"}, {})[0]
+    fields = RedisSink(settings).fields
+    payload = orjson.dumps({"device_ip": "a", "timestamp": "soon", "meta": {"created.at": "2026-11-24T05:30:00Z"}})
+    decoded = decode([payload], fields)
+    assert [list(column) for column in decoded.columns] == [["a"], [(DAY + 5 * 3600) // 3600]]
+    (reject,) = decode([orjson.dumps({"device_ip": "a", "timestamp": DAY})], fields).rejects
+    assert (reject.reason, reject.field) == ("missing_field", r"meta.created\.at")
+
+
 def test_all_keys_have_the_hash_tag_of_the_total() -> None:
     for total in ("devices:{topic}", "plain", "a{b}c"):
         kept = keys(redis_key=total, windows="minute", by="x")

@@ -14,6 +14,7 @@ from worker.commands.check.finding import Finding, Stored, fail, fail_with, ok, 
 from worker.config.settings import Settings
 from worker.core.errors import WorkerError
 from worker.sinks import uncounted
+from worker.sinks.clickhouse import devices
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
@@ -24,6 +25,7 @@ from worker.sinks.clickhouse.table import bind_columns, counted, default_columns
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
 _SYNTAX = (62, 46)  # codes of servers without CHECK GRANT
 _NO_DATABASE = 81
+_WITH_PROJECTIONS = ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree")  # the others merge rows
 _CLOCKS_S = 2.0  # the delivery protocol relies on a token for 5 s with the smallest window, 50 s with the usual one
 
 
@@ -133,7 +135,7 @@ def _check_columns(
         return
     database, table = table_parts(name)
     place = f"database = {literal(database)} AND name = {literal(table)}"
-    engine = client.value(f"SELECT engine FROM system.tables WHERE {place}")
+    ((engine, definition),) = client.rows(f"SELECT engine, create_table_query FROM system.tables WHERE {place}")
     views = client.value(
         "SELECT arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table) "
         f"FROM system.tables WHERE {place}"
@@ -145,7 +147,8 @@ def _check_columns(
     stored = [Stored(b.field, b.column, b.codec.type, is_key=b.column in keys) for b in sink.bindings]
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
-    yield ok("devices", f"counted in column {sink.counted}" if sink.counted else uncounted(settings))
+    counted = f"counted in column {sink.counted}{_projection_advice(settings, name, engine, definition, sink.counted)}"
+    yield ok("devices", counted if sink.counted else uncounted(settings))
     if sink.computed:
         yield warn(
             "defaults",
@@ -156,6 +159,17 @@ def _check_columns(
         yield ok("views", f"{', '.join(views)}: an error of one of them delays all events of this table")
     yield _check_delivery(delivery, sink.blockers)
     fields += stored
+
+
+def _projection_advice(settings: Settings, table: str, engine: str, definition: str, column: str) -> str:
+    """Return how a large table is counted without reading it; empty if it is, or cannot be."""
+    function = devices.function(settings.report)
+    if settings.report == "off" or f"PROJECTION devices (SELECT _topic, {function}" in " ".join(definition.split()):
+        return ""
+    if engine not in _WITH_PROJECTIONS or "`_topic`" not in definition:
+        return ""
+    statements = devices.advice(settings.report, table, shown(quoted(column)))
+    return f"; each report reads all of it, unless you {statements}"
 
 
 def _check_delivery(delivery: str, blockers: Sequence[ExactlyOnceBlocker]) -> Finding:

@@ -34,6 +34,8 @@ class Stored(NamedTuple):
     def __str__(self) -> str:
         if not self.column:
             return self.field.name
+        if self.field.of_message:
+            return f"{self.column} {self.type} from the message"
         source = "" if self.column == self.field.name else f" from {self.field.name}"
         return f"{self.column} {self.type}{source}"
 

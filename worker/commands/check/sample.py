@@ -43,6 +43,7 @@ def check_sample(
             "sample", f"there are no events{of_topic} to check" if of_topic else "the topic has no events to check"
         )
         return
+    fields = [stored for stored in fields if not stored.field.of_message]
     rows = decode(payloads, tuple(stored.field for stored in fields)).rows
     total = f"of the {len(payloads)} sampled events{of_topic}"
     not_objects = Counter(reject.reason for reject in decode(payloads, (_ANY_OBJECT,)).rejects)
@@ -61,7 +62,8 @@ def check_sample(
         rejects = [reject for reject in decode(payloads, (stored.field,)).rejects if reject.field]
         fix = f"--map {format_path(suggested[stored.column])}={stored.column}" if stored.column in suggested else ""
         if faults := Counter(reject.reason for reject in rejects):
-            yield warn("sample", f"{name}: {_tally(faults)} {total}", fix or _fix(stored, rejects, payloads, table))
+            fix = fix or _lenient(stored, payloads) or _fix(stored, rejects, payloads, table)
+            yield warn("sample", f"{name}: {_tally(faults)} {total}", fix)
         elif stored in absent:
             value = "NULL" if stored.field.missing is None else "its DEFAULT"
             result = f"{name}: in none {total}, so " + (f"it is {value}" if stored.column else "all count under (none)")
@@ -126,6 +128,14 @@ _ANY_OBJECT = Field("", ("",), lambda values: values, required=False)  # accepts
 
 def _tally(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+def _lenient(stored: Stored, payloads: Sequence[bytes]) -> str:
+    """Return the option with which the column would take all of the events; empty if it would not."""
+    if not stored.type or "[]" in stored.field.name:
+        return ""
+    field = stored.field._replace(convert=types.codec(stored.type, "lenient").convert)
+    return "" if decode(payloads, (field,)).rejects else f"--types {stored.column}=lenient"
 
 
 def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], table: str) -> str:

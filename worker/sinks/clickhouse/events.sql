@@ -6,8 +6,9 @@ CREATE TABLE IF NOT EXISTS {table}
     _topic     LowCardinality(String),
     _partition Int32,
     _offset    Int64,
-    INDEX origin _offset TYPE minmax GRANULARITY 64
+    INDEX origin _offset TYPE minmax GRANULARITY 64,
+    PROJECTION devices (SELECT _topic, uniqExact(device_ip) GROUP BY _topic)
 )
 ENGINE = MergeTree
 ORDER BY device_ip
-SETTINGS non_replicated_deduplication_window = 10000
+SETTINGS non_replicated_deduplication_window = 10000, lightweight_mutation_projection_mode = 'rebuild'

@@ -15,7 +15,7 @@ from worker.core.batch import Batch
 from worker.core.delivery import token, token_decides
 from worker.core.errors import BlockTooLarge, Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Field
-from worker.sinks.clickhouse import types
+from worker.sinks.clickhouse import devices, types
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import Deduplication, ExactlyOnceBlocker, inspect
 from worker.sinks.clickhouse.errors import (
@@ -52,6 +52,7 @@ _AS_EVENTS_HAVE_IT = {
     "output_format_json_quote_decimals": 1,
     "output_format_json_quote_denormals": 1,
 }
+_FLATTENED = "output_format_native_use_flattened_dynamic_and_json_serialization"  # came with reading that form
 # Sent where the server has the setting, and the URL does not say otherwise: a profile must not turn tokens off, a
 # retried block goes once into views, too, and a backlog of many days is no error.
 _IF_KNOWN = {
@@ -134,10 +135,7 @@ class ClickHouseSink:
                         f"{self._where}: there is no table {self._settings.table}, and --map is given; fix: use "
                         "CREATE TABLE (the table that the worker creates is for device events)"
                     )
-                statement = (
-                    files("worker.sinks.clickhouse").joinpath("events.sql").read_text().format(table=self._table)
-                )
-                self._execute(statement)
+                self._create_table()
                 log.info("created the table %s", self._settings.table)
                 described = self._describe(self._settings.table)
             self._opened_schema = self._read_schema(described)
@@ -147,6 +145,15 @@ class ClickHouseSink:
             self._raise_if_permanent(to_retryable(self._where, error))
         except Retryable as error:
             self._raise_if_permanent(error)
+
+    def _create_table(self) -> None:
+        best, *others = devices.create_statements(_CREATE_TABLE.read_text(), self._settings.report)
+        try:
+            self._execute(best.format(table=self._table))
+        except errors.ServerException as error:
+            if not others or error.code != errors.ErrorCodes.UNKNOWN_SETTING:
+                raise
+            self._execute(others[-1].format(table=self._table))
 
     @staticmethod
     def _raise_if_permanent(error: Retryable) -> NoReturn:
@@ -252,9 +259,9 @@ class ClickHouseSink:
         return bool(rows and rows[0][0])
 
     def devices(self, *others: Settings, topic: str = "") -> int | None:
-        """Return uniqExact of the devices in the table, and in those of the others together with it.
+        """Return the number of devices in the table, and in those of the others together with it.
 
-        None where no column has them.
+        `--report` says how it is counted. None where no column has them.
         """
         try:
             described = {
@@ -268,11 +275,12 @@ class ClickHouseSink:
             device = "toString({})" if len(columns_of) > 1 else "{}"  # their types may differ
             tells = topic and any(column.name == "_topic" for column in described[self._settings.table])
             where = " WHERE _topic = %(topic)s" if tells else ""
+            function = devices.function(self._settings.report)
             every = " UNION ALL ".join(
                 f"SELECT {device.format(column)} AS device FROM {table_name(table)}{where}"
                 for table, column in columns_of.items()
             )
-            ((count,),) = self._execute(f"SELECT uniqExact(device) FROM ({every})", {"topic": topic})
+            ((count,),) = self._execute(f"SELECT {function}(device) FROM ({every})", {"topic": topic})
         except errors.ServerException as error:
             raise to_retryable(self._where, error) from None
         return int(count)
@@ -305,6 +313,7 @@ class ClickHouseSink:
     def _read_schema(self, described: list[Column]) -> _Schema:
         """Decide what of an event goes into which column, and what can be promised."""
         bindings = self._bindings(self._settings.table, described)
+        self._check_server(bindings)
         names = {column.name for column in described}
         origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
         delivery, promise = self._settings.delivery, Deduplication()
@@ -339,6 +348,16 @@ class ClickHouseSink:
             self._insert_settings(),
         )
 
+    def _check_server(self, bindings: list[ColumnBinding]) -> None:
+        """Refuse a column type that this server is too old to read as the worker writes it."""
+        if dynamic := [binding.column for binding in bindings if "Dynamic" in binding.codec.type]:
+            query = "SELECT count() FROM system.settings WHERE name = %(name)s"
+            if not self._execute(query, {"name": _FLATTENED})[0][0]:
+                raise Fatal(
+                    f"{self._where}: column {dynamic[0]}: type Dynamic needs a server with the setting {_FLATTENED}; "
+                    "upgrade it, or make the column String or JSON"
+                )
+
     def _insert_settings(self) -> dict[str, Any]:
         """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
         known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
@@ -349,7 +368,7 @@ class ClickHouseSink:
 
     def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
         try:
-            return bind_columns(described, self._settings.map)
+            return bind_columns(described, self._settings.map, self._settings.types)
         except ValueError as error:
             raise Fatal(f"{self._where}: table {table}: {error}") from None
 

@@ -1,8 +1,9 @@
 """Which columns of a table the worker fills, and from which fields of an event. No I/O.
 
 A column is filled from the field that `--map` names for it, else from the field with its name, in which dots make a
-path. Where an event lacks the field of a column with a constant DEFAULT, that value is stored. The server fills columns
-whose DEFAULT is an expression, and EPHEMERAL ones, unless `--map` names them; MATERIALIZED and ALIAS always.
+path. `_key`, `_timestamp`, `_headers` and `_raw_message` are filled from Kafka's message. Where an event lacks the
+field of a column with a constant DEFAULT, that value is stored. The server fills columns whose DEFAULT is an
+expression, and EPHEMERAL ones, unless `--map` names them; MATERIALIZED and ALIAS always.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import orjson
 from worker.config import field_paths
 from worker.config.parsers import nearest
 from worker.core.records import Convert, Field
-from worker.decoding.converters import BadValue
+from worker.decoding import metadata
+from worker.decoding.converters import CONVERT_ERRORS, elements
 from worker.sinks.clickhouse import types
 
 ORIGIN = ("_topic", "_partition", "_offset")
@@ -26,6 +28,13 @@ _DEVICE_EVENT = {
     "timestamp": ("DateTime", "Date"),
     "device_ip": ("String", "FixedString", "IPv4", "IPv6"),
     "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
+}
+# The columns that are filled from Kafka's message: what each has, fitting types, a value, and how to get the values.
+_METADATA: dict[str, tuple[str, str, Any, Any]] = {
+    "_key": ("a message's key", "String", b"", metadata.keys),
+    "_timestamp": ("a message's timestamp", "DateTime64(3) or DateTime", 0, metadata.timestamps),
+    "_headers": ("a message's headers", "Map(String, String)", {"name": b"value"}, metadata.headers),
+    "_raw_message": ("a message's payload", "String", b"", metadata.raw_messages),
 }
 _COMPUTED = ("MATERIALIZED", "ALIAS")
 _string = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
@@ -51,21 +60,35 @@ class ColumnBinding(NamedTuple):
     codec: types.Codec
 
 
-def bind_columns(table: Sequence[Column], mapped: Mapping[str, str]) -> list[ColumnBinding]:
+def bind_columns(
+    table: Sequence[Column], mapped: Mapping[str, str], rules: Mapping[str, str] | None = None
+) -> list[ColumnBinding]:
     """Return the columns to fill, in the table's order; `mapped` has the field that `--map` names for a column.
 
-    ValueError says why the table cannot be filled, and what to do.
+    `rules` has `lenient` or `strict` for a column that `--types` names; see `types.codec`. The columns that are filled
+    from the message come last. ValueError says why the table cannot be filled, and what to do.
     """
+    rules = rules or {}
     _check(table, mapped)
+    _check_rules(table, rules)
+    of_messages = [column for column in table if _is_filled_from_message(column, mapped)]
     bindings = [
-        _bind(column, mapped.get(column.name, ""))
+        _bind(column, mapped.get(column.name, ""), rules.get(column.name, "strict"))
         for column in table
-        if column.name in mapped or not (column.name in ORIGIN or is_filled_by_server(column))
+        if column not in of_messages
+        and (column.name in mapped or not (column.name in ORIGIN or is_filled_by_server(column)))
     ]
     if not bindings:
         raise ValueError("there is no column that an event could fill; name some with --map FIELD=COLUMN")
     _check_device_event({b.column: b.codec.type for b in bindings if b.field.path == (b.column,)})
-    return bindings
+    return [*bindings, *map(_bind_to_message, of_messages)]
+
+
+def _is_filled_from_message(column: Column, mapped: Mapping[str, str]) -> bool:
+    """Whether Kafka's metadata fills the column: not where `--map` names a field for it, or the server computes it."""
+    if column.name not in _METADATA or column.name in mapped:
+        return False
+    return column.default == "EPHEMERAL" or not is_filled_by_server(column)
 
 
 def default_columns() -> list[Column]:
@@ -88,7 +111,7 @@ def has_constant_default(column: Column) -> bool:
 def _holds_default(column: Column) -> bool:
     try:
         types.codec(column.type).convert([orjson.loads(column.constant)])
-    except (BadValue, TypeError, ValueError, OverflowError, KeyError):
+    except CONVERT_ERRORS:
         return False
     return True
 
@@ -133,19 +156,52 @@ def _check_device_event(types: Mapping[str, str]) -> None:
             )
 
 
-def _bind(column: Column, field: str) -> ColumnBinding:
+def _check_rules(table: Sequence[Column], rules: Mapping[str, str]) -> None:
+    names = [column.name for column in table]
+    for name in rules:
+        if name not in names:
+            raise ValueError(f"--types {name}={rules[name]}: there is no column {name}{nearest(name, names)}")
+
+
+def _bind(column: Column, field: str, rules: str) -> ColumnBinding:
     try:
-        codec = types.codec(column.type)
+        codec = types.codec(column.type, rules)
     except ValueError as error:
         raise ValueError(f"column {column.name}: {error}; give it a DEFAULT, or another type") from None
-    path = field_paths.parse_path(field) if field else tuple(filter(None, column.name.split("."))) or (column.name,)
-    bound = Field(field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
-    bound = bound._replace(exact="Decimal" in column.type, target=codec.type)
-    if not field and column.constant:
+    by_name = tuple(filter(None, column.name.split("."))) or (column.name,)
+    path, *inner = field_paths.parse_element_path(field) if field else [by_name]
+    bound = Field(field or field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
+    bound = bound._replace(exact="Decimal" in column.type, target="" if rules else codec.type)
+    if column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
         bound = bound._replace(convert=convert, required=False, missing=default, target="")
+    if inner:
+        bound = bound._replace(convert=elements(inner, bound.convert), missing=None, exact=False, target="")
     return ColumnBinding(column.name, bound, codec)
+
+
+def _bind_to_message(column: Column) -> ColumnBinding:
+    name = column.name
+    what, suitable, sample, values = _METADATA[name]
+    if name == "_headers" and _leaf(column.type) == "Array":
+        sample, values = [["name", b"value"]], metadata.header_pairs
+    try:
+        codec = types.codec(column.type, "message")
+        codec.convert([sample])
+    except CONVERT_ERRORS:
+        raise ValueError(
+            f"column {name}: {types.plain(column.type)} cannot hold {what}; make it {suitable}, or fill it from a "
+            f"field of the events: --map {name}={name}"
+        ) from None
+    convert = codec.convert if codec.null is None else _with_default(codec.convert, codec.null)
+    return ColumnBinding(name, Field(name, (name,), convert, of_message=values), codec)
+
+
+def _leaf(type_name: str) -> str:
+    """Return the name of a type without Nullable and LowCardinality."""
+    name, arguments = types.split(type_name)
+    return _leaf(arguments[0]) if name in ("Nullable", "LowCardinality") else name
 
 
 def _with_default(convert: Convert, default: Any) -> Convert:

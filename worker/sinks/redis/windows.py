@@ -58,6 +58,7 @@ class Keys:
         self.total = settings.redis_key_name
         self.windows = windows(settings.windows.split(","))
         self.by = settings.by
+        self._time_field = settings.time_field
         self._ttls = window_ttls(settings.window_ttl)
         self.prefix = same_slot(self.total)
         self._by = quote(self.by, safe="")
@@ -66,7 +67,8 @@ class Keys:
 
     def fields(self) -> tuple[Field, ...]:
         """Return the fields besides the device: the event's slice number in the finest window, and its value."""
-        time = [Field("timestamp", ("timestamp",), _slice_numbers(self.windows[0].seconds))] if self.windows else []
+        name = self._time_field
+        time = [Field(name, parse_path(name), _slice_numbers(self.windows[0].seconds))] if self.windows else []
         value = [Field(self.by, parse_path(self.by), _values, required=False)] if self.by else []
         return (*time, *value)
 

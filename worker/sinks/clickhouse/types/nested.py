@@ -26,7 +26,7 @@ def nullable(inner: Codec) -> Codec:
         filled = [inner.null if value is None else value for value in values]
         return bytes(map(is_, values, repeat(None))), inner.convert(filled)
 
-    return inner._replace(convert=convert, join=_join_each((b"".join, inner.join)), null=None)
+    return inner._replace(convert=convert, join=join_each((b"".join, inner.join)), null=None)
 
 
 def low_cardinality(inner: Codec, nullable: bool) -> Codec:
@@ -69,7 +69,7 @@ def array_of(inner: Codec) -> Codec:
             raise BadValue("wrong_type")
         return array("Q", map(len, values)), inner.convert(list(chain.from_iterable(values)))
 
-    return Codec(convert, _join_each((_ends, inner.join)), [], inner.prefix)
+    return Codec(convert, join_each((_ends, inner.join)), [], inner.prefix)
 
 
 def map_of(key: Codec, value: Codec) -> Codec:
@@ -82,7 +82,7 @@ def map_of(key: Codec, value: Codec) -> Codec:
         items = list(chain.from_iterable(map(dict.values, values)))
         return array("Q", map(len, values)), key.convert(keys), value.convert(items)
 
-    return Codec(convert, _join_each((_ends, key.join, value.join)), {}, key.prefix + value.prefix)
+    return Codec(convert, join_each((_ends, key.join, value.join)), {}, key.prefix + value.prefix)
 
 
 def tuple_of(names: list[str], elements: list[Codec]) -> Codec:
@@ -115,7 +115,7 @@ def tuple_of(names: list[str], elements: list[Codec]) -> Codec:
 
     return Codec(
         convert,
-        _join_each(tuple(element.join for element in elements)),
+        join_each(tuple(element.join for element in elements)),
         [element.null for element in elements],
         b"".join(element.prefix for element in elements),
     )
@@ -125,7 +125,7 @@ def _ends(sizes: list[array[int]]) -> bytes:
     return array("Q", accumulate(chain.from_iterable(sizes))).tobytes()
 
 
-def _join_each(joins: tuple[Callable[[list[Any]], bytes], ...]) -> Callable[[list[Any]], bytes]:
+def join_each(joins: tuple[Callable[[list[Any]], bytes], ...]) -> Callable[[list[Any]], bytes]:
     """Return a join of parts that are tuples: it joins all first elements, then all second elements, and so on."""
 
     def join(parts: list[Any]) -> bytes:

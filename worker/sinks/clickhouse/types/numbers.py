@@ -20,7 +20,9 @@ from worker.sinks.clickhouse.types.codec import Codec
 
 _integer_text = re.compile(r"-?[0-9]{1,78}").fullmatch
 _decimal_text = re.compile(r"(-?[0-9]{1,78})(?:\.([0-9]{1,78}))?([eE][+-]?[0-9]{1,2})?").fullmatch
+_float_text = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,4})?").fullmatch
 _exactly = Context(prec=400)
+_EXACT_FLOATS = 1 << 53  # the float of a whole number below has all of its digits
 _FLOAT_DIGITS = 15  # decimal digits that every float keeps
 
 
@@ -54,6 +56,11 @@ def float32(values: list[Any]) -> bytes:
         raise BadValue("out_of_range") from None
 
 
+def bfloat16(values: list[Any]) -> array[int]:
+    """BFloat16: the upper half of the Float32, cut as the server cuts it."""
+    return array("H", float32(values))[1::2]
+
+
 def float64(values: list[Any]) -> array[float]:
     """Float64; an integer becomes the nearest float."""
     _check_floats(values)
@@ -65,6 +72,46 @@ def _check_floats(values: list[Any]) -> None:
         raise BadValue("wrong_type")
     if not isfinite(sum(values)) and not all(map(isfinite, values)):  # large values may add up to infinity
         raise BadValue("out_of_range")
+
+
+def whole_number(value: Any) -> Any:
+    """Return 5 for 5.0, "5" and "5.0", 1 for true; other values as they are. BadValue for fractions.
+
+    Floats of 2^53 and more may have lost digits of the number that was written, so they are rejected.
+    """
+    kind = type(value)
+    if kind is bool:
+        return int(value)
+    if kind is float:
+        if not (value.is_integer() and abs(value) < _EXACT_FLOATS):
+            raise BadValue("out_of_range")
+        return int(value)
+    if kind is str and _decimal_text(value):
+        return int(value) if _integer_text(value) else _whole_decimal(Decimal(value), 0)
+    return value
+
+
+def any_number(value: Any) -> Any:
+    """Return 5.5 for "5.5", 1 for true; other values as they are."""
+    if type(value) is bool:
+        return int(value)
+    return float(value) if type(value) is str and _float_text(value) else value
+
+
+def decimal_number(value: Any) -> Any:
+    """Return 1 for true; other values, which Decimal accepts as they are, unchanged."""
+    return int(value) if type(value) is bool else value
+
+
+def truth(value: Any) -> Any:
+    """Return true for 1, "1", "true", "True" and "TRUE", false likewise; other values as they are."""
+    return _TRUTHS.get(value, value) if type(value) in (str, int, float) else value
+
+
+_TRUTHS: dict[Any, bool] = {
+    **dict.fromkeys((1, "1", "true", "True", "TRUE"), True),
+    **dict.fromkeys((0, "0", "false", "False", "FALSE"), False),
+}
 
 
 def boolean(values: list[Any]) -> bytes:

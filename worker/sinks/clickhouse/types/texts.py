@@ -8,6 +8,7 @@ from itertools import repeat
 from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_pton
 from struct import pack
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -40,12 +41,39 @@ def string(values: list[Any]) -> bytes:
         return _with_lengths(texts(values))
 
 
+def raw_string(values: list[Any]) -> bytes:
+    """String of bytes as they are; a null is an empty string."""
+    if not set(map(type, values)) <= {bytes, str, NoneType}:
+        raise BadValue("wrong_type")
+    return _with_lengths([value.encode() if type(value) is str else value or b"" for value in values])
+
+
 def _with_lengths(values: list[str] | list[bytes]) -> bytes:
     out = BytesIO()
     writer = CompressedBufferedWriter(out, 1 << 16)  # does not compress: it buffers writes to any object
     writer.write_strings(values, encoding="utf-8")
     writer.flush()
     return out.getvalue()
+
+
+def as_text(value: Any) -> Any:
+    """Return text as it is, null as None, any other JSON value as JSON text without spaces.
+
+    Numbers beyond 64 bits have lost digits when they were parsed, so they are rejected, also in arrays and objects.
+    """
+    if value is None or type(value) is str:
+        return value
+    if _has_large_float(value):
+        raise BadValue("out_of_range")
+    return orjson.dumps(value).decode()
+
+
+def _has_large_float(value: Any) -> bool:
+    if type(value) is list:
+        return any(map(_has_large_float, value))
+    if type(value) is dict:
+        return any(map(_has_large_float, value.values()))
+    return type(value) is float and abs(value) >= 1 << 63
 
 
 def fixed_string(size: int) -> Codec:
@@ -99,3 +127,10 @@ def json(values: list[Any]) -> bytes:
     if not set(map(type, values)) <= {dict}:
         raise BadValue("wrong_type")
     return _with_lengths(list(map(orjson.dumps, values)))
+
+
+def json_of_bytes(values: list[Any]) -> bytes:
+    """JSON: objects whose values are bytes of UTF-8, or null."""
+    if not set(map(type, values)) <= {dict}:
+        raise BadValue("wrong_type")
+    return json([{key: None if value is None else value.decode() for key, value in each.items()} for each in values])

@@ -11,12 +11,13 @@ from datetime import date
 from typing import Any
 
 from worker.core.records import Convert
-from worker.decoding.converters import BadValue, millis, nanos
+from worker.decoding.converters import BadValue, millis, nanos, texts
 from worker.decoding.timestamps import FIRST, LAST, to_millis
 
 _DAY = 86_400_000
 _EPOCH = date(1970, 1, 1).toordinal()
 _LAST_DAY = {"H": 65_535, "i": 120_529}  # of Date: 2149-06-06; of Date32: 2299-12-31
+_clock_time = re.compile(r"(-)?([0-9]{2,3}):([0-5][0-9]):([0-5][0-9])(?:\.([0-9]{1,9}))?").fullmatch
 _bare_date = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 
 
@@ -34,6 +35,41 @@ def date_time64(precision: int) -> Convert:
         return lambda values: array("q", [value // divisor for value in nanos(values)])
     divisor = 10 ** (3 - precision)
     return lambda values: array("q", [value // divisor for value in millis(values)])
+
+
+def seconds_of_millis(values: list[Any]) -> array[int]:
+    """DateTime from Unix milliseconds."""
+    return array("I", [value // 1000 for value in values])
+
+
+def ticks_of_millis(precision: int) -> Convert:
+    """DateTime64(P) from Unix milliseconds, the years 1900 to 2299 (2262 with P = 9)."""
+    factor, divisor = 10 ** max(0, precision - 3), 10 ** max(0, 3 - precision)
+
+    def convert(values: list[Any]) -> array[int]:
+        if values and not FIRST <= min(values) <= max(values) <= LAST:
+            raise BadValue("out_of_range")
+        return array("q", [value * factor // divisor for value in values])
+
+    return convert
+
+
+def clock_time(precision: int, code: str) -> Convert:
+    """Time (P = 0) and Time64(P): `HH:MM:SS` with a fraction, up to ±999:59:59, which is cut to the precision.
+
+    Numbers are rejected: the server takes them for seconds in Time, and for 10^-P seconds in Time64.
+    """
+    return lambda values: array(code, [_ticks(text, precision) for text in texts(values)])
+
+
+def _ticks(text: str, precision: int) -> int:
+    parts = _clock_time(text)
+    if not parts:
+        raise BadValue("bad_timestamp")
+    sign, hours, minutes, seconds, fraction = parts.groups("")
+    whole = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+    ticks: int = whole * 10**precision + int((fraction + "0" * 9)[:precision] or 0)
+    return -ticks if sign else ticks
 
 
 def days(code: str) -> Convert:
