@@ -4,10 +4,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 # Rust as Debian builds Firefox with it: the package that is called cargo is too old here.
 RUN apt-get update && apt-get install -y --no-install-recommends cargo-web gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-COPY constraints-run.txt constraints-build.txt ./
+COPY constraints-run.txt constraints-wheels.txt ./
 # The second environment builds the wheels; it is left behind.
 RUN python -m venv /app && /app/bin/pip install --require-hashes -r constraints-run.txt \
-    && python -m venv /build && /build/bin/pip install --require-hashes -r constraints-build.txt
+    && python -m venv /build && /build/bin/pip install --require-hashes -r constraints-wheels.txt
 COPY native ./native
 RUN /build/bin/maturin build --release --locked --manifest-path native/Cargo.toml --out dist
 COPY pyproject.toml README.md LICENSE ./
