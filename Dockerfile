@@ -2,15 +2,20 @@
 FROM python:3.13.9-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY constraints-run.txt constraints-demo.txt ./
-# The second environment is for hatchling, which the lock with the demo's packages has too; it is left behind.
+# Rust as Debian builds Firefox with it: the package that is called cargo is too old here.
+RUN apt-get update && apt-get install -y --no-install-recommends cargo-web gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY constraints-run.txt constraints-wheels.txt ./
+# The second environment builds the wheels; it is left behind.
 RUN python -m venv /app && /app/bin/pip install --require-hashes -r constraints-run.txt \
-    && python -m venv /build && /build/bin/pip install --require-hashes -r constraints-demo.txt
+    && python -m venv /build && /build/bin/pip install --require-hashes -r constraints-wheels.txt
+COPY native ./native
+RUN /build/bin/maturin build --release --locked --manifest-path native/Cargo.toml --out dist
 COPY pyproject.toml README.md LICENSE ./
 COPY worker ./worker
 RUN /build/bin/hatchling build -t wheel \
     && /app/bin/pip install --no-deps --no-index dist/*.whl \
-    && /app/bin/pip uninstall --yes pip
+    && /app/bin/pip uninstall --yes pip \
+    && /app/bin/worker --version | grep 'reader native$'
 
 FROM python:3.13.9-slim-bookworm
 COPY --from=build /app /app

@@ -38,7 +38,7 @@ soak: $(VENV)/.dev  ## ten minutes of steady load with kills and an outage; comp
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 ##@ Work on it
-.PHONY: venv test test-tools native coverage check docs format bench bench-check
+.PHONY: venv test test-tools native fuzz valgrind coverage check docs format bench bench-check
 venv: $(VENV)/.dev  ## build .venv with everything that the other targets need
 
 test: $(VENV)/.dev test-tools native  ## all tests, against real Kafka, Redis, ClickHouse and Prometheus
@@ -47,6 +47,15 @@ test: $(VENV)/.dev test-tools native  ## all tests, against real Kafka, Redis, C
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 native: test-tools $(VENV)/.native  ## build the optional native package into .venv; needs Rust 1.85 or newer
+
+fuzz: $(VENV)/.dev native  ## compare native code with the reference on random bytes, for a minute (ARGS='SECONDS [SEED]')
+	$(BIN)/python -m tests.native.fuzz $(ARGS)
+
+valgrind: $(VENV)/.dev native  ## tests of the native reader under valgrind: five minutes; fails for errors in native code
+	mkdir -p build
+	PYTHONMALLOC=malloc valgrind --log-file=build/valgrind.log --error-limit=no --num-callers=40 --leak-check=full \
+		--show-leak-kinds=definite $(BIN)/python -m pytest tests/native/test_reader.py --timeout 1800
+	! grep worker_native build/valgrind.log
 
 # Installs missing programs where it may: as root, or with sudo that asks for no password. Else it names them.
 test-tools:
@@ -93,6 +102,9 @@ lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the constraints files (U
 	$(BIN)/uv pip compile $(LOCK) $(UPGRADE) $(addprefix --extra ,$(EXTRAS)) --output-file constraints.txt
 	$(BIN)/uv pip compile $(LOCK) --extra demo --constraint constraints.txt --output-file constraints-demo.txt
 	$(BIN)/uv pip compile $(filter-out --group build,$(LOCK)) --constraint constraints.txt --output-file constraints-run.txt
+	for group in wheels manylinux; do \
+		$(BIN)/uv pip compile $(filter-out --group build pyproject.toml,$(LOCK)) --group "pyproject.toml:$$group" \
+			--constraint constraints.txt --output-file "constraints-$$group.txt"; done
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf $(VENV) native/target build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
