@@ -128,7 +128,17 @@ def test_optional_fields_oneofs_enums_maps_messages_and_well_known_types() -> No
 
 def test_indexes_name_the_message_type() -> None:
     assert read(b"\x00\x08\x05", b"\x02\x00\x08\x05", b"\x04\x00\x00\x0a\x01z") == [{"x": 5}, {"x": 5}, {"y": "z"}]
-    bad = (b"", b"\x02", b"\x02\x04", b"\x04\x00\x02", b"\x01\x00", b"\x02\x01", b"\xff" * 9, b"\x00\x08", b"\x00\xff")
+    bad = (
+        b"",
+        b"\x02",
+        b"\x02\x04",
+        b"\x04\x00\x02",
+        b"\x01\x00",
+        b"\x02\x01",
+        b"\xff" * 1_000_000,
+        b"\x00\x08",
+        b"\x00\xff",
+    )
     assert [event.reason for event in read(*bad)] == ["undecodable"] * len(bad)
 
 
@@ -152,6 +162,18 @@ def test_a_message_nested_deeper_than_the_library_accepts_is_a_reject() -> None:
     deep, shallow = read(INDEX + body, INDEX + b"\x6a\x00")
     assert deep.reason == "undecodable"
     assert shallow["children"] == [DEFAULTS]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_value_that_json_does_not_have_refuses_an_event_only_where_it_is_wanted(number: float) -> None:
+    message = Event(device_ip="x")
+    message.anything.fields["a"].number_value = number
+    message.took.seconds = 2**62
+    body = INDEX + message.SerializeToString()
+    assert [event.reason for event in read(body)] == ["undecodable"]
+    assert read(body, keys={"device_ip"}) == [{"device_ip": "x"}]
+    (event,) = read(INDEX + Event(ratio=number).SerializeToString())
+    assert repr(event["ratio"]) == repr(number)  # no column of numbers takes it
 
 
 def test_only_the_wanted_fields_are_converted() -> None:

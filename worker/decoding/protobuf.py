@@ -113,20 +113,22 @@ class _Reader:
         return GetMessageClass(descriptor).FromString, _Converters().of(descriptor, keys)
 
 
-_READ_ERRORS = (DecodeError, IndexError, ValueError, RecursionError)
+# json_format.Error: a value that JSON cannot have, such as NaN in a Struct.
+_READ_ERRORS = (DecodeError, IndexError, ValueError, RecursionError, json_format.Error)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a zigzag number and the position after it. Raises IndexError, or ValueError if it is negative."""
-    number = shift = 0
-    while True:
+    """Return a zigzag number and the position after it. Raises IndexError, or ValueError if it is no index."""
+    number = 0
+    for shift in range(0, 35, 7):
         byte = data[at]
         number |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
         if byte < 128:
-            if number & 1 or shift > 35:
-                raise ValueError("no index")
-            return number >> 1, at
+            break
+    if byte > 127 or number & 1:
+        raise ValueError("no index")
+    return number >> 1, at
 
 
 def _indexes_end(payload: bytes) -> int:
