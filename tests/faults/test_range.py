@@ -129,9 +129,9 @@ def test_a_backfill_between_two_times_by_two_hosts_that_are_killed(
     job.create(partitions + 1, KEPT)  # one without events
     send_at_their_times(job, range(count), partitions)
     bounds = ("--start", at(first), "--until", at(last))
-    slowly = (*bounds, "--processes", "2", "--batch-rows", "100" if backend == "redis" else "1000")
+    slowly = (*bounds, "--processes", "2", "--batch-rows", "25")
     with job.start(*slowly) as one, job.start(*slowly) as other:
-        for share in (3, 2):
+        for share in (10, 5):
             job.advance_to(first + (last - first) // share)
             kill(*consumers(one, busy=True)[:1])
         send_at_their_times(job, range(count, count + 1000), partitions)
