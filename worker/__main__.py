@@ -83,8 +83,8 @@ def _run(arguments: argparse.Namespace) -> int:
     stats = Stats()
     on_drop = partial(stats.supervisor.add, "dropped_log_lines")
     log.configure(settings.log_format, settings.log_level, "supervisor", on_drop)
-    _log_start(settings)
     import_sink(settings.backend)
+    _log_start(settings)
     return Supervisor(
         settings,
         stats,
@@ -115,7 +115,7 @@ def _count(arguments: argparse.Namespace) -> int:
     from worker.commands.count import count
 
     settings, _ = cli.settings_of(arguments)
-    return count(settings, start=arguments.start, end=arguments.end, out=sys.stdout, notes=sys.stderr)
+    return count(settings, start=arguments.windows_from, end=arguments.windows_to, out=sys.stdout, notes=sys.stderr)
 
 
 def _produce(arguments: argparse.Namespace) -> int:

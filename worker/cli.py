@@ -218,9 +218,13 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
-    for flag, dest, text in (("from", "start", "count windows from this time (UTC)"), ("to", "end", "until this time")):
+    for flag, text in (("from", "count windows from this time (UTC)"), ("to", "until this time")):
         parser.add_argument(
-            f"--{flag}", dest=dest, type=_checked(to_seconds), metavar="TIME", help=f"{text}: 2026-11-01 or …T05:30"
+            f"--{flag}",
+            dest=f"windows_{flag}",
+            type=_checked(to_seconds),
+            metavar="TIME",
+            help=f"{text}: 2026-11-01 or …T05:30",
         )
     _settings_arguments(parser)
 

@@ -577,7 +577,7 @@ def test_columns_of_the_message_and_a_count_that_reads_the_table_are_shown(store
     assert "counted in column device_ip; each report reads all of it, unless you ALTER TABLE" in finding
     code, text = run(replace(stored, types={"status": "lenient"}))
     assert code == ExitCode.OK
-    assert "1 of the 1 newest events would be stored" in text
+    assert "1 of the 1 sampled events would be stored" in text
     for statement in finding.partition("unless you ")[2].split("; "):
         sql(stored, statement)
     assert line_of(run(replace(stored, types={"status": "lenient"}))[1], "OK    devices").endswith("column device_ip")

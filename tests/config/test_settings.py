@@ -102,8 +102,8 @@ def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
 
 # A value that is not the default of each option that only one store uses.
 _OF_BACKEND = {
-    "redis": {"redis_key": "k", "windows": "day", "window_ttl": "day=1d", "by": "country"},
-    "clickhouse": {"table": "t", "map": "a=b", "delivery": "at-least-once"},
+    "redis": {"redis_key": "k", "windows": "day", "window_ttl": "day=1d", "by": "country", "time_field": "at"},
+    "clickhouse": {"table": "t", "map": "a=b", "types": "a=lenient", "delivery": "at-least-once"},
 }
 _OTHER = {"redis": "clickhouse", "clickhouse": "redis"}
 _PAIRS = [(backend, name, text) for backend, options in _OF_BACKEND.items() for name, text in options.items()]
@@ -128,9 +128,10 @@ def test_an_option_of_the_other_store_is_refused_wherever_it_stands(
     backend: str, name: str, text: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "worker.toml"
-    file.write_text('[map]\na = "b"' if name == "map" else f'{name} = "{text}"')
+    key, _, value = text.partition("=")
+    file.write_text(f'[{name}]\n{key} = "{value}"' if name in ("map", "types") else f'{name} = "{text}"')
     sources: list[tuple[dict[str, Any], dict[str, str], Path | None]] = [
-        ({name: [text] if name == "map" else text}, {}, None),
+        ({name: [text] if name in ("map", "types") else text}, {}, None),
         ({}, {f"WORKER_{name.upper()}": text}, None),
         ({}, {}, file),
     ]

@@ -139,7 +139,7 @@ def test_first_line_has_the_versions_and_all_settings_and_no_secret(topic_name: 
     line = json.loads(worker.stderr[0])
     first = line["worker"]
     assert (line["log.level"], line["process.name"]) == ("info", "supervisor")
-    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+", line["message"])
+    assert re.fullmatch(r"worker \S+, librdkafka \d+\.\d+\.\S+, Python 3\.\d+\.\S+, reader native", line["message"])
     assert {item.name for item in fields(Settings)} <= first.keys()
     assert (first["topic"], first["linger_ms"], first["batch_rows"]) == (topic_name, 77, Settings().batch_rows)
     assert (first["processes"], first["redis_key"]) == ("auto", f"devices:{{{topic_name}}}")

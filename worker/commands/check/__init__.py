@@ -42,7 +42,8 @@ def check(settings: Settings, *, create: bool, partitions: int, sample: int, out
 
 def _findings(settings: Settings, create: bool, partitions: int, sample: int) -> Iterator[Finding]:
     try:
-        load_transform(settings.transform)
+        if settings.transform:
+            load_transform(settings.transform)
     except WorkerError as error:
         yield fail_with("transform", error)
         settings = replace(settings, transform="")
