@@ -1,4 +1,4 @@
-# The worker alone: no demo servers, no build tools, not root, nothing written outside /tmp.
+# The worker with its native package: no demo servers, no build tools, not root, nothing written outside /tmp.
 FROM python:3.13.9-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src

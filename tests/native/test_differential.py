@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from random import Random, SystemRandom
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tests.native.comparison import Wanted, compare, decode_by_reference, merge, wanted
 from tests.native.corpus import ADDRESSES, DEEPEST, HARD, TIME_TEXTS, UUIDS, WORDS
 from tests.native.events import LOW_CARDINALITY, TARGETS, TIMES, any_fields, event, mutate
-from tests.native.fuzz import fuzz
 from tests.support import column_values
 
 settings.register_profile("worker", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # busy hosts
@@ -262,13 +261,6 @@ def test_only_bytes_are_payloads() -> None:
     for payload in ("{}", None, bytearray(b"{}")):
         with pytest.raises(TypeError):
             worker_native.Decoder([wanted(("a",), "String")]).decode([payload])  # type: ignore[list-item]
-
-
-def test_a_fuzz_run() -> None:
-    seed = SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
-    compared, decided = fuzz(5, seed)
-    assert decided > compared / 10
 
 
 def test_the_comparison_finds_a_wrong_column() -> None:

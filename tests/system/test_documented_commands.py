@@ -37,6 +37,7 @@ NOT_RUN = {
     "make demo": "lasts until ^C",
     "make test": "runs this test",
     "pip install .": _PACKAGES,
+    "pip install 'kafka-ingest-worker[native]'": _PACKAGES,
     "python3 -m venv /opt/worker": _PACKAGES,
     "/opt/worker/bin/pip install --require-hashes -r constraints-run.txt": _PACKAGES,
     "/opt/worker/bin/pip install --no-deps .": _PACKAGES,

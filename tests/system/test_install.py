@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Mapping
@@ -120,6 +121,8 @@ def test_the_sdist_has_the_sources_and_the_lock_and_nothing_else(sdist: Path) ->
     sources = {str(path.relative_to(NATIVE)) for path in (NATIVE / "src").rglob("*.rs")}
     others = {"Cargo.toml", "Cargo.lock", "pyproject.toml", "worker_native.pyi", "LICENSE", "PKG-INFO"}
     assert names == sources | others
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["native"] == [f"kafka-ingest-worker-native=={version_text()}"]
     assert (NATIVE / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
