@@ -17,6 +17,7 @@ from worker.config.redaction import redact_option
 from worker.core.errors import ExitCode, Fatal
 
 BACKENDS = ("redis", "clickhouse")
+BOTH = ",".join(BACKENDS)
 _REDIS_KINDS = ("cluster", "sentinel")
 
 
@@ -81,7 +82,12 @@ class Settings:
         parse=parsers.properties,
         metavar="KEY=VALUE",
     )
-    backend: str = option("Store", "redis", "store for the events", choices=BACKENDS)
+    backend: str = option(
+        "Store",
+        "redis",
+        "store for the events; both: written in one pass (docs/guarantees.md)",
+        choices=(*BACKENDS, BOTH),
+    )
     device_field: str = option(
         "Store",
         "device_ip",
@@ -203,13 +209,21 @@ class Settings:
 
     def _default_group(self) -> str:
         """Return a group for this store and table or key alone: one that another has read has nothing left for it."""
-        if self.backend == "redis":
-            target = self.redis_key
-        else:
-            database = urlsplit(self.clickhouse_url).path.strip("/")
-            target = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
-        name = target.replace(parsers.TOPIC_PLACEHOLDER, "").strip(":._-")
-        return "-".join(filter(None, ("worker", self.backend, name)))
+        database = urlsplit(self.clickhouse_url).path.strip("/")
+        table = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
+        targets = {"redis": self.redis_key, "clickhouse": table}
+        names = (targets[backend].replace(parsers.TOPIC_PLACEHOLDER, "").strip(":._-") for backend in self.backends)
+        return "-".join(filter(None, ("worker", *self.backends, *names)))
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The stores that are written."""
+        return tuple(self.backend.split(","))
+
+    @property
+    def counting_backend(self) -> str:
+        """The store that counts the devices: of both, Redis, which need not read a table for it."""
+        return self.backends[0]
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -183,7 +183,7 @@ class Collector:
         yield _family("worker_kafka_up", {(): int(state.kafka_up or 0)})
         yield _family("worker_topic_partitions", {(topic,): n for topic, n in state.topics.items()})
         is_current = state.devices is not None and state.store_up
-        devices = {(topic, settings.backend): n for topic, n in state.devices_by_topic.items()}
+        devices = {(topic, settings.counting_backend): n for topic, n in state.devices_by_topic.items()}
         yield _family("worker_devices", devices if is_current else {})
 
     def _processes(self) -> Iterator[Metric]:

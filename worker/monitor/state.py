@@ -91,7 +91,7 @@ class MonitorState:
             return ""
         # A consumer without an error has only not opened the store yet.
         store_down = any(slot.get("error_ns") and not slot.get("sink_up") for slot in running_slots(stats))
-        cause = f": {self.settings.backend} does not answer" if store_down else ""
+        cause = f": {' or '.join(self.settings.backends)} does not answer" if store_down else ""
         if self.progress_at is None:
             return f"{behind} events unread, and nothing written yet{cause}"
         if now - self.progress_at > _PROGRESS_S:

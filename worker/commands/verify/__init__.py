@@ -16,6 +16,7 @@ from worker.commands.verify.clickhouse import verify_clickhouse
 from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
 from worker.config.settings import Settings
+from worker.core.errors import ExitCode
 from worker.kafka.log_reader import LogReader
 
 
@@ -26,14 +27,26 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
     row of an event, or it may never have had it. With `allow_merged`, such events count as stored. `limit` is how many
     ranges of each problem are shown.
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
+    With both stores, each is compared by itself.
     """
+    worst: int = ExitCode.OK
+    for backend in settings.backends:
+        if len(settings.backends) > 1:
+            print(f"== {backend}", file=out, flush=True)
+        worst = max(worst, _verify(settings, backend, limit, allow_merged, out, progress))
+    return worst
+
+
+def _verify(
+    settings: Settings, backend: str, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None
+) -> int:
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
         count = log_reader.existing_partitions()
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
-        if settings.backend == "redis":
+        if backend == "redis":
             return verify_redis(settings, log_reader, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
             return verify_clickhouse(log_reader, accounted, dead_letters, rows, limit, allow_merged, out, bar)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TextIO, cast
+from functools import partial
+from typing import Any, TextIO, cast
 
 from confluent_kafka import Message
 
@@ -21,7 +22,6 @@ from worker.commands.verify.comparison import Ranges, notes
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.errors import ExitCode
-from worker.core.records import Field
 from worker.decoding.json import decode
 from worker.kafka.log_reader import LogReader
 from worker.sinks.redis.nodes import Node, same_slot
@@ -53,7 +53,8 @@ def verify_redis(
     """Compare the key with the events below the committed offsets; print the result, return OK or FAILED.
 
     `accounted` has the committed offset of each partition, `dead_letters` the offsets that have dead letters. `limit`
-    is how many ranges without a dead letter are shown.
+    is how many ranges without a dead letter are shown. If ClickHouse is written, too, it may have refused an event that
+    is valid for Redis. So the key need not have the devices of events with dead letters.
     """
     key = settings.redis_key_name
     scratch = f"{same_slot(key)}:verify:{secrets.token_hex(6)}"
@@ -67,8 +68,9 @@ def verify_redis(
                 name = f"{log_reader.topic}[{partition}]"
                 low, high = log_reader.bounds(partition)
                 stop = min(max(committed or 0, low), high)
-                done = _add(settings, log_reader, keys, due, partition, low, stop, bar)
-                later = _add(settings, log_reader, keys, ahead, partition, stop, high, bar)
+                refused = set(dead_letters.get(partition, ())) if len(settings.backends) > 1 else set()
+                done = _add(settings, log_reader, keys, (due, ahead), refused, partition, low, stop, bar)
+                later = _add(settings, log_reader, keys, (ahead, ahead), (), partition, stop, high, bar)
                 is_complete = is_complete and low == 0 and done.events + later.events == high
                 lost += committed is not None and committed < low
                 without = Ranges(limit)
@@ -100,41 +102,60 @@ def _add(
     settings: Settings,
     log_reader: LogReader,
     keys: _Keys,
-    key: str,
+    targets: tuple[str, str],
+    refused: Collection[int],
     partition: int,
     start: int,
     end: int,
     bar: ProgressBar,
 ) -> _Counted:
-    """Add the devices of [start, end) to a scratch key, through the sink that the worker uses."""
+    """Add the devices of [start, end) to a scratch key; those of the offsets `refused` to another."""
     counted = _Counted()
     fields = RedisSink(settings).fields  # all of them: an event is also invalid for a field that only windows need
-    with closing(RedisSink(replace(settings, redis_key=key, windows="", by=""))) as sink:
-        batch = _batch(log_reader.topic, partition, start, sink.fields)
+    accepted, apart = (_Recount(settings, keys, key, log_reader.topic, partition) for key in targets)
+    with closing(accepted), closing(apart):
         for messages in log_reader.read(partition, start, end):
             counted.events += len(messages)
             bar.advance(len(messages))
             events = [message for message in messages if message.value() is not None]
             counted.skipped += len(messages) - len(events)
-            decoded = decode(cast("list[bytes]", list(map(Message.value, events))), fields)
-            counted.invalid.extend(cast(int, events[reject.index].offset()) for reject in decoded.rejects)
-            batch.columns[0].append(decoded.columns[0])
-            batch.rows += decoded.rows
-            if batch.rows >= _BATCH_EVENTS:
-                _write(sink, keys, key, batch)
-                batch = _batch(log_reader.topic, partition, start, sink.fields)
-        if batch.rows:
-            _write(sink, keys, key, batch)
+            parts = [(accepted, events)]
+            if refused:
+                parts = [(accepted, [event for event in events if event.offset() not in refused])]
+                parts += [(apart, [event for event in events if event.offset() in refused])]
+            for recount, chosen in parts:
+                decoded = decode(cast("list[bytes]", list(map(Message.value, chosen))), fields)
+                counted.invalid.extend(cast(int, chosen[reject.index].offset()) for reject in decoded.rejects)
+                recount.add(decoded.columns[0], decoded.rows)
+        accepted.write()
+        apart.write()
     return counted
 
 
-def _batch(topic: str, partition: int, start: int, fields: Sequence[Field]) -> Batch:
-    return Batch(topic, "-", partition, start, start, 0.0, fields, [[]])
+class _Recount:
+    """Adds devices to a scratch key, through the sink that the worker uses."""
 
+    def __init__(self, settings: Settings, keys: _Keys, key: str, topic: str, partition: int) -> None:
+        self._sink = RedisSink(replace(settings, redis_key=key, windows="", by=""))
+        self._keys, self._key = keys, key
+        self._new_batch = partial(Batch, topic, "-", partition, 0, 0, 0.0, self._sink.fields)
+        self._batch = self._new_batch([[]])
 
-def _write(sink: RedisSink, keys: _Keys, key: str, batch: Batch) -> None:
-    sink.write(batch)
-    keys.expire(key)
+    def add(self, devices: Any, rows: int) -> None:
+        self._batch.columns[0].append(devices)
+        self._batch.rows += rows
+        if self._batch.rows >= _BATCH_EVENTS:
+            self.write()
+
+    def write(self) -> None:
+        """Send what was added since the last call."""
+        if self._batch.rows:
+            self._sink.write(self._batch)
+            self._keys.expire(self._key)
+            self._batch = self._new_batch([[]])
+
+    def close(self) -> None:
+        self._sink.close()
 
 
 class _Keys:
