@@ -94,12 +94,22 @@ def test_one_store_is_unavailable(
     with both.start("--clickhouse-url", f"{both.rows.url}?send_receive_timeout=2") as worker:
         both.rows.send(events(3000))
         both.rows.all_done()
+        wait_until(
+            lambda: all(process["partitions"] for process in status(worker)["processes"]),
+            PATIENCE_S,
+            "all consumers have partitions: one that starts during an outage fails at its start",
+        )
         server.kill() if how == "kill" else server.pause()
         try:
             both.rows.send(events(3000, first=3000))
             worker.wait_for(f"will try again: {store}")
-            wait_until(lambda: not status(worker)["sink_up"], PATIENCE_S, "the page shows that the store is down")
-            assert any(store in error["text"] for error in status(worker)["errors"])
+            wait_until(
+                lambda: any(store in error["text"] for error in status(worker)["errors"]),
+                PATIENCE_S,
+                "the page names it",
+            )
+            metrics = Pages(worker).metrics("sink_up")
+            assert metrics == {("redis",): store != "Redis", ("clickhouse",): store != "ClickHouse"}
         finally:
             server.start() if how == "kill" else server.resume()
         both.rows.all_done()
@@ -118,7 +128,9 @@ def test_rows_are_not_sent_again_while_redis_is_unavailable(at_least_once: Both,
         redis_proxy.refuse()
         both.rows.send(events(1000))
         pages = Pages(worker)
-        wait_until(lambda: (pages.metric("sink_retries_total", "connection") or 0) >= 5, PATIENCE_S, "five tries")
+        wait_until(
+            lambda: (pages.metric("sink_retries_total", "redis", "connection") or 0) >= 5, PATIENCE_S, "five tries"
+        )
         assert both.rows.rows() == 1000
         assert both.rows.accounted() == 0
         redis_proxy.heal()

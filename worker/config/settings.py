@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from worker.config import parsers
 from worker.config.redaction import redact_option
+from worker.core.counters import STORES
 from worker.core.errors import ExitCode, Fatal
 
-BACKENDS = ("redis", "clickhouse")
-BOTH = ",".join(BACKENDS)
+BOTH = ",".join(STORES)
 _REDIS_KINDS = ("cluster", "sentinel")
 
 
@@ -52,7 +52,7 @@ def option(
         "choices": choices,
         "secret": secret,
         "metavar": metavar,
-        "backend": backend or (group.lower() if group.lower() in BACKENDS else ""),
+        "backend": backend or (group.lower() if group.lower() in STORES else ""),
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -86,7 +86,7 @@ class Settings:
         "Store",
         "redis",
         "store for the events; both: written in one pass (docs/guarantees.md)",
-        choices=(*BACKENDS, BOTH),
+        choices=(*STORES, BOTH),
     )
     device_field: str = option(
         "Store",
