@@ -92,7 +92,9 @@ def test_an_error_with_changing_numbers_is_one_line_a_minute(rows_job: Job) -> N
     with rows_job.start("--clickhouse-url", url, "--drain-timeout", "2") as worker:
         pages = Pages(worker)
         began = time.monotonic()
-        wait_until(lambda: (pages.metric("sink_retries_total", "memory") or 0) >= 8, 120, "eight refused inserts")
+        wait_until(
+            lambda: (pages.metric("sink_retries_total", "clickhouse", "memory") or 0) >= 8, 120, "eight refused inserts"
+        )
         minutes = 1 + int((time.monotonic() - began) // 60)
         for cause in ("will try again", "refuses a block"):
             lines = [line for line in worker.stderr if "code 241" in line and cause in line]

@@ -29,8 +29,8 @@ CONTRACT = {
     "lag_messages": ("gauge", ("topic", "partition")),
     "lag_seconds": ("gauge", ("topic", "partition")),
     "unaccounted_messages": ("gauge", ("topic", "partition")),
-    "sink_up": ("gauge", ()),
-    "sink_retries_total": ("counter", ("reason",)),
+    "sink_up": ("gauge", ("backend",)),
+    "sink_retries_total": ("counter", ("reason", "backend")),
     "processes": ("gauge", ()),
     "restarts_total": ("counter", ()),
     "rebalances_total": ("counter", ()),
@@ -125,7 +125,7 @@ def test_counters_add_up_over_slots_and_survive_a_restart(scrape: Scrape) -> Non
     own_partition(first, 0, consumed=100, bytes=8000, written=90, dead_lettered=4, skipped=1, replayed=5)
     own_partition(second, 1, consumed=11, bytes=880, written=11)
     first.add("rejected_not_json", 4)
-    first.add("retries_timeout", 2)
+    first.add("retries_redis_timeout", 2)
     first.set("cpu_ns", 5_000_000_000)
     before = scrape.series()
     first.set("pid", 0)
@@ -140,7 +140,7 @@ def test_counters_add_up_over_slots_and_survive_a_restart(scrape: Scrape) -> Non
         ("messages_total", (("outcome", "skipped"),)): 1,
         ("replayed_messages_total", ()): 5,
         ("rejected_messages_total", (("reason", "not_json"),)): 4,
-        ("sink_retries_total", (("reason", "timeout"),)): 2,
+        ("sink_retries_total", (("backend", "redis"), ("reason", "timeout"))): 2,
     }
     assert totals.items() <= before.items()
     assert totals.items() <= after.items()
@@ -154,7 +154,7 @@ def test_gauges_of_a_dead_consumer_are_removed(scrape: Scrape) -> None:
     slot = scrape.consumer(0)
     own_partition(slot, 0, consumed=5, in_flight=5)
     assert scrape.value("in_flight_messages", topic="events", partition="0") == 5
-    assert scrape.value("sink_up") == 1
+    assert scrape.value("sink_up", backend="redis") == 1
     slot.set("pid", 0)
     names = {name for name, _ in scrape.series()}
     removed = {"in_flight_messages", "unaccounted_messages", "sink_up", "slot_resident_memory_bytes", "slot_paused"}
@@ -244,9 +244,9 @@ def test_histograms_are_in_base_units_and_add_up(scrape: Scrape) -> None:
 def test_the_store_is_up_when_every_consumer_reaches_it(scrape: Scrape) -> None:
     scrape.consumer(0)
     other = scrape.consumer(1)
-    assert scrape.value("sink_up") == 1
+    assert scrape.value("sink_up", backend="redis") == 1
     other.set("sink_up", 0)
-    assert scrape.value("sink_up") == 0
+    assert scrape.value("sink_up", backend="redis") == 0
 
 
 def test_devices_are_removed_while_the_store_does_not_answer(scrape: Scrape) -> None:

@@ -51,7 +51,7 @@ def test_reports_metrics_and_readiness_follow_the_work(kafka: Service, worker: W
     assert pages.metric("consumed_messages_total") == 1000
     assert pages.metric("consumed_bytes_total") == sum(map(len, EVENTS))
     assert pages.metric("processes") == pages.metric("processes_wanted") == 2
-    assert pages.metric("sink_up") == pages.metric("kafka_up") == 1
+    assert pages.metric("sink_up", "redis") == pages.metric("kafka_up") == 1
     wait_until(lambda: pages.metric("devices", "redis", topic_name) == 100, PATIENCE_S)
     status = pages.status()
     assert status["accounts"]["written"] == 1000
@@ -257,9 +257,9 @@ def test_a_worker_with_an_unavailable_store_is_not_ready_and_keeps_running(
         wait_until(lambda: pages.get("/readyz")[0] == 200, PATIENCE_S)
         own_redis.kill()
         send(kafka.address, topic_name, EVENTS)
-        wait_until(lambda: pages.metric("sink_up") == 0, PATIENCE_S)
+        wait_until(lambda: pages.metric("sink_up", "redis") == 0, PATIENCE_S)
         worker.wait_for("cannot count the devices")
         assert pages.metric("devices", "redis", topic_name) is None
         own_redis.start()
         wait_until(lambda: pages.metric("devices", "redis", topic_name) == 100, PATIENCE_S)
-        wait_until(lambda: pages.metric("sink_up") == 1, PATIENCE_S)
+        wait_until(lambda: pages.metric("sink_up", "redis") == 1, PATIENCE_S)

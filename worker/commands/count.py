@@ -41,7 +41,7 @@ def count(settings: Settings, *, start: int | None, end: int | None, out: TextIO
                 _require_topic(settings.for_topic(name))
         print(*report(settings, by_topic, total), sep="\n", file=out)
         return ExitCode.OK
-    if settings.backend != "redis":
+    if "redis" not in settings.backends:
         raise UsageError("--from and --to count with the windows of --backend redis; query the ClickHouse table")
     for topic in each_topic(settings):
         if not settings.one_topic:

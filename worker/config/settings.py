@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 from worker.config import parsers
 from worker.config.redaction import redact_option
+from worker.core.counters import STORES
 from worker.core.errors import ExitCode, Fatal
 
-BACKENDS = ("redis", "clickhouse")
+BOTH = ",".join(STORES)
 _REDIS_KINDS = ("cluster", "sentinel")
 
 
@@ -51,7 +52,7 @@ def option(
         "choices": choices,
         "secret": secret,
         "metavar": metavar,
-        "backend": backend or (group.lower() if group.lower() in BACKENDS else ""),
+        "backend": backend or (group.lower() if group.lower() in STORES else ""),
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -106,7 +107,12 @@ class Settings:
     schema_registry_ca: str = option(
         "Format", "", "certificates that the schema registry's must be signed by, if not the system's", metavar="FILE"
     )
-    backend: str = option("Store", "redis", "store for the events", choices=BACKENDS)
+    backend: str = option(
+        "Store",
+        "redis",
+        "store for the events; both: written in one pass (docs/guarantees.md)",
+        choices=(*STORES, BOTH),
+    )
     device_field: str = option(
         "Store",
         "device_ip",
@@ -262,13 +268,21 @@ class Settings:
 
     def _default_group(self) -> str:
         """Return a group for this store and table or key alone: one that another has read has nothing left for it."""
-        if self.backend == "redis":
-            target = self.redis_key
-        else:
-            database = urlsplit(self.clickhouse_url).path.strip("/")
-            target = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
-        name = target.replace(parsers.TOPIC_PLACEHOLDER, "").strip(":._-")
-        return "-".join(filter(None, ("worker", self.backend, name)))
+        database = urlsplit(self.clickhouse_url).path.strip("/")
+        table = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
+        targets = {"redis": self.redis_key, "clickhouse": table}
+        names = (targets[backend].replace(parsers.TOPIC_PLACEHOLDER, "").strip(":._-") for backend in self.backends)
+        return "-".join(filter(None, ("worker", *self.backends, *names)))
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The stores that are written."""
+        return tuple(self.backend.split(","))
+
+    @property
+    def counting_backend(self) -> str:
+        """The store that counts the devices: of both, Redis, which need not read a table for it."""
+        return self.backends[0]
 
     @property
     def topics(self) -> tuple[str, ...]:

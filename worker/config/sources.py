@@ -79,13 +79,13 @@ def reject_other_backends_options(settings: Settings, origins: Mapping[str, str]
     defaults, which `--print-config` writes.
     """
     for item in fields(Settings):
-        used, other, origin = settings.backend, item.metadata["backend"], origins.get(item.name, "")
-        if not origin or other in ("", used):
+        other, origin = item.metadata["backend"], origins.get(item.name, "")
+        if not origin or other in ("", *settings.backends):
             continue
         is_shared = item.name.endswith(_SHARED) or getattr(settings, item.name) == default_of(item)
         if origin == flag_of(item.name) or not is_shared:
             raise UsageError(
-                f"{origin}: it has no effect with --backend {used}; leave it out, or use --backend {other}"
+                f"{origin}: it has no effect with --backend {settings.backend}; leave it out, or use --backend {other}"
             )
 
 

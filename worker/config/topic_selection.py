@@ -29,7 +29,7 @@ class Selection:
                 f"--topic {loops[0]} is also what --dead-letter-topic {settings.dead_letter_topic} names: the worker "
                 "would read its own dead letters in an endless loop"
             )
-        if settings.backend == "redis" and "+cluster:" in settings.redis_url and not settings.one_topic:
+        if "redis" in settings.backends and "+cluster:" in settings.redis_url and not settings.one_topic:
             tags = {_hash_tag(settings.for_topic(topic).redis_key_name) for topic in ("a", "b")}
             if len(tags) > 1:
                 raise UsageError(
@@ -47,7 +47,7 @@ class Selection:
 
     def find_table_clash(self, topics: Sequence[str]) -> tuple[str, str, str] | None:
         """Return two topics and the table that they would share, because `_` replaces invalid characters."""
-        if self._settings.backend != "clickhouse" or not self._settings.table_by_topic:
+        if "clickhouse" not in self._settings.backends or not self._settings.table_by_topic:
             return None
         owners: dict[str, str] = {}
         for topic in topics:

@@ -52,7 +52,7 @@ class WriteResult(NamedTuple):
     error: WorkerError | None = None  # why something is left to do
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Batch:
     """The range [start, end) of one partition.
 

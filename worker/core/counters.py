@@ -53,6 +53,7 @@ REJECT_REASONS = (
     "store_refused",
     "other",
 )
+STORES = ("redis", "clickhouse")
 RETRY_REASONS = (
     "connection",
     "timeout",
@@ -110,7 +111,8 @@ DELIVERY_CAP_MS = 86_400_000  # older events count as this old: a replay must no
 def _cells() -> dict[str, int]:
     names = [*SUPERVISOR_CELLS, *CONSUMER_CELLS, "ledgers"]
     names += [f"rejected_{reason}" for reason in REJECT_REASONS]
-    names += [f"retries_{reason}" for reason in RETRY_REASONS]
+    names += [f"retries_{backend}_{reason}" for backend in (*STORES, "kafka") for reason in RETRY_REASONS]
+    names += [f"{store}_down" for store in STORES]
     index = {name: i for i, name in enumerate(names)}
     end = len(names)
     for name, histogram in HISTOGRAMS.items():

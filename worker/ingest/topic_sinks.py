@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from worker.config.settings import Settings
+from worker.core.errors import Retryable
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.writer import Backoff
 from worker.sinks import Sink, open_sink
@@ -21,10 +22,16 @@ class TopicSink:
     backoff: Backoff
     is_open: bool = False
     is_wanted: bool = False  # a partition waits for it
+    failing_backend: str = ""  # the store that failed last; empty: the dead-letter topic
 
     def want(self, wanted: bool) -> None:
         """Have the sink opened, unless it is open."""
         self.is_wanted = wanted and not self.is_open
+
+    def fail(self, error: Retryable) -> None:
+        """Note that a write, or a try to open the sink, failed; begin a pause."""
+        self.failing_backend = error.backend
+        self.backoff.fail()
 
     def open(self) -> None:
         """Note that the sink was opened."""
@@ -68,6 +75,10 @@ class TopicSinks:
     def failing_topics(self) -> set[str]:
         """Return the topics whose last write, or try to open the sink, failed."""
         return {topic for topic, sink in self._by_topic.items() if sink.backoff.has_failed}
+
+    def failing_backends(self) -> set[str]:
+        """Return the stores that failed last for one of these topics."""
+        return {sink.failing_backend for sink in self._by_topic.values() if sink.backoff.has_failed}
 
     def close(self) -> None:
         """Close all connections."""

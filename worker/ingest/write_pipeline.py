@@ -16,7 +16,7 @@ from typing import NamedTuple
 from worker.config.settings import Settings
 from worker.core import delivery
 from worker.core.batch import Batch, BatchState, WriteResult
-from worker.core.counters import DELIVERY_CAP_MS, RETRY_REASONS, Ledger, Slot
+from worker.core.counters import DELIVERY_CAP_MS, RETRY_REASONS, STORES, Ledger, Slot
 from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged, WorkerError
 from worker.core.log import fields
 from worker.core.records import Key
@@ -228,6 +228,7 @@ class WritePipeline:
             case WriteBatch(partition) if result is not None:
                 self._take_result(partition, result)
         self._slot.set("sink_up", int(not self._topic_sinks.failing_topics()))
+        self._show_failing_backends()
 
     def _take_result(self, partition: Partition, result: WriteResult) -> None:
         partition.sealed[0].apply(result)
@@ -289,13 +290,13 @@ class WritePipeline:
             case _, TopicNotFound():
                 self._defer_topic(error)
             case OpenSink(topic_sink), Retryable():
-                topic_sink.backoff.fail()
+                topic_sink.fail(error)
                 self._report(error)
             case LoadSchemas(), Retryable():
                 self._schema_backoff.fail()
                 self._report(error)
             case WriteBatch(partition), Retryable():
-                self._topic_sinks.get(partition.topic).backoff.fail()
+                self._topic_sinks.get(partition.topic).fail(error)
                 self._report(error)
             case WriteBatch(partition), RowsRefused():
                 self._bisect(partition, error)
@@ -311,11 +312,18 @@ class WritePipeline:
 
     def _report(self, error: Retryable) -> None:
         """Say what is waited for."""
-        self._slot.add(f"retries_{error.reason if error.reason in RETRY_REASONS else 'other'}")
+        reason = error.reason if error.reason in RETRY_REASONS else "other"
+        self._slot.add(f"retries_{error.backend or 'kafka'}_{reason}")
         self._slot.set_error(str(error))
         if error.of_store:
             self._slot.set("sink_up", 0)
+        self._show_failing_backends()
         log.warning("waiting, will try again: %s", error)
+
+    def _show_failing_backends(self) -> None:
+        failing = self._topic_sinks.failing_backends()
+        for store in STORES:
+            self._slot.set(f"{store}_down", int(store in failing))
 
     def _defer_topic(self, error: TopicNotFound) -> None:
         log.warning("%s: what was read of it and not written is discarded", error)

@@ -26,7 +26,7 @@ from worker.core.counters import HISTOGRAMS, REJECT_REASONS, RETRY_REASONS, STAG
 from worker.core.native import reader_in_use
 from worker.core.version import version_text
 from worker.kafka.properties import librdkafka_version
-from worker.monitor.state import MonitorState
+from worker.monitor.state import MonitorState, is_store_up
 
 _OUTCOMES = ("written", "dead_lettered", "skipped")
 _PARTITION = ("topic", "partition")
@@ -85,8 +85,8 @@ METRICS: dict[str, Kind] = {
     ),
     "worker_batch_rows": _histogram("Rows per batch"),
     # the store and Kafka
-    "worker_sink_up": _gauge("1 while every consumer can reach the store"),
-    "worker_sink_retries_total": _counter("Retries of writes, commits and connection attempts", "reason"),
+    "worker_sink_up": _gauge("1 while every consumer can reach the store", "backend"),
+    "worker_sink_retries_total": _counter("Retries of writes, commits and connection attempts", "reason", "backend"),
     "worker_kafka_up": _gauge("1 while Kafka answers the monitor"),
     "worker_topic_partitions": _gauge("Partitions of the topic", "topic"),
     "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
@@ -174,16 +174,22 @@ class Collector:
 
     def _services(self) -> Iterator[Metric]:
         state, settings = self._state, self._state.settings
-        sinks_up = [slot.get("sink_up") for slot in running_slots(self._stats)]
-        up = min(sinks_up) if sinks_up else state.store_up
-        yield _family("worker_sink_up", {} if up is None else {(): int(up)})
-        yield _family(
-            "worker_sink_retries_total", {(reason,): self._sum(f"retries_{reason}") for reason in RETRY_REASONS}
-        )
+        running = running_slots(self._stats)
+        sinks_up = {
+            (store,): int(all(is_store_up(slot, store) for slot in running) if running else bool(state.store_up))
+            for store in settings.backends
+        }
+        yield _family("worker_sink_up", sinks_up if running or state.store_up is not None else {})
+        retries = {
+            (reason, backend): self._sum(f"retries_{backend}_{reason}")
+            for backend in (*settings.backends, "kafka")
+            for reason in RETRY_REASONS
+        }
+        yield _family("worker_sink_retries_total", retries)
         yield _family("worker_kafka_up", {(): int(state.kafka_up or 0)})
         yield _family("worker_topic_partitions", {(topic,): n for topic, n in state.topics.items()})
         is_current = state.devices is not None and state.store_up
-        devices = {(topic, settings.backend): n for topic, n in state.devices_by_topic.items()}
+        devices = {(topic, settings.counting_backend): n for topic, n in state.devices_by_topic.items()}
         yield _family("worker_devices", devices if is_current else {})
 
     def _processes(self) -> Iterator[Metric]:

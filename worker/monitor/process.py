@@ -104,7 +104,7 @@ class Monitor:
 
     async def _work(self) -> None:
         counts = await self._find_topics()
-        self._state.error = f"starting: waiting for {self._settings.backend}"
+        self._state.error = f"starting: waiting for {' and '.join(self._settings.backends)}"
         for topic in counts:
             await self._report.wait_and_add(topic, self._report_error)
         self._publish_topics(counts)

@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 
 from worker.config.settings import Settings
 from worker.core.accounts import running_slots
-from worker.core.counters import Stats
+from worker.core.counters import STORES, Slot, Stats
 from worker.core.records import Key
 from worker.kafka.group_lag import PartitionLag
 
 _LAG_VALID_S = 15.0  # without an answer from Kafka; after that the lag is unknown and not shown
 _HEARTBEAT_S = 30.0
 _PROGRESS_S = 60.0
+
+
+def is_store_up(slot: Slot, store: str) -> bool:
+    """Whether the consumer can reach the store. If it knows no store that fails, it can reach all of them or none."""
+    down = [name for name in STORES if slot.get(f"{name}_down")]
+    return bool(slot.get("sink_up")) or bool(down and store not in down)
 
 
 @dataclass(slots=True)
@@ -90,8 +96,9 @@ class MonitorState:
         if not behind:
             return ""
         # A consumer without an error has only not opened the store yet.
-        store_down = any(slot.get("error_ns") and not slot.get("sink_up") for slot in running_slots(stats))
-        cause = f": {self.settings.backend} does not answer" if store_down else ""
+        failed = [slot for slot in running_slots(stats) if slot.get("error_ns")]
+        down = [name for name in self.settings.backends if not all(is_store_up(slot, name) for slot in failed)]
+        cause = f": {' and '.join(down)} {'do' if len(down) > 1 else 'does'} not answer" if down else ""
         if self.progress_at is None:
             return f"{behind} events unread, and nothing written yet{cause}"
         if now - self.progress_at > _PROGRESS_S:

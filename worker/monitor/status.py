@@ -92,6 +92,7 @@ class Status:
             ],
             "group": settings.group_id,
             "backend": settings.backend,
+            "counting_backend": settings.counting_backend,
             "time": time.time(),
             "uptime_s": time.time() - self._started,
             "unready": state.unready_reason(self._stats),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from worker.config.settings import Settings
+from worker.config.settings import BOTH, Settings
 from worker.core.batch import Batch
 from worker.core.records import Field
 
@@ -69,11 +69,15 @@ def open_sink(settings: Settings) -> Sink:
 
 
 def import_sink(backend: str) -> Callable[[Settings], Sink]:
-    """Return a store's sink; its client library is imported only here. Before a fork, all children have it."""
+    """Return the sink of a `--backend`; clients are imported only here. Before a fork, all children have them."""
     if backend == "redis":
         from worker.sinks.redis.sink import RedisSink
 
         return RedisSink
+    if backend == BOTH:
+        from worker.sinks.both import BothSinks
+
+        return BothSinks
     from worker.sinks.clickhouse.sink import ClickHouseSink
 
     return ClickHouseSink

@@ -51,10 +51,14 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
     readable: list[str] = []  # topics to sample
     yield from check_kafka(settings, create, partitions, existing, readable)
     yield from check_registry(settings, readable)
-    check_store = check_redis if settings.backend == "redis" else check_clickhouse
+    checks = {"redis": check_redis, "clickhouse": check_clickhouse}
     for topic in dict.fromkeys([*Selection(settings).names, *readable]):
         topic_settings, fields = settings.for_topic(topic), list[Stored]()
-        yield from check_store(topic_settings, create, fields)
+        for backend in settings.backends:
+            known = len(fields)
+            yield from checks[backend](topic_settings, create, fields)
+            if len(fields) == known:  # the table cannot be used: a sample for the other store alone would mislead
+                fields.clear()
         if topic in existing and fields and all(field.exists for field in fields):
             yield from check_position(topic_settings, existing[topic])
         if sample and topic in readable and fields:

@@ -17,7 +17,7 @@ def check_options(settings: Settings, partitions: int) -> Iterator[Finding]:
     """Yield the findings. `partitions` is the number in all topics; 0: unknown."""
     yield _check_port(settings)
     yield ok("reader", describe_reader(settings.reader))
-    if settings.backend != "clickhouse":
+    if "clickhouse" not in settings.backends:
         return
     if settings.batch_rows < _FEW_ROWS:
         yield warn(

@@ -17,7 +17,7 @@ from worker.commands.verify.redis import verify_redis
 from worker.commands.verify.rows import Rows
 from worker.commands.verify.skipped import skipped_by, tombstones
 from worker.config.settings import Settings
-from worker.core.errors import Fatal
+from worker.core.errors import ExitCode, Fatal
 from worker.decoding.formats import open_decoder, with_schemas
 from worker.kafka.log_reader import LogReader
 from worker.kafka.schemas import schema_source
@@ -30,17 +30,29 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
     row of an event, or it may never have had it. With `allow_merged`, such events count as stored. `limit` is how many
     ranges of each problem are shown.
     `progress` shows a progress bar if it is a terminal. Raises Fatal if the store cannot be compared.
+    With both stores, each is compared by itself.
     """
+    worst: int = ExitCode.OK
+    for backend in settings.backends:
+        if len(settings.backends) > 1:
+            print(f"== {backend}", file=out, flush=True)
+        worst = max(worst, _verify(settings, backend, limit, allow_merged, out, progress))
+    return worst
+
+
+def _verify(
+    settings: Settings, backend: str, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None
+) -> int:
     decode = with_schemas(open_decoder(settings.format, schema_source(settings), settings.transform))
     find_skipped = skipped_by(decode) if settings.transform else tombstones
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
         count = log_reader.existing_partitions()
-        begins = _begins(settings, log_reader, count)
+        begins = _begins(settings, backend, log_reader, count)
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
-        if settings.backend == "redis":
+        if backend == "redis":
             return verify_redis(settings, log_reader, decode, begins or {}, accounted, dead_letters, limit, out, bar)
         with closing(Rows(settings)) as rows:
             return verify_clickhouse(
@@ -48,7 +60,7 @@ def verify(settings: Settings, *, limit: int, allow_merged: bool, out: TextIO, p
             )
 
 
-def _begins(settings: Settings, log_reader: LogReader, count: int) -> dict[int, int] | None:
+def _begins(settings: Settings, backend: str, log_reader: LogReader, count: int) -> dict[int, int] | None:
     """Return the offset of each partition where the group began, as far as it did not begin with the log.
 
     None for `--start latest`: only the rows tell where that was.
@@ -57,7 +69,7 @@ def _begins(settings: Settings, log_reader: LogReader, count: int) -> dict[int, 
         return log_reader.offsets_at(count, settings.start_ms)
     if settings.start == "earliest":
         return {}
-    if settings.backend == "redis":
+    if backend == "redis":
         raise Fatal(
             "--start latest: nothing tells where the group began, because devices have no offsets; give the "
             "time at which the worker was first started instead, such as --start 2026-11-01T05:30Z"

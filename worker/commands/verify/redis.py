@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TextIO, cast
+from functools import partial
+from typing import Any, TextIO, cast
 
 from confluent_kafka import Message
 
@@ -21,7 +22,7 @@ from worker.commands.verify.comparison import Ranges, notes
 from worker.config.settings import Settings
 from worker.core.batch import Batch
 from worker.core.errors import ExitCode
-from worker.core.records import Decode, Field
+from worker.core.records import Decode
 from worker.kafka.log_reader import LogReader
 from worker.sinks.redis.nodes import Node, same_slot
 from worker.sinks.redis.sink import RedisSink
@@ -55,7 +56,8 @@ def verify_redis(
 
     `begins` has the offset where the group began, of each partition where it is not the log's start. `accounted`
     has the committed offset of each partition, `dead_letters` the offsets that have dead letters. `limit` is how many
-    ranges without a dead letter are shown.
+    ranges without a dead letter are shown. If ClickHouse is written, too, it may refuse an event that is valid for
+    Redis. So the key need not have the devices of events with dead letters.
     """
     key = settings.redis_key_name
     scratch = f"{same_slot(key)}:verify:{secrets.token_hex(6)}"
@@ -70,8 +72,9 @@ def verify_redis(
                 low, high = log_reader.bounds(partition)
                 begin = min(max(low, begins.get(partition, 0)), high)
                 stop = min(max(committed or 0, begin), high)
-                done = _add(settings, log_reader, decode, keys, due, partition, begin, stop, bar)
-                later = _add(settings, log_reader, decode, keys, ahead, partition, stop, high, bar)
+                refused = set(dead_letters.get(partition, ())) if len(settings.backends) > 1 else set()
+                done = _add(settings, log_reader, decode, keys, (due, ahead), refused, partition, begin, stop, bar)
+                later = _add(settings, log_reader, decode, keys, (ahead, ahead), (), partition, stop, high, bar)
                 is_complete = is_complete and begin == 0 and done.events + later.events == high
                 lost += committed is not None and committed < low
                 without = Ranges(limit)
@@ -107,41 +110,61 @@ def _add(
     log_reader: LogReader,
     decode: Decode,
     keys: _Keys,
-    key: str,
+    targets: tuple[str, str],
+    refused: Collection[int],
     partition: int,
     start: int,
     end: int,
     bar: ProgressBar,
 ) -> _Counted:
-    """Add the devices of [start, end) to a scratch key, through the sink that the worker uses."""
+    """Add the devices of [start, end) to a scratch key; those of the offsets `refused` to another."""
     counted = _Counted()
     fields = RedisSink(settings).fields  # all of them: an event is also invalid for a field that only windows need
-    with closing(RedisSink(replace(settings, redis_key=key, windows="", by=""))) as sink:
-        batch = _batch(log_reader.topic, partition, start, sink.fields)
+    accepted, apart = (_Recount(settings, keys, key, log_reader.topic, partition) for key in targets)
+    with closing(accepted), closing(apart):
         for messages in log_reader.read(partition, start, end):
             counted.events += len(messages)
             bar.advance(len(messages))
             events = [message for message in messages if message.value() is not None]
-            decoded = decode(cast("list[bytes]", list(map(Message.value, events))), fields)
-            counted.skipped += len(messages) - decoded.rows - len(decoded.rejects)
-            counted.invalid.extend(cast(int, events[reject.index].offset()) for reject in decoded.rejects)
-            batch.columns[0].append(decoded.columns[0])
-            batch.rows += decoded.rows
-            if batch.rows >= _BATCH_EVENTS:
-                _write(sink, keys, key, batch)
-                batch = _batch(log_reader.topic, partition, start, sink.fields)
-        if batch.rows:
-            _write(sink, keys, key, batch)
+            counted.skipped += len(messages) - len(events)
+            parts = [(accepted, events)]
+            if refused:
+                parts = [(accepted, [event for event in events if event.offset() not in refused])]
+                parts += [(apart, [event for event in events if event.offset() in refused])]
+            for recount, chosen in parts:
+                decoded = decode(cast("list[bytes]", list(map(Message.value, chosen))), fields)
+                counted.skipped += len(chosen) - decoded.rows - len(decoded.rejects)
+                counted.invalid.extend(cast(int, chosen[reject.index].offset()) for reject in decoded.rejects)
+                recount.add(decoded.columns[0], decoded.rows)
+        accepted.write()
+        apart.write()
     return counted
 
 
-def _batch(topic: str, partition: int, start: int, fields: Sequence[Field]) -> Batch:
-    return Batch(topic, "-", partition, start, start, 0.0, fields, [[]])
+class _Recount:
+    """Adds devices to a scratch key, through the sink that the worker uses."""
 
+    def __init__(self, settings: Settings, keys: _Keys, key: str, topic: str, partition: int) -> None:
+        self._sink = RedisSink(replace(settings, redis_key=key, windows="", by=""))
+        self._keys, self._key = keys, key
+        self._new_batch = partial(Batch, topic, "-", partition, 0, 0, 0.0, self._sink.fields)
+        self._batch = self._new_batch([[]])
 
-def _write(sink: RedisSink, keys: _Keys, key: str, batch: Batch) -> None:
-    sink.write(batch)
-    keys.expire(key)
+    def add(self, devices: Any, rows: int) -> None:
+        self._batch.columns[0].append(devices)
+        self._batch.rows += rows
+        if self._batch.rows >= _BATCH_EVENTS:
+            self.write()
+
+    def write(self) -> None:
+        """Send what was added since the last call."""
+        if self._batch.rows:
+            self._sink.write(self._batch)
+            self._keys.expire(self._key)
+            self._batch = self._new_batch([[]])
+
+    def close(self) -> None:
+        self._sink.close()
 
 
 class _Keys:

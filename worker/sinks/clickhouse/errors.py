@@ -38,15 +38,16 @@ def to_retryable(where: str, error: Exception) -> Retryable:
                 f"{where}: the materialized view {view} fails: {first_line(error)} (the rows are in its source table; "
                 "correct or drop the view, and the insert is tried again)",
                 reason="view",
+                backend="clickhouse",
             )
         reason = "configuration" if _name_too_long(error) else _REASONS.get(error.code, "other")
     elif isinstance(error, (TimeoutError, errors.SocketTimeoutError)):
-        return Retryable(f"{where}: no answer in time", reason="timeout")
+        return Retryable(f"{where}: no answer in time", reason="timeout", backend="clickhouse")
     elif isinstance(error, _OTHER_PROTOCOL):
         reason = "configuration"
     else:
         reason = "credentials" if advice(error) else "connection"
-    return Retryable(explained(where, error), reason=reason)
+    return Retryable(explained(where, error), reason=reason, backend="clickhouse")
 
 
 def explained(where: str, error: Exception) -> str:

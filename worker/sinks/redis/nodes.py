@@ -122,7 +122,7 @@ class Node:
         )
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             reason, advice = "credentials", "name the CA that signed its certificate: ?ssl_ca_certs=FILE"
-        return Retryable(f"{self.where}, key {self._key}: {error} ({advice})", reason=reason)
+        return Retryable(f"{self.where}, key {self._key}: {error} ({advice})", reason=reason, backend="redis")
 
     def close(self) -> None:
         """Close the connections."""
