@@ -117,7 +117,7 @@ def complete(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["worker", "ver"], {"verify"}),
         (["worker", "--backe"], {"--backend"}),
-        (["worker", "--backend", ""], {"redis", "clickhouse"}),
+        (["worker", "--backend", ""], {"redis", "clickhouse", "redis,clickhouse"}),
         (["worker", "dlq", ""], {"list", "stats", "replay"}),
         (["worker", "check", "--log-format", "j"], {"json"}),
         (["worker", "--config", "worker.b"], {"worker.bash"}),

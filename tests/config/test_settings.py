@@ -123,6 +123,23 @@ def test_every_option_of_one_store_is_listed_here() -> None:
     }
 
 
+@pytest.mark.parametrize(("name", "text"), [pair[1:] for pair in _PAIRS])
+def test_both_stores_use_the_options_of_each(name: str, text: str) -> None:
+    _load({"backend": "redis,clickhouse", name: [text] if name == "map" else text}, {})
+
+
+@pytest.mark.parametrize("text", ["clickhouse,redis", "redis,redis", "redis,", "redis, clickhouse", "both"])
+def test_only_the_listed_stores_are_accepted(text: str) -> None:
+    with pytest.raises(UsageError, match="is not one of redis, clickhouse, redis,clickhouse"):
+        _load({"backend": text}, {})
+
+
+def test_a_file_may_list_both_stores(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('backend = ["redis", "clickhouse"]')
+    assert load({}, {}, file)[0].backends == ("redis", "clickhouse")
+
+
 @pytest.mark.parametrize(("backend", "name", "text"), _PAIRS)
 def test_an_option_of_the_other_store_is_refused_wherever_it_stands(
     backend: str, name: str, text: str, tmp_path: Path
@@ -180,6 +197,8 @@ def test_a_url_whose_password_ends_too_early_is_refused_and_no_part_of_it_is_sho
         ({"backend": "clickhouse", "table": "fleet_{topic}"}, "worker-clickhouse-fleet"),
         ({"backend": "clickhouse", "table": "shop.orders"}, "worker-clickhouse-shop.orders"),
         ({"backend": "clickhouse", "clickhouse_url": "clickhouse://h/shop"}, "worker-clickhouse-shop.events"),
+        ({"backend": "redis,clickhouse"}, "worker-redis-clickhouse-devices-events"),
+        ({"backend": "redis,clickhouse", "redis_key": "k", "table": "a.b"}, "worker-redis-clickhouse-k-a.b"),
         ({"group_id": "mine"}, "mine"),
     ],
 )

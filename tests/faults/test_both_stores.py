@@ -126,6 +126,7 @@ def test_rows_are_not_sent_again_while_redis_is_unavailable(at_least_once: Both,
     with both.start(*both.devices.via(redis_proxy.port)) as worker:
         worker.wait_for("took a partition")
         redis_proxy.refuse()
+        redis_proxy.reset()
         both.rows.send(events(1000))
         pages = Pages(worker)
         wait_until(
@@ -143,6 +144,7 @@ def test_redis_has_nothing_before_clickhouse_has_it(both: Both, clickhouse_proxy
     with both.start(*both.rows.via(clickhouse_proxy.port)) as worker:
         worker.wait_for("took a partition")
         clickhouse_proxy.refuse()
+        clickhouse_proxy.reset()
         both.rows.send(events(1000))
         worker.wait_for("will try again: ClickHouse")
         assert not redis.Redis.from_url(both.devices.url).exists(both.devices.target)
@@ -157,6 +159,7 @@ def test_kill_between_the_two_stores(both: Both, redis_proxy: Proxy) -> None:
     with both.start(*both.devices.via(redis_proxy.port)) as worker:
         worker.wait_for("took a partition")
         redis_proxy.refuse()
+        redis_proxy.reset()
         both.rows.send(events(3000))
         worker.wait_for("will try again: Redis")
         assert both.rows.rows() == 1000
@@ -231,6 +234,7 @@ def test_the_table_is_altered_while_redis_is_unavailable(
         both.rows.send(events(1000))
         both.rows.all_done()
         redis_proxy.refuse()
+        redis_proxy.reset()
         both.rows.send(events(1000, first=1000))
         worker.wait_for("will try again: Redis")
         clickhouse_sql.execute(f"ALTER TABLE {both.rows.target} MODIFY COLUMN error_code Int16")

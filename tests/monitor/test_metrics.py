@@ -249,6 +249,28 @@ def test_the_store_is_up_when_every_consumer_reaches_it(scrape: Scrape) -> None:
     assert scrape.value("sink_up", backend="redis") == 0
 
 
+def test_the_store_that_fails_is_named(scrape: Scrape) -> None:
+    scrape.state.settings = Settings(topic="events", backend="redis,clickhouse")
+    slot, other = scrape.consumer(0), scrape.consumer(1)
+
+    def up() -> tuple[float | None, float | None]:
+        return scrape.value("sink_up", backend="redis"), scrape.value("sink_up", backend="clickhouse")
+
+    assert up() == (1, 1)
+    slot.set("sink_up", 0)  # as before the first answer
+    assert up() == (0, 0)
+    slot.set("clickhouse_down", 1)
+    assert up() == (1, 0)
+    other.set("sink_up", 0)
+    other.set("redis_down", 1)
+    assert up() == (0, 0)
+    slot.add("retries_clickhouse_timeout", 2)
+    slot.add("retries_kafka_other", 1)
+    assert scrape.value("sink_retries_total", backend="clickhouse", reason="timeout") == 2
+    assert scrape.value("sink_retries_total", backend="redis", reason="timeout") == 0
+    assert scrape.value("sink_retries_total", backend="kafka", reason="other") == 1
+
+
 def test_devices_are_removed_while_the_store_does_not_answer(scrape: Scrape) -> None:
     scrape.state.record_devices({"events": 7})
     assert scrape.value("devices", topic="events", backend="redis") == 7

@@ -74,6 +74,22 @@ def test_not_ready_when_there_is_no_progress(state: MonitorState, stats: Stats, 
     assert state.unready_reason(stats) == "6 events unread, and nothing written for 61 s: redis does not answer"
 
 
+@pytest.mark.parametrize(
+    ("down", "cause"),
+    [
+        (["clickhouse"], "clickhouse does not answer"),
+        (["redis"], "redis does not answer"),
+        (["redis", "clickhouse"], "redis and clickhouse do not answer"),
+    ],
+)
+def test_the_reason_names_the_store_that_fails(state: MonitorState, stats: Stats, down: list[str], cause: str) -> None:
+    state.settings = Settings(topic="events", backend="redis,clickhouse")
+    slot = start_slot(stats, sink_up=0, **{f"{store}_down": 1 for store in down})
+    slot.set_error("Connection refused")
+    state.record_lags([BEHIND], {"events": 1})
+    assert state.unready_reason(stats) == f"6 events unread, and nothing written yet: {cause}"
+
+
 def test_not_ready_without_a_heartbeat(state: MonitorState, stats: Stats, clock: Clock) -> None:
     slot = start_slot(stats, assigned=1)
     state.record_lags([CAUGHT_UP], {"events": 1})
