@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from worker.config.settings import Settings
 from worker.core import delivery
 from worker.core.counters import Slot, Stats
-from worker.core.errors import ExitCode, Fatal
+from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import fields
 from worker.core.records import Key
 from worker.ingest.assignment import Assignment
@@ -182,7 +183,9 @@ class RebalanceHandler:
         if delivery.parse_start_marker(known.metadata):  # it has read nothing
             return
         self._compared.add(sink)
-        if sink.is_empty():
+        with suppress(Retryable):  # only a warning is lost
+            if not sink.is_empty():
+                return
             log.warning(
                 "group %s has read %s[%d] up to offset %d, but the store is empty. If the events before it "
                 "are in another store, all is well; another --group-id reads them again",

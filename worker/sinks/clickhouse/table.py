@@ -171,7 +171,7 @@ def _bind(column: Column, field: str, rules: str) -> ColumnBinding:
     by_name = tuple(filter(None, column.name.split("."))) or (column.name,)
     path, *inner = field_paths.parse_element_path(field) if field else [by_name]
     bound = Field(field or field_paths.format_path(path), path, codec.convert, required=codec.null is not None)
-    bound = bound._replace(exact="Decimal" in column.type, target="" if rules else codec.type)
+    bound = bound._replace(exact="Decimal" in column.type, target=codec.type if rules == "strict" else "")
     if column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
