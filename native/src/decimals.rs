@@ -4,6 +4,7 @@ use crate::timestamps::shortest_digits;
 use crate::values::Scalar;
 
 const FLOAT_DIGITS: i128 = 1_000_000_000_000_000; // 10^15: with fewer digits each decimal is one float
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0; // 2^53: a larger one may have been a whole number that a float rounds
 const TEXT_DIGITS: usize = 36; // their value is below 2^127
 
 /// Precision and scale.
@@ -28,6 +29,7 @@ impl Decimal {
                 (if negative { -magnitude } else { magnitude }, 0)
             }
             Scalar::Float(0.0) => (0, 0),
+            Scalar::Float(value) if value.abs() >= EXACT_BELOW => return None,
             Scalar::Float(value) => {
                 let (digits, exponent) = shortest_digits(value.abs())?;
                 let digits = if value < 0.0 { -digits } else { digits };

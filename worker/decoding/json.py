@@ -242,7 +242,7 @@ def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> boo
         if type(event[key]) is not type(original[key]) or event[key] != original[key]:
             return False
         event[key] = exact[key]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, RecursionError, ArithmeticError):  # the last: an exponent beyond Decimal's
         return False
     return True
 

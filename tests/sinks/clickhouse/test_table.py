@@ -97,6 +97,8 @@ def test_a_table_for_device_events_must_be_able_to_hold_them() -> None:
         ("Decimal(38, 18)", "90071992547409.93", 90071992547409_930000000000000000),
         ("Decimal(18, 4)", "12345678901234.5678", 123456789012345678),
         ("Array(Decimal(18, 4))", "[1.5, 12345678901234.5678]", 123456789012345678),
+        ("Decimal(38, 0)", "99999999999999999999", 99999999999999999999),
+        ("Decimal(38, 0)", "1e20", 10**20),
         ("Nullable(Decimal(38, 2))", "9007199254740993.25", 900719925474099325),
     ],
 )
@@ -108,7 +110,10 @@ def test_decimals_have_all_digits_of_the_event_s_text(kind: str, text: str, whol
     assert binding.codec.encode([decoded.columns[0]])[-size:] == whole.to_bytes(size, "little", signed=True)
 
 
-def test_decimals_with_more_digits_than_the_column_are_out_of_range() -> None:
-    (binding,) = bind_columns([Column("price", "Decimal(38, 2)")], {})
-    (reject,) = decode([b'{"price": 90071992547409.931}'], [binding.field]).rejects
+@pytest.mark.parametrize(
+    "text", ["90071992547409.931", "1e30", "1e400", "1e999999999", "1e99999999999999999999", "-1e400", "1.5e300"]
+)
+def test_decimals_with_more_digits_than_the_column_are_out_of_range(text: str) -> None:
+    (binding,) = bind_columns([Column("price", "Decimal(30, 2)")], {})
+    (reject,) = decode([b'{"price": %s}' % text.encode()], [binding.field]).rejects
     assert reject.reason == "out_of_range"

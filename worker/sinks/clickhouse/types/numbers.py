@@ -23,6 +23,8 @@ _decimal_text = re.compile(r"(-?[0-9]{1,78})(?:\.([0-9]{1,78}))?([eE][+-]?[0-9]{
 _float_text = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,4})?").fullmatch
 _exactly = Context(prec=400)
 _EXACT_FLOATS = 1 << 53  # the float of a whole number below has all of its digits
+_MOST_DIGITS = 80  # more than any Decimal has
+_WHOLE_BELOW = 2**53
 _FLOAT_DIGITS = 15  # decimal digits that every float keeps
 
 
@@ -148,6 +150,8 @@ def decimal(precision: int, scale: int) -> Codec:
         if kind is int:
             return int(value * factor)
         if kind is float:
+            if abs(value) >= _WHOLE_BELOW:  # orjson makes floats of whole numbers beyond 64 bits
+                raise BadValue("out_of_range")
             guess: int = round(value * factor)  # a ValueError for NaN, an OverflowError for infinity
             if abs(guess) < 10**_FLOAT_DIGITS and guess / factor == value:
                 return guess  # a float has only one decimal form of at most 15 digits: the shortest
@@ -180,6 +184,8 @@ def _shortest(value: float) -> Decimal:
 
 
 def _whole_decimal(number: Decimal, scale: int) -> int:
+    if number and number.adjusted() > _MOST_DIGITS:  # 1e999999 would be an integer of so many digits
+        raise BadValue("out_of_range")
     scaled = number.scaleb(scale, _exactly)
     if scaled != (whole := int(scaled)):
         raise BadValue("out_of_range")
