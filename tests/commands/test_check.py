@@ -18,7 +18,7 @@ from clickhouse_driver import errors
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
+from tests.support.kit import PATIENCE_S, Service, create_topic, run_sql, run_worker, send, wait_until
 from tests.support.served import Served
 from worker.commands.check import check
 from worker.commands.verify import verify
@@ -68,11 +68,7 @@ def stored(counted: Settings, clickhouse: Service, table_name: str) -> Settings:
 
 
 def sql(settings: Settings, statement: str) -> Any:
-    client = clickhouse_client(settings.clickhouse_url)
-    try:
-        return client.execute(statement)
-    finally:
-        client.disconnect()
+    return run_sql(settings.clickhouse_url, statement)
 
 
 def test_a_working_setup_has_no_faults_and_nothing_is_written(stored: Settings) -> None:

@@ -16,7 +16,16 @@ from confluent_kafka.admin import AdminClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.kit import PATIENCE_S, Service, clickhouse_client, create_topic, run_worker, send, wait_until
+from tests.support.kit import (
+    PATIENCE_S,
+    Service,
+    clickhouse_client,
+    create_topic,
+    run_sql,
+    run_worker,
+    send,
+    wait_until,
+)
 from tests.support.terminal import Terminal
 from worker.commands import progress
 from worker.commands.verify import clickhouse as verify_clickhouse
@@ -314,11 +323,7 @@ def test_a_merging_table_that_sorts_by_origin_is_verified_like_others(stored: Se
 
 
 def sql(settings: Settings, statement: str) -> Any:
-    client = clickhouse_client(settings.clickhouse_url)
-    try:
-        return client.execute(statement)
-    finally:
-        client.disconnect()
+    return run_sql(settings.clickhouse_url, statement)
 
 
 def create(settings: Settings, engine: str) -> None:

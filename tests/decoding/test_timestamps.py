@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from worker.decoding import timestamps
+from worker.decoding import bounded_cache, timestamps
 from worker.decoding.timestamps import (
     FIRST,
     LAST,
@@ -265,7 +265,7 @@ def test_an_empty_column_is_an_empty_array() -> None:
 
 
 def test_caches_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timestamps, "_CACHE_SIZE", 100)
+    monkeypatch.setattr(bounded_cache, "_SIZE", 100)
     for start in range(0, 2000, 50):
         column = [f"2021-12-03T16:15:30.{i:06d}Z" for i in range(start, start + 50)]
         column += [str(1_700_000_000 + i) for i in range(start, start + 50)]

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.answers import Answers
 from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service, Worker, run_worker
 from tests.support.oracle import EXACT, events
+from tests.support.served import Answers
 from worker.config.settings import UsageError
 from worker.config.sources import load
 from worker.local import Server, start_clickhouse

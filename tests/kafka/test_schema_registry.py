@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.answers import Answers
 from tests.support.certificates import make_certificates
+from tests.support.served import Answers
 from worker.config.settings import Settings, UsageError
 from worker.core.errors import Fatal, Retryable
 from worker.core.schemas import RegisteredSchema

@@ -6,22 +6,13 @@ import logging
 
 import pytest
 
+from tests.support.clocks import Clock
 from tests.support.slots import start_slot
 from worker.config.settings import Settings
 from worker.core.counters import Slot, Stats
 from worker.monitor.invalid_events import InvalidEvents
 
 SETTINGS = Settings(topic="events")
-
-
-class Clock:
-    """A clock for the window and the log."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol, Self, TypeVar
+from typing import IO, Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from clickhouse_driver import Client
@@ -86,6 +86,15 @@ def send(bootstrap: str, topic: str, payloads: Sequence[bytes | None], partition
 def clickhouse_client(url: str) -> Client:
     """Return a client for a `clickhouse://` URL; `client.disconnect()` closes it."""
     return Client.from_url(url)
+
+
+def run_sql(url: str, statement: str) -> Any:
+    """Run one statement in ClickHouse; return its rows."""
+    client = clickhouse_client(url)
+    try:
+        return client.execute(statement)
+    finally:
+        client.disconnect()
 
 
 def host_and_port(address: str) -> tuple[str, int]:

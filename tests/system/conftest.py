@@ -12,3 +12,15 @@ from tests.support.kit import Service
 def rows_job(kafka: Service, clickhouse: Service, make_job: MakeJob) -> Job:
     """A job into ClickHouse."""
     return make_job(kafka, clickhouse.address)
+
+
+@pytest.fixture
+def redis_env(kafka: Service, redis_server: Service, topic_name: str, group_id: str, redis_key: str) -> dict[str, str]:
+    """The variables of a worker that writes the test's topic, which does not exist yet, into Redis."""
+    return {
+        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
+        "WORKER_REDIS_URL": redis_server.address,
+        "WORKER_REDIS_KEY": redis_key,
+        "WORKER_TOPIC": topic_name,
+        "WORKER_GROUP_ID": group_id,
+    }

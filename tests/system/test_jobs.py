@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.kit import Service, clickhouse_client, create_topic, run_worker, send
+from tests.support.kit import Service, create_topic, run_sql, run_worker, send
 from worker.core.errors import ExitCode
 
 GUIDE = Path(__file__).parents[2] / "docs/mapping.md"
@@ -45,11 +45,7 @@ def run(env: Mapping[str, str], *words: str, code: int = ExitCode.OK) -> list[st
 
 
 def sql(env: Mapping[str, str], statement: str) -> Any:
-    client = clickhouse_client(env["WORKER_CLICKHOUSE_URL"])
-    try:
-        return client.execute(statement)
-    finally:
-        client.disconnect()
+    return run_sql(env["WORKER_CLICKHOUSE_URL"], statement)
 
 
 def write(env: Mapping[str, str], events: list[dict[str, Any]]) -> None:

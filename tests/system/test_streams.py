@@ -54,20 +54,14 @@ class Ended:
 
 
 @pytest.fixture
-def env(kafka: Service, redis_server: Service, topic_name: str, group_id: str, redis_key: str) -> dict[str, str]:
+def env(kafka: Service, topic_name: str, group_id: str, redis_env: dict[str, str]) -> dict[str, str]:
     """A topic with 50 events and 3000 dead letters."""
     create_topic(kafka.address, topic_name)
     send(kafka.address, topic_name, [EVENT % n for n in range(50)])
     settings = Settings(topic=topic_name, group_id=group_id, bootstrap_servers=kafka.address)
     dead_letters = [DeadLetter(offset, b"bad", "not_json", "") for offset in range(3000)]
     DeadLetterProducer(settings).write(topic_name, 0, dead_letters)
-    return {
-        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
-        "WORKER_REDIS_URL": redis_server.address,
-        "WORKER_REDIS_KEY": redis_key,
-        "WORKER_TOPIC": topic_name,
-        "WORKER_GROUP_ID": group_id,
-    }
+    return redis_env
 
 
 @pytest.mark.parametrize("command", ["check", "dlq list --limit 3000", "schema", "--help", "--print-config"])

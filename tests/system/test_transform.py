@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.job import Job, MakeJob, consumers, kill
-from tests.support.kit import PATIENCE_S, Service, clickhouse_client, host_and_port, run_worker, wait_until
+from tests.support.kit import PATIENCE_S, Service, host_and_port, run_sql, run_worker, wait_until
 from tests.support.oracle import EXACT, event, events
 from tests.support.proxy import END_OF_STREAM, Proxy
 from worker.core.errors import ExitCode
@@ -56,11 +56,7 @@ def run(job: Job, command: str, env: Mapping[str, str], *words: str, code: int =
 
 
 def sql(job: Job, statement: str) -> Any:
-    client = clickhouse_client(job.url)
-    try:
-        return client.execute(statement)
-    finally:
-        client.disconnect()
+    return run_sql(job.url, statement)
 
 
 def test_the_guides_readings_are_stored_as_the_guide_says(rows_job: Job, tmp_path: Path) -> None:

@@ -105,15 +105,9 @@ class Unread:
 
 
 @pytest.fixture
-def env(kafka: Service, redis_server: Service, topic_name: str, group_id: str, redis_key: str) -> dict[str, str]:
+def env(kafka: Service, topic_name: str, redis_env: dict[str, str]) -> dict[str, str]:
     create_topic(kafka.address, topic_name)
-    return {
-        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
-        "WORKER_REDIS_URL": redis_server.address,
-        "WORKER_REDIS_KEY": redis_key,
-        "WORKER_TOPIC": topic_name,
-        "WORKER_GROUP_ID": group_id,
-    }
+    return redis_env
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import date as Date
 from typing import Any
 
+from worker.decoding.bounded_cache import store
+
 _EPOCH_DAY = Date(1970, 1, 1).toordinal()
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # 0001-01-01T00:00:00Z … 9999-12-31T23:59:59Z
 _UNITS = {3: "ms", 6: "us", 9: "ns"}
-_CACHE_SIZE = 16_384
 
 
 def date(days: int, *_: Any) -> str:
@@ -62,7 +63,7 @@ class _Dates(dict[int, str]):
     """A cache: days since 1970 → `YYYY-MM-DD`; ValueError or OverflowError beyond the years 1 to 9999."""
 
     def __missing__(self, days: int) -> str:
-        return _store(self, days, Date.fromordinal(_EPOCH_DAY + days).isoformat())
+        return store(self, days, Date.fromordinal(_EPOCH_DAY + days).isoformat())
 
 
 class _Seconds(dict[int, str]):
@@ -72,14 +73,7 @@ class _Seconds(dict[int, str]):
         if not _FIRST_SECOND <= second <= _LAST_SECOND:
             raise OverflowError
         parts = time.gmtime(second)
-        return _store(self, second, f"{parts.tm_year:04}" + time.strftime("-%m-%dT%H:%M:%S", parts))
-
-
-def _store(cache: dict[int, str], key: int, text: str) -> str:
-    if len(cache) >= _CACHE_SIZE:
-        cache.clear()
-    cache[key] = text
-    return text
+        return store(self, second, f"{parts.tm_year:04}" + time.strftime("-%m-%dT%H:%M:%S", parts))
 
 
 _dates = _Dates()

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 import orjson
 
 from worker.core.errors import ExitCode
+from worker.decoding.bounded_cache import store
 
 SECONDS_BELOW = 100_000_000_000  # as seconds this is the year 5138, as milliseconds March 1973
 FIRST = -2_208_988_800_000  # 1900-01-01T00:00:00.000Z … 2299-12-31T23:59:59.999Z: what a DateTime64(3) holds
@@ -37,7 +38,6 @@ _MILLISECOND = timedelta(milliseconds=1)
 _DAY = 86_400_000
 _MILLI = 1_000_000  # nanoseconds
 _MILLIS_BELOW, _MICROS_BELOW = 10**14, 10**17
-_CACHE_SIZE = 16_384  # entries of a cache; about 3 MB at most
 _BYPASSED_COLUMNS = 30
 
 # An ISO string is split after the second; for a backlog, which has too many distinct seconds, also after the minute.
@@ -233,9 +233,9 @@ class _Seconds(dict[str, int]):
     def __missing__(self, key: str) -> int:
         if len(key) < 19:
             millis = to_millis(key)
-            return millis if len(key) > 10 else _store(self, key, millis)  # Unix milliseconds rarely repeat
+            return millis if len(key) > 10 else store(self, key, millis)  # Unix milliseconds rarely repeat
         self._misses += 1
-        return _store(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
+        return store(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
 
     def is_useful_for(self, values: int) -> bool:
         """Whether a column of `values` values should use this cache.
@@ -262,28 +262,21 @@ class _Minutes(dict[str, int]):
         millis = _minute_millis(key)
         if not FIRST + _DAY <= millis <= LAST - _DAY:
             raise ValueError("near the end of the range")
-        return _store(self, key, millis)
+        return store(self, key, millis)
 
 
 class _Rests(dict[str, int]):
     """A cache: the characters after the first 19 → the milliseconds that they add."""
 
     def __missing__(self, key: str) -> int:
-        return _store(self, key, _rest_to_nanos(key) // _MILLI)
+        return store(self, key, _rest_to_nanos(key) // _MILLI)
 
 
 class _RestNanos(dict[str, int]):
     """The characters after the first 19 → the nanoseconds that they add."""
 
     def __missing__(self, key: str) -> int:
-        return _store(self, key, _rest_to_nanos(key))
-
-
-def _store(cache: dict[str, int], key: str, millis: int) -> int:
-    if len(cache) >= _CACHE_SIZE:
-        cache.clear()
-    cache[key] = millis
-    return millis
+        return store(self, key, _rest_to_nanos(key))
 
 
 _seconds = _Seconds()

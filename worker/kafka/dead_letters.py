@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from worker.config.settings import Settings
 from worker.core.batch import DeadLetter
@@ -17,7 +16,7 @@ from worker.core.errors import Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.properties import non_consumer_properties
-from worker.kafka.topics import ANSWER_S, wait_for
+from worker.kafka.topics import ANSWER_S, topic_configuration, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -131,10 +130,8 @@ def topic_config(admin: AdminClient, source: str) -> dict[str, str]:
     If this client may not read the source's configuration, the broker's own limit applies.
     """
     config = {"retention.ms": "-1"}
-    resource = ConfigResource(ConfigResource.Type.TOPIC, source)
-    with contextlib.suppress(KafkaException):
-        largest = wait_for(admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])["max.message.bytes"]
-        config["max.message.bytes"] = str(min(int(largest.value) + _HEADERS_BYTES, 2**31 - 1))
+    if largest := topic_configuration(admin, source).get("max.message.bytes"):
+        config["max.message.bytes"] = str(min(int(largest) + _HEADERS_BYTES, 2**31 - 1))
     return config
 
 

@@ -47,12 +47,11 @@ def topic_ids(admin: AdminClient, topics: Sequence[str]) -> dict[str, str]:
     return ids
 
 
-def topic_configuration(settings: Settings, topic: str) -> dict[str, str]:
+def topic_configuration(admin: AdminClient, topic: str, timeout_s: float = ANSWER_S) -> dict[str, str]:
     """Return the topic's configuration; empty if this client may not read it."""
-    admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
-        entries = wait_for(admin.describe_configs([resource], request_timeout=ANSWER_S)[resource])
+        entries = wait_for(admin.describe_configs([resource], request_timeout=timeout_s)[resource])
     except KafkaException:
         return {}
     return {name: str(entry.value) for name, entry in entries.items()}

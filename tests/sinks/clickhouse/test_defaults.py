@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 from clickhouse_driver import Client
 
-from tests.support.kit import Service, clickhouse_client
+from tests.support.kit import Service
+from tests.support.rows import write
 from worker.config.settings import Settings
-from worker.core.batch import Batch, BatchState
-from worker.core.records import RecordBatch
-from worker.decoding.json import decode
-from worker.sinks.clickhouse.sink import ClickHouseSink
 from worker.sinks.clickhouse.table import Column, has_constant_default
 
 COLUMNS = {
@@ -46,28 +41,8 @@ EVENTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def client(clickhouse: Service) -> Iterator[Client]:
-    client = clickhouse_client(clickhouse.address)
-    yield client
-    client.disconnect()
-
-
-@pytest.fixture
 def settings(clickhouse: Service, table_name: str) -> Settings:
     return Settings(topic="t", backend="clickhouse", clickhouse_url=clickhouse.address, table=table_name)
-
-
-def write(settings: Settings, payloads: list[bytes]) -> list[str]:
-    """Write the events, and return the reasons for which some were rejected."""
-    with closing(ClickHouseSink(settings)) as sink:
-        sink.open()
-        batch = Batch("t", "id", 0, 0, 0, 0.0, sink.fields, [[] for _ in sink.fields])
-        decoded = decode(payloads, sink.fields)
-        batch.add(RecordBatch("t", 0, list(payloads), range(len(payloads)), len(payloads), 0), None, decoded)
-        batch.state = BatchState.SEALED
-        if batch.rows:
-            sink.write(batch)
-        return [f"{dead_letter.reason} {dead_letter.field}" for dead_letter in batch.dead_letters]
 
 
 def test_rows_are_those_of_json_each_row(client: Client, settings: Settings) -> None:

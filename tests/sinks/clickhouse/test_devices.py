@@ -25,13 +25,6 @@ PROJECTED = "?force_optimize_projection=1"  # an error where a query does not us
 
 
 @pytest.fixture
-def client(clickhouse: Service) -> Iterator[Client]:
-    client = clickhouse_client(clickhouse.address)
-    yield client
-    client.disconnect()
-
-
-@pytest.fixture
 def settings(clickhouse: Service, client: Client, table_name: str) -> Iterator[Settings]:
     yield Settings(topic="t", backend="clickhouse", clickhouse_url=clickhouse.address, table=table_name)
     client.execute(f"DROP TABLE IF EXISTS {table_name}")

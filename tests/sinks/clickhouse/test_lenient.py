@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.column_values import VALUES
-from tests.support.kit import Service, clickhouse_client
+from tests.support.kit import Service
+from tests.support.rows import write
 from worker.config.settings import Settings, UsageError
 from worker.config.sources import load
-from worker.core.batch import Batch, BatchState
 from worker.core.errors import Fatal
-from worker.core.records import RecordBatch
 from worker.decoding.converters import CONVERT_ERRORS, reject_reason
-from worker.decoding.json import decode
 from worker.sinks.clickhouse import sink as sink_module
 from worker.sinks.clickhouse.insert import insert_block
-from worker.sinks.clickhouse.sink import ClickHouseSink
 from worker.sinks.clickhouse.types import codec
 
 LENIENT: list[str] = [
@@ -54,13 +49,6 @@ def accepts(kind: str, rules: str, value: Any) -> bool:
     except CONVERT_ERRORS:
         return False
     return True
-
-
-@pytest.fixture
-def client(clickhouse: Service) -> Iterator[Client]:
-    client = clickhouse_client(clickhouse.address)
-    yield client
-    client.disconnect()
 
 
 @pytest.mark.parametrize("kind", LENIENT)
@@ -170,18 +158,6 @@ def test_a_value_is_what_it_means(kind: str, sent: list[Any], same: list[Any]) -
 )  # fmt: skip
 def test_what_may_mean_another_value_is_rejected(kind: str, value: Any, reason: str) -> None:
     assert reject_reason(codec(kind, "lenient").convert, [value]) == reason
-
-
-def write(settings: Settings, payloads: list[bytes]) -> list[str]:
-    with closing(ClickHouseSink(settings)) as sink:
-        sink.open()
-        batch = Batch("t", "id", 0, 0, 0, 0.0, sink.fields, [[] for _ in sink.fields])
-        decoded = decode(payloads, sink.fields)
-        batch.add(RecordBatch("t", 0, list(payloads), range(len(payloads)), len(payloads), 0), None, decoded)
-        batch.state = BatchState.SEALED
-        if batch.rows:
-            sink.write(batch)
-        return [f"{dead_letter.reason} {dead_letter.field}" for dead_letter in batch.dead_letters]
 
 
 def test_only_the_columns_that_types_names_are_lenient(clickhouse: Service, client: Client, table_name: str) -> None:

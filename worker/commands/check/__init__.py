@@ -6,7 +6,6 @@ It never joins the group. It writes nothing, except what `--create` creates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TextIO
 
 from worker.commands.check.clickhouse import check_clickhouse
@@ -41,12 +40,11 @@ def check(settings: Settings, *, create: bool, partitions: int, sample: int, out
 
 
 def _findings(settings: Settings, create: bool, partitions: int, sample: int) -> Iterator[Finding]:
+    transform = None
     try:
-        if settings.transform:
-            load_transform(settings.transform)
+        transform = load_transform(settings.transform) if settings.transform else None
     except WorkerError as error:
         yield fail_with("transform", error)
-        settings = replace(settings, transform="")
     existing: dict[str, int] = {}  # partitions of each topic
     readable: list[str] = []  # topics to sample
     yield from check_kafka(settings, create, partitions, existing, readable)
@@ -66,8 +64,8 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
             try:
                 payloads, findings = sample_as_json(topic_settings, read_sample(topic_settings, sample))
                 yield from findings
-                if settings.transform:
-                    payloads, findings = check_transform(load_transform(settings.transform).decode, payloads)
+                if transform:
+                    payloads, findings = check_transform(transform.decode, payloads)
                     yield from findings
                 yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:

@@ -14,10 +14,7 @@ from confluent_kafka import ConsumerGroupType, KafkaError, KafkaException, Topic
 from confluent_kafka.admin import (
     AclOperation,
     AdminClient,
-    ConfigEntry,
-    ConfigResource,
     NewTopic,
-    ResourceType,
 )
 
 from worker.commands.check.finding import Finding, fail, fail_with, ok, warn
@@ -27,6 +24,7 @@ from worker.core.errors import Retryable, WorkerError
 from worker.kafka.dead_letters import topic_config
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
 from worker.kafka.properties import assignors, client_properties
+from worker.kafka.topics import topic_configuration
 
 _TIMEOUT_S = 8.0
 _CONNECT_S = 3.0
@@ -190,15 +188,6 @@ def _missing_rights(description: Any, *needed: AclOperation) -> str:
     return "" if granted is None else ", ".join(right.name for right in needed if right not in granted)
 
 
-def _config(admin: AdminClient, topic: str) -> dict[str, ConfigEntry]:
-    """Return the topic's configuration; empty if this client may not read it."""
-    resource = ConfigResource(ResourceType.TOPIC, topic)
-    try:
-        return dict(admin.describe_configs([resource], request_timeout=_TIMEOUT_S)[resource].result())
-    except KafkaException:
-        return {}
-
-
 def _check_partitions(settings: Settings, counts: Mapping[str, int]) -> Finding:
     processes, count = settings.processes, sum(counts.values())
     topics_have = f"{next(iter(counts))} has" if len(counts) == 1 else f"{len(counts)} topics have"
@@ -216,8 +205,7 @@ def _check_topic(admin: AdminClient, topic: str) -> Iterator[Finding]:
         yield fail("rights", f"this client lacks {missing} on topic {topic}", _grant("READ DESCRIBE", "topic", topic))
     else:
         yield ok("rights", f"topic {topic} can be read")
-    policy = _config(admin, topic).get("cleanup.policy")
-    if policy is not None and "compact" in str(policy.value):
+    if "compact" in topic_configuration(admin, topic, _TIMEOUT_S).get("cleanup.policy", ""):
         yield warn(
             "compaction",
             f"{topic} is compacted: once a newer event has the same key, an event may be removed before it is read",
@@ -227,7 +215,7 @@ def _check_topic(admin: AdminClient, topic: str) -> Iterator[Finding]:
 
 def _check_dead_letters(admin: AdminClient, settings: Settings, create: bool) -> Iterator[Finding]:
     topic, subject = settings.dead_letter_topic_name, "dead letters"
-    origin = _config(admin, settings.topic).get("max.message.bytes")
+    largest = int(topic_configuration(admin, settings.topic, _TIMEOUT_S).get("max.message.bytes", 0))
     config = topic_config(admin, settings.topic)
     description = _describe(admin, topic)
     if description is None and create:
@@ -248,33 +236,29 @@ def _check_dead_letters(admin: AdminClient, settings: Settings, create: bool) ->
         yield fail(subject, f"this client lacks {missing} on {topic}", _grant("WRITE DESCRIBE", "topic", topic))
         return
     replicas = min(len(partition.replicas) for partition in description.partitions)
-    largest = int(str(origin.value)) if origin is not None else 0
-    faults = list(_dead_letter_faults(topic, _config(admin, topic), largest, replicas))
+    faults = list(_dead_letter_faults(topic, topic_configuration(admin, topic, _TIMEOUT_S), largest, replicas))
     yield from faults or [ok(subject, f"{topic} exists")]
 
 
-def _dead_letter_faults(
-    topic: str, config: Mapping[str, ConfigEntry], largest: int, replicas: int
-) -> Iterator[Finding]:
+def _dead_letter_faults(topic: str, config: Mapping[str, str], largest: int, replicas: int) -> Iterator[Finding]:
     """Yield the settings of a topic that would refuse dead letters or lose them. `largest` event: bytes."""
     subject = "dead letters"
-    values = {name: str(entry.value) for name, entry in config.items()}
-    if int(values.get("max.message.bytes", largest)) < largest:
+    if int(config.get("max.message.bytes", largest)) < largest:
         result = (
-            f"{topic} accepts {values['max.message.bytes']} bytes, its origin {largest}: a large invalid event would "
+            f"{topic} accepts {config['max.message.bytes']} bytes, its origin {largest}: a large invalid event would "
             "block its partition"
         )
         yield fail(subject, result, _alter(topic, f"max.message.bytes={largest}"))
-    if int(values.get("min.insync.replicas", 1)) > replicas:
+    if int(config.get("min.insync.replicas", 1)) > replicas:
         result = (
-            f"{topic} needs {values['min.insync.replicas']} in-sync replicas and has {replicas}: a dead letter would "
+            f"{topic} needs {config['min.insync.replicas']} in-sync replicas and has {replicas}: a dead letter would "
             "block its partition"
         )
         yield fail(subject, result, _alter(topic, f"min.insync.replicas={replicas}"))
-    if "compact" in values.get("cleanup.policy", ""):
+    if "compact" in config.get("cleanup.policy", ""):
         result = f"{topic} is compacted: it refuses a dead letter without a key, which would block its partition, and "
         yield fail(subject, f"{result}removes those whose key comes again", "another --dead-letter-topic")
-    elif (age_ms := int(values.get("retention.ms", -1))) >= 0:
+    elif (age_ms := int(config.get("retention.ms", -1))) >= 0:
         result = f"{topic} removes dead letters after {age_ms / 1000 / _HOUR:.1f} h"
         yield warn(subject, result, _alter(topic, "retention.ms=-1"))
 

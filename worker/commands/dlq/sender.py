@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TextIO
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from worker.commands.dlq.dead_letters import StoredDeadLetter, read_dead_letters
 from worker.commands.dlq.position import Replayed, ReplayPosition, read_positions, replay_group
@@ -23,7 +24,7 @@ from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.log_reader import LogReader
-from worker.kafka.properties import client_properties
+from worker.kafka.properties import client_properties, non_consumer_properties
 from worker.kafka.topics import topic_configuration
 
 _OFFSETS_RETENTION_S = 7 * 86_400  # Kafka's default
@@ -59,7 +60,7 @@ def replay(
             bar.total = sum(high - low for low, high in map(log_reader.bounds, positions))
         with closing(LogReader(settings, settings.topic)) as origin:
             partitions = origin.existing_partitions()
-        is_compacted = "compact" in topic_configuration(settings, settings.topic).get("cleanup.policy", "")
+        is_compacted = "compact" in _cleanup_policy(settings)
         if yes and not from_start and all(position == ReplayPosition() for position in positions.values()):
             _require_recent(group, _due(settings, reason, positions, Counter(), ProgressBar(None)))
         if is_compacted:
@@ -80,6 +81,12 @@ def replay(
         if is_compacted:
             print(f"{settings.topic} is compacted: each of these events becomes the newest one of its key", file=out)
     return ExitCode.OK
+
+
+def _cleanup_policy(settings: Settings) -> str:
+    """Return the topic's cleanup policy; empty if this client may not read it."""
+    admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
+    return topic_configuration(admin, settings.topic).get("cleanup.policy", "")
 
 
 def _require_recent(group: str, due: Iterator[StoredDeadLetter]) -> None:

@@ -12,7 +12,7 @@ from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.sinks.clickhouse.connection import address, connect
 from worker.sinks.clickhouse.deduplication import merging
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
-from worker.sinks.clickhouse.names import table_name, table_parts
+from worker.sinks.clickhouse.names import IS_TABLE, split_at_commas, table_name, table_values
 
 # Engines that pass rows on to other tables, or read them from there: what becomes of them is unknown here.
 _FORWARDING = (
@@ -61,11 +61,9 @@ class Rows:
 
     def _reason_for_absence(self, table: str, names: list[str]) -> str:
         """Return `absence`; raise Fatal if the table keeps no rows at all."""
-        database, name = table_parts(table)
-        of = "database = if(%(database)s = '', currentDatabase(), %(database)s) AND name = %(name)s"
         views = "arrayMap((d, t) -> concat(d, '.', t), dependencies_database, dependencies_table)"
-        query = f"SELECT engine, engine_full, sorting_key, {views} FROM system.tables WHERE {of}"
-        ((engine, full, sorting_key, dependent),) = self._execute(query, {"database": database, "name": name})
+        query = f"SELECT engine, engine_full, sorting_key, {views} FROM system.tables WHERE {IS_TABLE}"
+        ((engine, full, sorting_key, dependent),) = self._execute(query, table_values(table))
         if engine == "Null":
             raise Fatal(
                 f"{self._where}: {table} is a Null table, which keeps no rows, so verify cannot tell which events were "
@@ -124,18 +122,6 @@ def _ttl(engine_full: str) -> str:
     found = re.search(r"\bTTL (.+?)(?= SETTINGS |$)", engine_full, re.DOTALL)
     if not found:
         return ""
-    rules = [rule.strip() for rule in _split(found[1])]
+    rules = [rule.strip() for rule in split_at_commas(found[1])]
     removing = [rule for rule in rules if not re.search(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", rule)]
     return ", ".join(removing)
-
-
-def _split(text: str) -> list[str]:
-    """Split at commas that are outside parentheses."""
-    depth, parts = 0, [""]
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts

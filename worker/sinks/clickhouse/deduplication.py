@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from worker.sinks.clickhouse.names import table_name, table_parts
+from worker.sinks.clickhouse.names import IS_TABLE, split_at_commas, table_name, table_values
 from worker.sinks.clickhouse.table import ORIGIN
 
 Ask = Callable[[str, dict[str, Any]], Any]
@@ -40,9 +40,8 @@ class Deduplication(NamedTuple):
 def inspect(ask: Ask, table: str, columns: Collection[str]) -> Deduplication:
     """Return what `table`, which has these columns, can promise."""
     found = ask(
-        "SELECT engine, engine_full, sorting_key, partition_key FROM system.tables WHERE name = %(name)s AND "
-        "database = if(%(database)s = '', currentDatabase(), %(database)s)",
-        _place(table),
+        f"SELECT engine, engine_full, sorting_key, partition_key FROM system.tables WHERE {IS_TABLE}",
+        table_values(table),
     )
     engine, full, sorting_key, partition_key = found[0] if found else ("", "", "", "")
     if "MergeTree" not in engine:
@@ -89,14 +88,9 @@ def _parts_per_insert(ask: Ask, table: str) -> int:
     ((count,),) = ask(
         "SELECT uniqExact(partition_id) FROM system.parts WHERE active AND table = %(name)s AND "
         "database = if(%(database)s = '', currentDatabase(), %(database)s)",
-        _place(table),
+        table_values(table),
     )
     return min(max(int(count), 2), _MOST_PARTS_PER_INSERT)
-
-
-def _place(table: str) -> dict[str, str]:
-    database, name = table_parts(table)
-    return {"database": database, "name": name}
 
 
 def merging(engine: str, sorting_key: str, origin: Collection[str]) -> str:
@@ -116,11 +110,4 @@ def merging(engine: str, sorting_key: str, origin: Collection[str]) -> str:
 
 def _plain_columns(sorting_key: str) -> set[str]:
     """Return the columns of a sorting key that are not function arguments: a function may map several values to one."""
-    depth, words = 0, [""]
-    for character in sorting_key:
-        depth += (character == "(") - (character == ")")
-        if character == "," and not depth:
-            words.append("")
-        else:
-            words[-1] += character
-    return {word.strip(" `") for word in words}
+    return {word.strip(" `") for word in split_at_commas(sorting_key)}

@@ -31,6 +31,28 @@ def shown(table: str) -> str:
     return ".".join(part if _plain.fullmatch(part) else quoted(part) for part in table_parts(table) if part)
 
 
+IS_TABLE = "name = %(name)s AND database = if(%(database)s = '', currentDatabase(), %(database)s)"
+"""The condition for a row of system.tables, with `table_values`."""
+
+
+def table_values(table: str) -> dict[str, str]:
+    """Return the parameters of IS_TABLE."""
+    database, name = table_parts(table)
+    return {"database": database, "name": name}
+
+
+def split_at_commas(text: str) -> list[str]:
+    """Split at the commas outside of parentheses."""
+    depth, parts = 0, [""]
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def _unquoted(part: str) -> str:
     return re.sub(r"\\(.)", r"\1", part[1:-1]) if part[0] in '`"' else part
 

@@ -29,7 +29,7 @@ from worker.sinks.clickhouse.errors import (
     to_retryable,
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
-from worker.sinks.clickhouse.names import literal, quoted, table_name, table_parts
+from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, table_name, table_values
 from worker.sinks.clickhouse.table import (
     ORIGIN,
     Column,
@@ -252,9 +252,8 @@ class ClickHouseSink:
     def is_empty(self) -> bool:
         """Whether the table has no row; False for engines that keep none."""
         rows = self._ask(
-            "SELECT total_rows = 0 FROM system.tables WHERE engine LIKE '%%MergeTree' AND name = %(name)s AND "
-            "database = if(%(database)s = '', currentDatabase(), %(database)s)",
-            dict(zip(("database", "name"), table_parts(self._settings.table), strict=True)),
+            f"SELECT total_rows = 0 FROM system.tables WHERE engine LIKE '%%MergeTree' AND {IS_TABLE}",
+            table_values(self._settings.table),
         )
         return bool(rows and rows[0][0])
 
