@@ -119,6 +119,10 @@ def test_unknown_ids_and_garbage_are_dead_letters_and_their_neighbours_rows(
         reason: len(each) for reason, each in bad.items()
     }
     assert {dead_letter.payload for dead_letter in dead_letters} == set(payloads)
+    with run_worker("check", *rows_job.arguments(*avro(schema_registry.address))) as check:
+        check.wait()
+    for cause in ("the registry does not have it", "it is of the kind JSON, and --format wants AVRO"):
+        assert any(re.search(rf"1 unknown_schema of .*: schema \d+: {cause}; fix", line) for line in check.stdout)
 
 
 @pytest.mark.parametrize("backend", ["rows", "devices"])

@@ -57,11 +57,11 @@ def sample_as_json(settings: Settings, payloads: Sequence[bytes]) -> tuple[list[
         return list(payloads), []
     read = with_schemas(open_format(settings.format, schema_source(settings)).read_events)
     events = read(payloads)
-    unreadable = Counter(event.reason for event in events if isinstance(event, Unreadable))
-    findings = [
-        warn("sample", f"{count} {reason} of the {len(payloads)} sampled events", _FIXES.get(reason, _FIX))
-        for reason, count in unreadable.most_common()
-    ]
+    unreadable = Counter((event.reason, event.detail) for event in events if isinstance(event, Unreadable))
+    findings = []
+    for (reason, detail), count in unreadable.most_common():
+        result = f"{count} {reason} of the {len(payloads)} sampled events{': ' if detail else ''}{detail}"
+        findings.append(warn("sample", result, _FIXES.get(reason, _FIX)))
     return [orjson.dumps(event) for event in events if not isinstance(event, Unreadable)], findings
 
 
