@@ -52,7 +52,7 @@ def test_the_tests_that_the_guarantees_name_exist() -> None:
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
-    (table,) = re.findall(r"^\| reason \| means \|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(r"^\| reason \| meaning \|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     rows = [line.split("|")[1] for line in table.splitlines()[1:]]
     assert sorted(word for row in rows for word in re.findall(r"`(\w+)`", row)) == sorted(REJECT_REASONS)
 
