@@ -1,7 +1,7 @@
 """TLS and logins against real servers: every command connects, and a refusal names the option to check, exit 78.
 
-Kafka has listeners with SASL_SSL (SCRAM-SHA-512), with OAUTHBEARER, and with TLS that requires a client certificate. The local ClickHouse and Redis do not listen for
-TLS: a TLS proxy stands in front of them.
+Kafka has listeners with SASL_SSL (SCRAM-SHA-512), with OAUTHBEARER, and with TLS that requires a client certificate.
+The local ClickHouse and Redis do not listen for TLS: a TLS proxy stands in front of them.
 """
 
 from __future__ import annotations
