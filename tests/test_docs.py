@@ -57,6 +57,14 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
     assert sorted(word for row in rows for word in re.findall(r"`(\w+)`", row)) == sorted(REJECT_REASONS)
 
 
+def test_the_log_lines_that_the_docs_quote_exist() -> None:
+    strings = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py")))
+    runbooks = " ".join((ROOT / "docs" / "runbooks.md").read_text().split())
+    quoted = [*re.findall(r"logs `([^`]+)`", runbooks), *re.findall(r'\d\. "([^"]+)"', runbooks)]
+    assert len(quoted) > 2
+    assert [text for text in quoted if text not in strings] == []
+
+
 def test_every_command_that_is_shown_in_a_line_is_one() -> None:
     shown = [text for page in USERS_PAGES for text in re.findall(r"`worker ([^`\n]+)`", page.read_text())]
     assert len(shown) > 10
