@@ -40,21 +40,6 @@ def through(proxy: Proxy, registry: Server) -> str:
     return registry.address.replace(str(registry.port), str(proxy.port))
 
 
-def test_a_topic_that_changes_its_schema_twice_while_it_is_read(rows_job: Job, schema_registry: Server) -> None:
-    rows_job.create(2)
-    ids = register(schema_registry.address, rows_job.topic)
-    with rows_job.start(*avro(schema_registry.address)):
-        for version in range(3):
-            first = version * 3000
-            rows_job.send([avro_event(i, ids[version], version) for i in range(first, first + 3000)])
-            rows_job.all_done()
-        # old and new producers at once
-        rows_job.send([avro_event(i, ids[i % 3], i % 3) for i in range(9000, 12_000)])
-        rows_job.all_done()
-    assert rows_job.judge(range(12_000)) == EXACT
-    assert not rows_job.dead_letters()
-
-
 def test_kills_leave_every_avro_event_stored_once(rows_job: Job, schema_registry: Server) -> None:
     count = 40_000
     rows_job.create(3)

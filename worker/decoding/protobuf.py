@@ -1,8 +1,9 @@
 """Protobuf: framed payloads → events in the form of JSON; each field of a message type has a converter of its own.
 
-A registry has .proto text, or a descriptor in base64, as Confluent's serializer for Python registers it. Google's library
-reads descriptors: `grpcio-tools` carries the compiler, which runs once for each schema. The forms are those of Protobuf's JSON mapping, but with the fields' own names and with numbers for
-64-bit integers; docs/formats.md has the table.
+A registry has .proto text, or a descriptor in base64, as Confluent's serializer for Python registers it. Google's
+library reads descriptors: `grpcio-tools` carries the compiler, which runs once for each schema. The forms are those of
+Protobuf's JSON mapping, but with the fields' own names and with numbers for 64-bit integers; docs/formats.md has the
+table.
 """
 
 from __future__ import annotations
@@ -71,7 +72,13 @@ def _compile(sources: dict[str, str]) -> descriptor_pb2.FileDescriptorSet:
         command = [sys.executable, "-m", "grpc_tools.protoc", *arguments, _FILE]
         try:
             done = subprocess.run(
-                command, cwd=directory, check=False, capture_output=True, text=True, errors="replace", timeout=_COMPILE_S
+                command,
+                cwd=directory,
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_COMPILE_S,
             )
         except subprocess.TimeoutExpired:
             raise InvalidSchema(f"it did not compile within {_COMPILE_S:g} s") from None

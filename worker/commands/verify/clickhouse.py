@@ -36,8 +36,9 @@ def verify_clickhouse(
     """Compare the rows with the events below the committed offsets; print the result, return OK or FAILED.
 
     `begins` has the offset where the group began, of each partition where it is not the log's start. None: it is the
-    first offset that has a row or a dead letter. `ends` has the offset where `--until` ends it. `accounted` has the committed offset of each partition, `dead_letters`
-    the offsets that have dead letters. `limit` is how many ranges of each problem are shown.
+    first offset that has a row or a dead letter. `ends` has the offset where `--until` ends it. `accounted` has the
+    committed offset of each partition, `dead_letters` the offsets that have dead letters. `limit` is how many ranges of
+    each problem are shown.
     """
     total: Counter[str] = Counter()
     is_good = True
@@ -71,7 +72,11 @@ def verify_clickhouse(
         total.update(account.counts())
         bar.clear()
         summary = _summary(account.counts(), rows.absence)
-        lines = [summary, *_problems(account, rows.absence), *_notes(account, committed, low, high, ends.get(partition))]
+        lines = [
+            summary,
+            *_problems(account, rows.absence),
+            *_notes(account, committed, low, high, ends.get(partition)),
+        ]
         lines += [f"the events before {begin} are not compared: --start"] if begin > low else []
         for line in lines:
             print(f"{log_reader.topic}[{partition}]: {line}", file=out, flush=True)

@@ -57,8 +57,8 @@ def verify_redis(
 
     `begins` has the offset where the group began, of each partition where it is not the log's start, and `ends`
     where `--until` ends it. `accounted` has the committed offset of each partition, `dead_letters` the offsets that
-    have dead letters. `limit` is how many ranges without a dead letter are shown. If ClickHouse is written, too, it may refuse an event that is valid for
-    Redis. So the key need not have the devices of events with dead letters.
+    have dead letters. `limit` is how many ranges without a dead letter are shown. If ClickHouse is written, too, it may
+    refuse an event that is valid for Redis. So the key need not have the devices of events with dead letters.
     """
     key = settings.redis_key_name
     scratch = f"{same_slot(key)}:verify:{secrets.token_hex(6)}"
