@@ -96,13 +96,17 @@ def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: 
 
 def webhooks() -> list[tuple[str, dict[str, Any]]]:
     """Return payloads that GitHub sent, each with its kind."""
-    package = fetch.npm_package(
-        "@octokit/webhooks-examples",
-        WEBHOOKS,
-        f"webhooks-{WEBHOOKS}",
-        f"GitHub's webhook payloads {WEBHOOKS} (9 MB, npm)",
-    )
-    kinds = [kind for file in sorted(package.glob("*/index.json")) for kind in json.loads(file.read_bytes())]
+
+    def download(target: Path) -> None:
+        options = ["--prefix", str(target), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+        fetch.run([fetch.tool("npm"), "install", *options, f"@octokit/webhooks-examples@{WEBHOOKS}"], target)
+
+    directory = fetch.once(f"webhooks-{WEBHOOKS}", f"fetching webhook payloads {WEBHOOKS} (9 MB, npm)", download)
+    kinds = [
+        kind
+        for file in sorted(directory.glob("node_modules/@octokit/webhooks-examples/*/index.json"))
+        for kind in json.loads(file.read_bytes())
+    ]
     return [(kind["name"], payload) for kind in kinds for payload in kind["examples"]]
 
 

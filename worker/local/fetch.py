@@ -81,20 +81,12 @@ def libchdb() -> Path:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Fatal("ClickHouse is downloaded for Linux on x86-64 only: put a `clickhouse` program on the PATH")
 
-    package = npm_package(
-        _CHDB_PACKAGE, CHDB_VERSION, f"chdb-{CHDB_VERSION}", f"ClickHouse {CHDB_VERSION} (166 MB, npm)"
-    )
-    return package / "libchdb.so"
-
-
-def npm_package(package: str, version: str, name: str, shown: str) -> Path:
-    """Return the directory of an npm package, which is cached under `name`; `shown` is what it is called."""
-
     def download(target: Path) -> None:
         options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        run([tool("npm"), "install", "--prefix", str(target), *options, f"{package}@{version}"], target)
+        run([tool("npm"), "install", "--prefix", str(target), *options, f"{_CHDB_PACKAGE}@{CHDB_VERSION}"], target)
 
-    return once(name, f"fetching {shown}", download) / "node_modules" / package
+    package = once(f"chdb-{CHDB_VERSION}", f"fetching ClickHouse {CHDB_VERSION} (166 MB, npm)", download)
+    return package / "node_modules" / _CHDB_PACKAGE / "libchdb.so"
 
 
 def once(name: str, action: str, fill: Callable[[Path], None]) -> Path:
