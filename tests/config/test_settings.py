@@ -51,6 +51,7 @@ def test_a_variable_may_name_a_file_with_the_value(tmp_path: Path) -> None:
         ({"kafka": {"ssl.keystore.password": "x"}}, "every user of this machine can see"),
         ({"clickhouse_url": "clickhouse://u:p@x/"}, "WORKER_CLICKHOUSE_PASSWORD_FILE"),
         ({"max_bad_ratio": "nan"}, "from 0 to 1"),
+        ({"format": "avro"}, "--format: avro needs a schema registry; name it with --schema-registry-url URL"),
     ],
 )
 def test_an_invalid_value_is_refused_with_what_to_write(flags: dict[str, Any], message: str) -> None:

@@ -180,8 +180,9 @@ def test_produce_writes_avro_that_is_counted_and_verified(devices_job: Job, sche
         check.wait()
     assert any(f"version 1, id {latest.id}" in line for line in check.stdout), check.stdout
     with run_worker("check", *devices_job.arguments("--format", "protobuf", *registry[2:])) as other:
-        assert other.wait() == 0, other.tail()
+        assert other.wait() == 1, other.tail()
     assert any("of the kind AVRO; fix: --format avro" in line for line in other.stdout), other.stdout
+    assert any(re.match(r"FAIL  sample: none of the \d+ sampled events", line) for line in other.stdout), other.stdout
 
 
 @pytest.mark.parametrize(

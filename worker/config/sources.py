@@ -66,6 +66,10 @@ def load(
         if key in OWNED_PROPERTIES:
             raise UsageError(f"{origins[f'kafka.{key}']} {key} cannot be set: {OWNED_PROPERTIES[key]}")
     settings = Settings(**values)
+    if settings.format != "json" and not settings.schema_registry_url:
+        raise UsageError(
+            f"{origins['format']}: {settings.format} needs a schema registry; name it with --schema-registry-url URL"
+        )
     is_empty = settings.start == "latest" or (settings.start_ms or 0) >= (settings.until_ms or 0)
     if settings.until and is_empty:
         raise UsageError(f"{origins['until']}: {settings.until} is not after --start {settings.start}")

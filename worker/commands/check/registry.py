@@ -32,7 +32,9 @@ def check_registry(settings: Settings, topics: Iterable[str]) -> Iterator[Findin
         for topic in topics:
             yield _check_subject(settings, registry.latest(f"{topic}-value"), f"{topic}-value")
     except WorkerError as error:
-        yield fail_with("schema registry", error)
+        yield fail_with(
+            "schema registry", error, "" if "; " in str(error) else "--schema-registry-url (is it running?)"
+        )
 
 
 def _check_subject(settings: Settings, latest: LatestSchema | None, subject: str) -> Finding:
