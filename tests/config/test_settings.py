@@ -160,6 +160,18 @@ def test_an_option_of_the_other_store_is_refused_wherever_it_stands(
         assert caught.value.code == ExitCode.USAGE
 
 
+def test_the_flag_that_leaves_a_store_out_also_leaves_out_what_the_file_says_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('backend = "redis,clickhouse"\nby = "country"\ntable = "t"\n[map]\na = "b"')
+    for backend, expected in (("clickhouse", ("", "t", {"b": "a"})), ("redis", ("country", "events", {}))):
+        settings, origins = load({"backend": backend}, {"WORKER_WINDOWS": "day"}, file)
+        reject_other_backends_options(settings, origins)
+        assert (settings.by, settings.table, settings.map) == expected
+        assert bool(settings.windows) == (backend == "redis")
+    with pytest.raises(UsageError, match="--by: it has no effect with --backend clickhouse"):
+        _load({"backend": "clickhouse", "by": "country"}, {}, file)
+
+
 def test_a_flag_of_the_other_store_is_refused_even_with_the_default() -> None:
     for flags in ({"table": "events"}, {"clickhouse_url": "clickhouse://h/d"}):
         with pytest.raises(UsageError, match="use --backend clickhouse"):

@@ -283,6 +283,7 @@ def test_distinct_users_by_day_and_country_and_all_events(env: dict[str, str], t
     counted = dict(line.split(": ") for line in recipe.run(3, "count"))
     exact = {country or "(none)": count for country, count in recipe.sql(recipe.block("sql", 1))}
     assert len(exact) == 4
+    assert recipe.run(4, "count") == [f"Total devices: {len({visit['user']['id'] for visit in sent})}"]
     total = recipe.sql("SELECT uniqExact(user_id) FROM visits WHERE toDate(ts) = '2026-11-01'")[0][0]
     assert counted.keys() == {*exact, "Total devices"}
     for name, count in {**exact, "Total devices": total}.items():
