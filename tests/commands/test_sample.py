@@ -212,6 +212,13 @@ def test_a_field_of_map_that_no_event_has_is_a_warning_with_the_field_it_may_mea
     assert line == f"WARN  sample: column c {kind} from {field}: in none of the 1 sampled events, so it is {expected}"
 
 
+def test_a_path_through_an_array_is_written_with_brackets() -> None:
+    (binding,) = bind_columns([Column("c", "Array(String)")], {"c": "issue.labels.name"})
+    event = {"issue": {"labels": [{"name": "bug"}]}}
+    line = str(next(check_sample([orjson.dumps(event)], [Stored(binding.field, "c", "Array(String)")], "t")))
+    assert line.endswith("1 wrong_type of the 1 sampled events; fix: --map issue.labels[].name=c")
+
+
 def test_a_device_or_a_time_that_no_event_has_is_another_field() -> None:
     stored = Stored(Field("timestamp", ("timestamp",), list))
     line = str(next(check_sample([b'{"ts": 1}'], [stored], "t")))

@@ -157,6 +157,9 @@ def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], t
     if not stored.column:
         other = "--device-field or --time-field with a field of these events" if is_absent else "fix the producer"
         return f"{_kinds(stored, rejects, payloads)}{other}"
+    for depth in range(1, len(path := stored.field.path)):
+        if any(type(_at(event, path[:depth])) is list for event in _objects(payloads)):
+            return f"--map {format_path(path[:depth])}[].{format_path(path[depth:])}={stored.column}"
     if is_absent and stored.exists:
         return f"name the field that fills it (--map FIELD={stored.column}), or give the column a DEFAULT"
     kind = next((kind for kind in _wider(stored.type) if _fits_type(stored.field, kind, payloads)), "")
