@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from worker.commands.check.clickhouse import check_clickhouse
-from worker.commands.check.finding import Finding, Stored, fail, fail_with
+from worker.commands.check.finding import Finding, Stored, fail_with
 from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
 from worker.commands.check.position import check_position
@@ -62,16 +62,12 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
         if sample and topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                sampled = read_sample(topic_settings, sample)
-                payloads, findings = sample_as_json(topic_settings, sampled)
+                payloads, findings = sample_as_json(topic_settings, read_sample(topic_settings, sample))
                 yield from findings
                 if transform:
                     payloads, findings = check_transform(transform.decode, payloads)
                     yield from findings
-                if sampled and not payloads:
-                    yield fail("sample", f"none of the {len(sampled)} sampled events would be stored", "see above")
-                else:
-                    yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
+                yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)
     yield from check_options(settings, sum(existing.values()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from worker.commands.check.finding import Finding, fail_with, ok, warn
+from worker.commands.check.finding import Finding, fail, fail_with, ok, warn
 from worker.config.redaction import redact_url
 from worker.config.settings import Settings
 from worker.core.errors import WorkerError
@@ -64,7 +64,10 @@ def sample_as_json(settings: Settings, payloads: Sequence[bytes]) -> tuple[list[
     for (reason, detail), count in unreadable.most_common():
         result = f"{count} {reason} of the {len(payloads)} sampled events{': ' if detail else ''}{detail}"
         findings.append(warn("sample", result, _FIXES.get(reason, _FIX)))
-    return [orjson.dumps(event) for event in events if not isinstance(event, Unreadable)], findings
+    readable = [orjson.dumps(event) for event in events if not isinstance(event, Unreadable)]
+    if findings and not readable:
+        findings.append(fail("sample", f"none of the {len(payloads)} sampled events would be stored", "see above"))
+    return readable, findings
 
 
 _FIX = "the producer, or accept them as dead letters"

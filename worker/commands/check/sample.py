@@ -39,9 +39,7 @@ def check_sample(
     Each fix that is proposed was tried on these events. `of_topic` follows "events" in the texts.
     """
     if not payloads:
-        yield ok(
-            "sample", f"there are no events{of_topic} to check" if of_topic else "the topic has no events to check"
-        )
+        yield ok("sample", f"there are no events{of_topic} to check")
         return
     fields = [stored for stored in fields if not stored.field.of_message]
     rows = decode(payloads, tuple(stored.field for stored in fields)).rows
@@ -146,7 +144,7 @@ def _lenient(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes
     if decode(payloads, (field,)).rejects:
         return ""
     lenient, kinds = f"--types {stored.column}=lenient", _kinds(stored, rejects, payloads)
-    if _KINDS[dict] not in kinds:
+    if "an object" not in kinds:
         return lenient
     return f"{kinds}--map {field.name}.KEY={stored.column} for a field of it, or {lenient} for its JSON text"
 
