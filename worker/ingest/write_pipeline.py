@@ -99,7 +99,7 @@ class WritePipeline:
                 self._defer_topic(error)
             except Retryable as error:
                 self._commit_backoff.fail()
-                self._report(error)
+                self.report(error)
         self._writer.rest(timeout)
 
     @property
@@ -240,7 +240,7 @@ class WritePipeline:
             self._acknowledge(partition)
         except Retryable as error:  # the batch stays acknowledged; its commit is tried again
             self._commit_backoff.fail()
-            self._report(error)
+            self.report(error)
 
     def _acknowledge(self, partition: Partition) -> None:
         """Account for a batch that the store and the dead-letter topic have acknowledged.
@@ -291,13 +291,13 @@ class WritePipeline:
                 self._defer_topic(error)
             case OpenSink(topic_sink), Retryable():
                 topic_sink.fail(error)
-                self._report(error)
+                self.report(error)
             case LoadSchemas(), Retryable():
                 self._schema_backoff.fail()
-                self._report(error)
+                self.report(error)
             case WriteBatch(partition), Retryable():
                 self._topic_sinks.get(partition.topic).fail(error)
-                self._report(error)
+                self.report(error)
             case WriteBatch(partition), RowsRefused():
                 self._bisect(partition, error)
             case WriteBatch(partition), BlockTooLarge():
@@ -310,8 +310,8 @@ class WritePipeline:
             case _:
                 raise error
 
-    def _report(self, error: Retryable) -> None:
-        """Say what is waited for."""
+    def report(self, error: Retryable) -> None:
+        """Log and count an error that is waited out."""
         reason = error.reason if error.reason in RETRY_REASONS else "other"
         self._slot.add(f"retries_{error.backend or 'kafka'}_{reason}")
         self._slot.set_error(str(error))

@@ -6,7 +6,6 @@ librdkafka does not survive a fork: a GroupConsumer is created in the process th
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,36 +111,31 @@ class GroupConsumer:
             raise self._failure
         return read
 
-    def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
-        """Return the group's commits, the topic ids and the log starts; retry for `timeout` seconds.
+    def committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
+        """Return the group's commits, the topic ids and the logs' bounds, without partitions of deleted topics.
 
-        Partitions of deleted topics are left out.
+        Raises Retryable.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                return self._committed(partitions)
-            except KafkaException as error:
-                raise_auth_error(error.args[0])
-                if time.monotonic() > deadline:
-                    raise Fatal(f"Kafka: cannot read committed offsets: {error}", code=ExitCode.FAILED) from None
-                log.warning("cannot read committed offsets, retrying: %s", error.args[0].str())
-                time.sleep(0.5)
+        try:
+            return self._committed(partitions)
+        except KafkaException as error:
+            raise_auth_error(error.args[0])
+            text = f"Kafka: cannot read committed offsets: {error.args[0].str()}"
+            raise Retryable(text, reason="connection", of_store=False) from None
 
     def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
         ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
-        requested = [TopicPartition(topic, partition) for topic, partition in partitions if topic in ids]
+        keys = [key for key in partitions if key[0] in ids]
         commits: dict[Key, Committed] = {}
-        if not requested:
+        if not keys:
             return commits
-        keys = [(item.topic, item.partition) for item in requested]
         ends = {} if self._until_ms is None else offsets_at(self._consumer, keys, self._until_ms)
-        for item in self._consumer.committed(requested, timeout=10):
+        for item in self._consumer.committed([TopicPartition(*key) for key in keys], timeout=10):
             if item.error:
                 raise KafkaException(item.error)
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
-            offset = item.offset if item.offset >= 0 else None
             key = item.topic, item.partition
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=10)
+            offset = item.offset if item.offset >= 0 else None
             commits[key] = Committed(offset, item.metadata, ids[item.topic], low, high, ends.get(key))
         return commits
 
