@@ -149,7 +149,7 @@ class World:
 
     def _fetch_schema(self) -> None:
         if self.registry_is_down:
-            raise Retryable("down", reason="schema_registry", of_store=False)
+            raise Retryable("down", reason="schema_registry")
         self.missing_schemas = max(0, self.missing_schemas - 1)
 
 
@@ -209,7 +209,7 @@ class FakeGroupConsumer:
     def committed(self, partitions: list[Key]) -> dict[Key, Committed]:
         if self.world.unanswered:
             self.world.unanswered -= 1
-            raise Retryable("no answer", reason="connection", of_store=False)
+            raise Retryable("no answer", reason="connection")
         found = {}
         for key in partitions:
             log = self.world.logs[key]

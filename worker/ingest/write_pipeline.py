@@ -227,8 +227,7 @@ class WritePipeline:
                 self._assignment.decode_again()
             case WriteBatch(partition) if result is not None:
                 self._take_result(partition, result)
-        self._slot.set("sink_up", int(not self._topic_sinks.failing_topics()))
-        self._show_failing_backends()
+        self._show_sinks()
 
     def _take_result(self, partition: Partition, result: WriteResult) -> None:
         partition.sealed[0].apply(result)
@@ -315,13 +314,13 @@ class WritePipeline:
         reason = error.reason if error.reason in RETRY_REASONS else "other"
         self._slot.add(f"retries_{error.backend or 'kafka'}_{reason}")
         self._slot.set_error(str(error))
-        if error.of_store:
-            self._slot.set("sink_up", 0)
-        self._show_failing_backends()
+        self._show_sinks(error.backend)
         log.warning("waiting, will try again: %s", error)
 
-    def _show_failing_backends(self) -> None:
-        failing = self._topic_sinks.failing_backends()
+    def _show_sinks(self, failing_backend: str = "") -> None:
+        """Record which stores can be reached; `failing_backend` has just failed."""
+        self._slot.set("sink_up", int(not (failing_backend or self._topic_sinks.failing_topics())))
+        failing = {failing_backend, *self._topic_sinks.failing_backends()}
         for store in STORES:
             self._slot.set(f"{store}_down", int(store in failing))
 

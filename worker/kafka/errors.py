@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.core.errors import Fatal, Retryable
 
@@ -50,4 +52,13 @@ def commit_error(error: KafkaError) -> Retryable:
     """Return the error of a failed commit. Raises Fatal if rights are missing."""
     raise_auth_error(error)
     reason = "fenced" if error.code() in _EXPELLED else "connection"
-    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason, of_store=False)
+    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason)
+
+
+def checked(answers: Iterable[TopicPartition] | None) -> list[TopicPartition]:
+    """Return the answers for partitions. Raises KafkaException with the first error among them."""
+    answers = list(answers or ())
+    for answer in answers:
+        if answer.error:
+            raise KafkaException(answer.error)
+    return answers

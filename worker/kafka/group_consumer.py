@@ -23,7 +23,7 @@ from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.core.native import native, reader_in_use
 from worker.core.records import Key
-from worker.kafka.errors import TopicNotFound, commit_error, is_auth_error, raise_auth_error
+from worker.kafka.errors import TopicNotFound, checked, commit_error, is_auth_error, raise_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
 from worker.kafka.read_range import offsets_at
 from worker.kafka.readers import NativeReader, PythonReader, Read, RecordReader
@@ -121,7 +121,7 @@ class GroupConsumer:
         except KafkaException as error:
             raise_auth_error(error.args[0])
             text = f"Kafka: cannot read committed offsets: {error.args[0].str()}"
-            raise Retryable(text, reason="connection", of_store=False) from None
+            raise Retryable(text, reason="connection") from None
 
     def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
         ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
@@ -130,9 +130,7 @@ class GroupConsumer:
         if not keys:
             return commits
         ends = {} if self._until_ms is None else offsets_at(self._consumer, keys, self._until_ms)
-        for item in self._consumer.committed([TopicPartition(*key) for key in keys], timeout=10):
-            if item.error:
-                raise KafkaException(item.error)
+        for item in checked(self._consumer.committed([TopicPartition(*key) for key in keys], timeout=10)):
             key = item.topic, item.partition
             low, high = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=10)
             offset = item.offset if item.offset >= 0 else None
@@ -147,12 +145,9 @@ class GroupConsumer:
         """
         commits = [TopicPartition(topic, partition, offset, metadata) for topic, partition, offset, metadata in offsets]
         try:
-            answers = self._consumer.commit(offsets=commits, asynchronous=False)
+            checked(self._consumer.commit(offsets=commits, asynchronous=False))
         except KafkaException as error:
             raise commit_error(error.args[0]) from None
-        for answer in answers or ():
-            if answer.error:
-                raise commit_error(answer.error)
 
     def topic_id(self, topic: str) -> str:
         """Return the topic's current id; call it in any thread. Raises Retryable, or TopicNotFound."""
@@ -162,7 +157,7 @@ class GroupConsumer:
             raise_auth_error(error.args[0])
             self._admin = self._new_admin()  # in case the old client is the cause
             raise Retryable(
-                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
+                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection"
             ) from None
         if topic not in ids:
             raise TopicNotFound(topic)
