@@ -9,13 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
@@ -23,7 +17,7 @@ from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.core.native import native, reader_in_use
 from worker.core.records import Key
-from worker.kafka.errors import TopicNotFound, checked, commit_error, is_auth_error, raise_auth_error
+from worker.kafka.errors import TopicNotFound, auth_error, checked, commit_error, raise_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
 from worker.kafka.read_range import offsets_at
 from worker.kafka.readers import NativeReader, PythonReader, Read, RecordReader
@@ -237,12 +231,10 @@ class GroupConsumer:
         return call
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or is_auth_error(error):
-            try:
-                raise_auth_error(error)
-                self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
-            except Fatal as fatal:
-                self._failure = fatal
+        if fatal := auth_error(error):
+            self._failure = fatal
+        elif error.fatal():
+            self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
 
 
 def _keys(partitions: list[TopicPartition]) -> list[Key]:

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
 from worker.core.errors import Retryable
-from worker.kafka.errors import is_auth_error, raise_auth_error
+from worker.kafka.errors import auth_error, raise_auth_error
 from worker.kafka.properties import client_error, client_properties, non_consumer_properties
 
 _T = TypeVar("_T")
@@ -57,6 +57,6 @@ class Observer:
         return Retryable(f"{self._where}{error.str()}", reason="connection")
 
     def _on_error(self, error: KafkaError) -> None:
-        is_known = self._last_error is not None and is_auth_error(self._last_error)
-        if error.code() != KafkaError._ALL_BROKERS_DOWN and not is_known:
+        is_refused = self._last_error is not None and auth_error(self._last_error)
+        if error.code() != KafkaError._ALL_BROKERS_DOWN and not is_refused:
             self._last_error = error
