@@ -346,9 +346,6 @@ class FakeDeadLetterProducer:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def topic_for(self, topic: str) -> str:
-        return f"{topic}.dlq"
-
     def write(self, topic: str, partition: int, dead_letters: list[DeadLetter]) -> None:
         topic_id = self.world.logs[topic, partition].topic_id
         self.world.dead_letters.update((topic_id, partition, dead_letter.offset) for dead_letter in dead_letters)

@@ -106,13 +106,9 @@ class Assignment:
             if partition := self.get((topic, number)):
                 partition.advance_to(offset)
 
-    def needed_schemas(self) -> list[SchemaNeeded]:
-        """Return what partitions need before they can be decoded further."""
-        return [partition.needed for partition in self if partition.needed]
-
-    def topics_without_schema(self) -> set[str]:
-        """Return the topics of these partitions."""
-        return {partition.topic for partition in self if partition.needed}
+    def needed_schemas(self) -> dict[str, SchemaNeeded]:
+        """Return the topics that need a schema before they can be decoded further, each with one that it needs."""
+        return {partition.topic: partition.needed for partition in self if partition.needed}
 
     def decode_again(self) -> None:
         """Read these partitions on from where a schema was missing."""

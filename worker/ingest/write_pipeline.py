@@ -112,7 +112,7 @@ class WritePipeline:
 
         The topics that fail are judged each by itself, all others together, for they share the writer.
         """
-        without_schema = self._assignment.topics_without_schema()
+        without_schema = set(self._assignment.needed_schemas())
         if not any(partition.sealed for partition in self._assignment):
             return without_schema
         failing = self._topic_sinks.failing_topics()
@@ -158,7 +158,7 @@ class WritePipeline:
             self._writer.start(topic_sink.sink.open)
         elif self._schema_backoff.is_over and (needed := self._assignment.needed_schemas()):
             self._job = LoadSchemas()
-            self._writer.start(partial(load_schemas, needed))
+            self._writer.start(partial(load_schemas, needed.values()))
         elif partition := self._choose(flush):
             self._continue(partition)
         else:

@@ -23,7 +23,7 @@ from worker.core.records import Key
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.log_ends import LogEnds
 from worker.kafka.observer import Observer
-from worker.kafka.read_range import commit_start, offsets_at
+from worker.kafka.read_range import commit_start, keys_of, offsets_at
 from worker.kafka.topics import ANSWER_S, topic_ids, wait_for
 
 log = logging.getLogger(__name__)
@@ -95,11 +95,11 @@ class GroupLag(Observer):
 
     def ends(self, counts: Mapping[str, int]) -> dict[Key, int]:
         """Return the log ends of the first `counts[topic]` partitions of each topic."""
-        return self._offsets(dict.fromkeys(_keys(counts), _LATEST))
+        return self._offsets(dict.fromkeys(keys_of(counts), _LATEST))
 
     def offsets_at(self, counts: Mapping[str, int], time_ms: int) -> dict[Key, int]:
         """Return where `--until` ends the first `counts[topic]` partitions of each topic."""
-        return self._ask(lambda: offsets_at(self._consumer, _keys(counts), time_ms))
+        return self._ask(lambda: offsets_at(self._consumer, keys_of(counts), time_ms))
 
     def commit_start(self, settings: Settings, counts: Mapping[str, int]) -> str:
         """Do what `read_range.commit_start` does."""
@@ -115,7 +115,7 @@ class GroupLag(Observer):
 
         `event_bytes` is an event's mean size in the log, for `retention.bytes`.
         """
-        keys = _keys(counts)
+        keys = keys_of(counts)
         requested = [TopicPartition(*key) for key in keys]
         self._consumer.poll(0)  # serves error_cb
         answers = self._ask(lambda: self._consumer.committed(requested, timeout=_TIMEOUT))
@@ -192,10 +192,6 @@ class GroupLag(Observer):
             if item.error is not None:
                 raise_auth_error(item.error)
         return [item for item in answers if item.error is None]
-
-
-def _keys(counts: Mapping[str, int]) -> list[Key]:
-    return [(topic, partition) for topic, count in counts.items() for partition in range(count)]
 
 
 def _retention(config: Mapping[str, Any]) -> Retention:

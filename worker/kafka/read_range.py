@@ -21,6 +21,11 @@ _TIMEOUT_S = 10.0
 _LATEST = -1  # ListOffsets' special time
 
 
+def keys_of(counts: Mapping[str, int]) -> list[Key]:
+    """Return the first `counts[topic]` partitions of each topic."""
+    return [(topic, partition) for topic, count in counts.items() for partition in range(count)]
+
+
 def offsets_at(consumer: Consumer, keys: Sequence[Key], time_ms: int | None) -> dict[Key, int]:
     """Return the first offset of each partition whose timestamp is not before a time (Unix ms).
 
@@ -50,7 +55,7 @@ def commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, cou
 
     Returns an empty text, or what has to be waited for. Raises KafkaException and Fatal.
     """
-    keys = [(topic, partition) for topic, count in counts.items() for partition in range(count)]
+    keys = keys_of(counts)
     ids = topic_ids(admin, list(counts))
     begins = offsets_at(consumer, keys, settings.start_ms)
     commits = [
@@ -58,7 +63,8 @@ def commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, cou
         for key, offset in begins.items()
         if key[0] in ids
     ]
-    if _has_commits(consumer, keys):  # as late as possible before the commit
+    commits_before = consumer.committed([TopicPartition(*key) for key in keys], timeout=_TIMEOUT_S)
+    if any(item.offset >= 0 for item in checked(commits_before)):  # as late as possible before the commit
         log.info("the group has committed offsets, where it continues: --start %s does not apply", settings.start)
         return ""
     try:
@@ -73,8 +79,3 @@ def commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, cou
     for (topic, partition), offset in begins.items():
         log.info("the group begins here", extra=fields(topic=topic, partition=partition, offset=offset))
     return ""
-
-
-def _has_commits(consumer: Consumer, keys: Sequence[Key]) -> bool:
-    answers = consumer.committed([TopicPartition(*key) for key in keys], timeout=_TIMEOUT_S)
-    return any(item.offset >= 0 for item in checked(answers))
