@@ -258,7 +258,6 @@ class Settings:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The stores that are written."""
         return tuple(self.backend.split(","))
 
     @property
@@ -293,11 +292,9 @@ class Settings:
 
     @property
     def table_by_topic(self) -> bool:
-        """Whether each topic has its own table."""
         return parsers.TOPIC_PLACEHOLDER in self.table
 
     def for_topic(self, topic: str) -> Settings:
-        """Return the settings for one of the topics."""
         return replace(self, topic=topic, table=self.table.replace(parsers.TOPIC_PLACEHOLDER, _table_part(topic)))
 
     @property
@@ -315,7 +312,6 @@ class Settings:
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a field."""
     return "-X" if name == "kafka" else "--" + name.replace("_", "-")
 
 
@@ -325,7 +321,6 @@ def toml_value(value: Any) -> Any:
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Return a field's default."""
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 

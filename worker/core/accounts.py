@@ -96,5 +96,4 @@ def by_partition(stats: Stats) -> dict[Key, Counter[str]]:
 
 
 def running_slots(stats: Stats) -> list[Slot]:
-    """Return the slots whose consumer is running."""
     return [slot for slot in stats.used() if slot.get("pid")]

@@ -134,7 +134,6 @@ class Batch:
         self.end = offset
 
     def seal(self) -> None:
-        """Fix the range."""
         assert self.state is BatchState.FILLING
         self.state = BatchState.IN_DOUBT if self.replayed or self.recut else BatchState.SEALED
 
@@ -145,7 +144,6 @@ class Batch:
             self.state = BatchState.ANNOUNCED
 
     def begin_attempt(self) -> None:
-        """Count a try to write it."""
         self.attempts += 1
 
     def apply(self, result: WriteResult) -> None:

@@ -208,7 +208,6 @@ class Slot:
         self._words[self._at + _CELL[cell]] += value
 
     def beat(self) -> None:
-        """Record that the consumer's loop is running."""
         self.set("heartbeat_ns", time.monotonic_ns())
 
     def observe(self, histogram: str, value: int, count: int = 1) -> None:

@@ -80,7 +80,6 @@ def parse_intent(metadata: str | None) -> Intent | None:
 
 
 def intent_of(batch: Batch) -> Intent:
-    """Return the intent that announces a batch."""
     recut_end = batch.recut_end if batch.recut else 0
     return Intent(batch.topic_id, batch.start, batch.end, batch.rows, batch.intent_time_ms, recut_end)
 
@@ -222,7 +221,6 @@ class Progress:
             self.state = PartitionState.CONSUMING if self.limit is None else PartitionState.BISECTING
 
     def advance(self, offset: int) -> None:
-        """Continue to read at `offset`."""
         self.position = offset
 
     def commit(self, offset: int) -> None:

@@ -73,7 +73,6 @@ class Assignment:
         self.add(keys)
 
     def keys(self) -> list[Key]:
-        """Return all partitions that are owned."""
         return list(self._partitions)
 
     def topics(self) -> set[str]:
@@ -82,12 +81,10 @@ class Assignment:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of the payloads that were read and are not accounted for."""
         return sum(partition.pending_bytes for partition in self)
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything that was read is accounted for, and the group knows."""
         return all(partition.is_settled for partition in self)
 
     # reading
@@ -133,11 +130,9 @@ class Assignment:
         self._slot.set("paused", int(bool(topics)))
 
     def pause_all(self) -> None:
-        """Read nothing."""
         self.pause_topics({topic for topic, _ in self._partitions})
 
     def resume_all(self) -> None:
-        """Go on reading everything."""
         if self._paused_topics:
             self.pause_topics(set())
 

@@ -104,7 +104,6 @@ class WritePipeline:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no batch is being written."""
         return not isinstance(self._job, WriteBatch)
 
     def backpressured_topics(self) -> set[str]:
@@ -145,7 +144,6 @@ class WritePipeline:
             self._job = None
 
     def close(self) -> None:
-        """Close the connections."""
         self._topic_sinks.close()
         self._writer.close()
 

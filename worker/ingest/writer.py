@@ -112,13 +112,11 @@ class Backoff:
         return self._failures > 0
 
     def fail(self) -> None:
-        """Begin the next pause."""
         pause = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self._failures, 16))
         self._failures += 1
         self._until = time.monotonic() + pause * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin anew, with no pause."""
         self._failures, self._until = 0, 0.0
 
 

@@ -65,7 +65,6 @@ class GroupConsumer:
 
     @property
     def read_limit(self) -> int:
-        """How many messages one read returns at most."""
         return self._reader.limit
 
     def join(
@@ -89,7 +88,6 @@ class GroupConsumer:
         self.subscribe(topics)
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        """Replace the subscription."""
         if topics:
             self._consumer.subscribe(list(topics), **self._callbacks)
         else:
@@ -170,7 +168,6 @@ class GroupConsumer:
         return int(low)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Continue reading at an offset."""
         self._consumer.seek(TopicPartition(topic, partition, offset))
 
     def begin(self, topic: str, partition: int, offset: int) -> bool:
@@ -189,7 +186,6 @@ class GroupConsumer:
         self._consumer.pause([TopicPartition(*key) for key in partitions])
 
     def resume(self, partitions: Sequence[Key]) -> None:
-        """Fetch again."""
         self._consumer.resume([TopicPartition(*key) for key in partitions])
 
     def close(self) -> None:

@@ -102,7 +102,6 @@ class GroupLag(Observer):
         return self._ask(lambda: offsets_at(self._consumer, keys_of(counts), time_ms))
 
     def commit_start(self, settings: Settings, counts: Mapping[str, int]) -> str:
-        """Do what `read_range.commit_start` does."""
         return self._ask(lambda: commit_start(self._consumer, self._admin, settings, counts))
 
     def refresh(
