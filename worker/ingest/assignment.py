@@ -54,7 +54,7 @@ class Assignment:
         self._update()
 
     def waiting(self) -> list[Key]:
-        """Return the partitions that wait for their sinks, or for their topic to exist again."""
+        """Return the partitions that wait for their sinks, their topic or the group's offsets."""
         state = PartitionState.WAITING_FOR_SINK
         return [key for key, partition in self._partitions.items() if partition.state is state]
 
