@@ -46,8 +46,8 @@ class BatchState(Enum):
 class WriteResult(NamedTuple):
     """What one try to write a batch has reached."""
 
-    rows_stored: bool  # the store has acknowledged all rows
-    dead_letters_stored: bool  # so has the dead-letter topic all of them
+    rows_stored: bool = False  # the store has acknowledged all rows
+    dead_letters_stored: bool = False  # so has the dead-letter topic all of them
     in_doubt: bool = False  # rows were sent, and whether they were stored is unknown
     error: WorkerError | None = None  # why something is left to do
 

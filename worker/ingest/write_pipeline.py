@@ -115,15 +115,14 @@ class WritePipeline:
         if not any(partition.sealed for partition in self._assignment):
             return without_schema
         failing = self._topic_sinks.failing_topics()
-        sealed: dict[str, int] = {}
-        size: dict[str, int] = {}
+        sealed, size = Counter[str](), Counter[str]()  # by failing topic; of all others together under ""
         for partition in self._assignment:
             group = partition.topic if partition.topic in failing else ""
-            sealed[group] = sealed.get(group, 0) + len(partition.sealed)
-            size[group] = size.get(group, 0) + partition.pending_bytes
-        full = {group for group in sealed if sealed[group] > 1 or (sealed[group] and size[group] > _MAX_PENDING_BYTES)}
+            sealed[group] += len(partition.sealed)
+            size[group] += partition.pending_bytes
+        full = {group for group, count in sealed.items() if count > 1 or (count and size[group] > _MAX_PENDING_BYTES)}
         topics = self._assignment.topics()
-        if failing and topics - failing and sum(size.values()) - size.get("", 0) > _MAX_PENDING_BYTES:
+        if failing and topics - failing and size.total() - size[""] > _MAX_PENDING_BYTES:
             self._assignment.discard_backlog(failing)
         return without_schema | {topic for topic in topics if (topic if topic in failing else "") in full}
 
