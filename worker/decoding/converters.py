@@ -24,6 +24,12 @@ CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 """What a Convert raises for values that the field cannot hold."""
 
 
+def check_types(values: list[Any], *allowed: type) -> None:
+    """Raise BadValue unless each value is of one of these types; a subtype is none of them."""
+    if not set(map(type, values)) <= set(allowed):
+        raise BadValue("wrong_type")
+
+
 def reject_reason(convert: Convert, values: list[Any]) -> str:
     """Return why the field cannot hold the values, as one of counters.REJECT_REASONS; empty if it can."""
     try:
