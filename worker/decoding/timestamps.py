@@ -246,6 +246,13 @@ class _Seconds(BoundedCache[str, int]):
         return not self._bypassed
 
 
+class _Rests(BoundedCache[str, int]):
+    """The characters after the first 19 → the milliseconds that they add."""
+
+    def __missing__(self, key: str) -> int:
+        return self.store(key, self._compute(key) // _MILLI)
+
+
 def _inner_minute_millis(text: str) -> int:
     """Return what _minute_millis does; ValueError within a day of FIRST or LAST: a zone could move it out of range."""
     millis = _minute_millis(text)
@@ -257,4 +264,4 @@ def _inner_minute_millis(text: str) -> int:
 _seconds = _Seconds()
 _minutes = BoundedCache(_inner_minute_millis)
 _rest_nanos = BoundedCache(_rest_to_nanos)
-_rests: BoundedCache[str, int] = BoundedCache(lambda text: _rest_to_nanos(text) // _MILLI)
+_rests = _Rests(_rest_to_nanos)
