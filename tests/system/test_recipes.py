@@ -10,7 +10,7 @@ import random
 import re
 import signal
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +23,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.framed import registry_at
-from tests.support.guide import Guide
+from tests.support.guide import DOCS, Guide
 from tests.support.kit import PATIENCE_S, Service, Worker, create_topic, run_sql, run_worker, wait_until
 from tests.support.oracle import device, rows
 from worker.core.errors import ExitCode
@@ -48,6 +48,7 @@ class Recipe:
         self.config = directory / f"{self._documented_table}.toml"
         self.config.write_text(options)
         self.commands = self._guide.commands(self.config)
+        self.ran: set[int] = set()  # the commands that were started
 
     def block(self, language: str, index: int = 0) -> str:
         return self._guide.blocks(language)[index]
@@ -60,6 +61,7 @@ class Recipe:
 
     def start(self, index: int, **env: str) -> Worker:
         """Start the command of this number on the page."""
+        self.ran.add(index)
         return run_worker(*self.commands[index], env={**self.env, **env})
 
     def run(self, index: int, verb: str) -> list[str]:
@@ -94,6 +96,26 @@ def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: 
     }
 
 
+@pytest.fixture
+def follow(env: dict[str, str], table_name: str, tmp_path: Path) -> Iterator[Callable[[str], Recipe]]:
+    """Make the recipe of a section. The test has to run all of its commands."""
+    recipes: list[Recipe] = []
+
+    def make(section: str) -> Recipe:
+        recipes.append(Recipe(section, env, table_name, tmp_path))
+        return recipes[-1]
+
+    yield make
+    for recipe in recipes:
+        assert recipe.ran == set(range(len(recipe.commands)))
+
+
+def test_every_recipe_has_a_test() -> None:
+    sections = re.findall(r"^## (.+)$", (DOCS / "recipes.md").read_text(), re.MULTILINE)
+    tested = re.findall(r'= follow\("(.+)"\)', Path(__file__).read_text())
+    assert sections == [*tested[:3], "Readings in other units, without test devices", *tested[3:]]
+
+
 def webhooks() -> list[tuple[str, dict[str, Any]]]:
     """Return payloads that GitHub sent, each with its kind."""
 
@@ -110,8 +132,8 @@ def webhooks() -> list[tuple[str, dict[str, Any]]]:
     return [(kind["name"], payload) for kind in kinds for payload in kind["examples"]]
 
 
-def test_webhooks_from_github(env: dict[str, str], table_name: str, tmp_path: Path) -> None:
-    recipe = Recipe("Webhooks from GitHub", env, table_name, tmp_path)
+def test_webhooks_from_github(follow: Callable[[str], Recipe]) -> None:
+    recipe = follow("Webhooks from GitHub")
     sent = webhooks()
     assert len(sent) > 700
     begin = int(datetime.now(UTC).timestamp() * 1000) - len(sent)
@@ -167,10 +189,10 @@ TURBINES = [
 
 
 def test_avro_whose_schema_changes_twice_while_it_is_read(
-    env: dict[str, str], schema_registry: Server, table_name: str, tmp_path: Path
+    env: dict[str, str], schema_registry: Server, table_name: str, follow: Callable[[str], Recipe]
 ) -> None:
     env["WORKER_SCHEMA_REGISTRY_URL"] = schema_registry.address
-    recipe = Recipe("Avro whose schema changes", env, table_name, tmp_path)
+    recipe = follow("Avro whose schema changes")
     recipe.sql(recipe.block("sql"))
     begin = datetime(2026, 11, 1, tzinfo=UTC)
     sent: list[dict[str, Any]] = []
@@ -221,11 +243,11 @@ def test_avro_whose_schema_changes_twice_while_it_is_read(
 
 
 def test_protobuf_registered_as_text_and_as_a_descriptor(
-    env: dict[str, str], schema_registry: Server, table_name: str, tmp_path: Path
+    env: dict[str, str], schema_registry: Server, follow: Callable[[str], Recipe]
 ) -> None:
     """Confluent's serializers register the text, or the descriptor in base64 (that for Python)."""
     env["WORKER_SCHEMA_REGISTRY_URL"] = schema_registry.address
-    recipe = Recipe("Protobuf", env, table_name, tmp_path)
+    recipe = follow("Protobuf")
     recipe.sql(recipe.block("sql"))
     text = recipe.block("proto")
     pool, files = DescriptorPool(), _compile({"worker.proto": text}).file
@@ -258,8 +280,8 @@ def test_protobuf_registered_as_text_and_as_a_descriptor(
     assert recipe.sql(f"SELECT {columns} FROM orders ORDER BY placed_at") == expected
 
 
-def test_distinct_users_by_day_and_country_and_all_events(env: dict[str, str], table_name: str, tmp_path: Path) -> None:
-    recipe = Recipe("Distinct users by day and country, and all events", env, table_name, tmp_path)
+def test_distinct_users_by_day_and_country_and_all_events(follow: Callable[[str], Recipe]) -> None:
+    recipe = follow("Distinct users by day and country, and all events")
     recipe.sql(recipe.block("sql"))
     documented = json.loads(recipe.block("json"))
     draw = random.Random(7)
@@ -290,8 +312,10 @@ def test_distinct_users_by_day_and_country_and_all_events(env: dict[str, str], t
         assert int(counted[name]) == pytest.approx(count, rel=0.04), name  # 5 standard errors
 
 
-def test_one_month_of_a_topic_with_a_kill_in_between(env: dict[str, str], table_name: str, tmp_path: Path) -> None:
-    recipe = Recipe("One month of a topic", env, table_name, tmp_path)
+def test_one_month_of_a_topic_with_a_kill_in_between(
+    env: dict[str, str], table_name: str, follow: Callable[[str], Recipe]
+) -> None:
+    recipe = follow("One month of a topic")
     begin = datetime(2026, 9, 1, tzinfo=UTC)
     moments = [begin + timedelta(minutes=10 * i) for i in range(84 * 144)]
     recipe.send(
