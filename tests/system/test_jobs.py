@@ -12,24 +12,10 @@ from uuid import UUID
 import pytest
 
 from tests.support.guide import Guide
-from tests.support.kit import Service, create_topic, run_sql, run_worker, send
+from tests.support.kit import run_sql, run_worker, send
 from worker.core.errors import ExitCode
 
 GUIDE = Guide("mapping.md")
-
-
-@pytest.fixture
-def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: str, group_id: str) -> dict[str, str]:
-    """The addresses of the servers, and a topic of two partitions."""
-    create_topic(kafka.address, topic_name, 2)
-    return {
-        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
-        "WORKER_CLICKHOUSE_URL": clickhouse.address,
-        "WORKER_REDIS_URL": redis_server.address,
-        "WORKER_TOPIC": topic_name,
-        "WORKER_GROUP_ID": group_id,
-        "WORKER_METRICS_PORT": "0",
-    }
 
 
 def run(env: Mapping[str, str], *words: str, code: int = ExitCode.OK) -> list[str]:

@@ -24,7 +24,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.framed import registry_at
 from tests.support.guide import DOCS, Guide
-from tests.support.kit import PATIENCE_S, Service, Worker, create_topic, run_sql, run_worker, wait_until
+from tests.support.kit import PATIENCE_S, Worker, run_sql, run_worker, wait_until
 from tests.support.oracle import device, rows
 from worker.core.errors import ExitCode
 from worker.decoding.framing import frame
@@ -80,20 +80,6 @@ class Recipe:
             producer.produce(self.env["WORKER_TOPIC"], partition=i % partitions, **message)
             producer.poll(0)
         assert producer.flush(PATIENCE_S) == 0
-
-
-@pytest.fixture
-def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: str, group_id: str) -> dict[str, str]:
-    """The addresses of the servers, and a topic of two partitions that keeps old messages."""
-    create_topic(kafka.address, topic_name, 2, {"retention.ms": "-1"})
-    return {
-        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
-        "WORKER_CLICKHOUSE_URL": clickhouse.address,
-        "WORKER_REDIS_URL": redis_server.address,
-        "WORKER_TOPIC": topic_name,
-        "WORKER_GROUP_ID": group_id,
-        "WORKER_METRICS_PORT": "0",
-    }
 
 
 @pytest.fixture
