@@ -112,10 +112,11 @@ def _log_start(settings: Settings) -> None:
 
 
 def _count(arguments: argparse.Namespace) -> int:
-    from worker.commands.count import count
+    from worker.commands.count import Span, count
 
     settings, _ = cli.settings_of(arguments)
-    return count(settings, start=arguments.windows_from, end=arguments.windows_to, out=sys.stdout, notes=sys.stderr)
+    span = Span(arguments.windows_from, arguments.windows_to, arguments.last)
+    return count(settings, span, out=sys.stdout, notes=sys.stderr)
 
 
 def _produce(arguments: argparse.Namespace) -> int:

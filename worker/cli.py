@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worker.commands.completion import SHELLS
-from worker.config.parsers import nearest, number
+from worker.config.parsers import duration, nearest, number, time
 from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load, reject_other_backends_options
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
-from worker.decoding.timestamps import to_seconds
 
 COMMANDS = {
     "run": "write a topic's events into the store (the default command)",
@@ -218,14 +217,17 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
-    for flag, text in (("from", "count windows from this time (UTC)"), ("to", "until this time")):
+    for flag, text in (("from", "count windows from this time"), ("to", "until this time")):
         parser.add_argument(
             f"--{flag}",
             dest=f"windows_{flag}",
-            type=_checked(to_seconds),
+            type=_checked(time),
             metavar="TIME",
-            help=f"{text}: 2026-11-01 or …T05:30",
+            help=f"{text}: 2026-11-01 or …T05:30, in the time zone of the topic's days",
         )
+    parser.add_argument(
+        "--last", type=_checked(duration), metavar="TIME", help="count windows of this time until now: 15m, 2h, 7d"
+    )
     _settings_arguments(parser)
 
 

@@ -149,6 +149,13 @@ class Settings:
         parse=parsers.windows,
         metavar="minute,hour,day",
     )
+    window_time_zone: str = option(
+        "Redis",
+        "",
+        "time zone at whose midnights the days of --windows begin, such as Europe/Amsterdam; default: UTC",
+        parse=parsers.time_zone,
+        metavar="ZONE",
+    )
     time_field: str = option(
         "Redis",
         "timestamp",
@@ -166,9 +173,9 @@ class Settings:
     by: str = option(
         "Redis",
         "",
-        "also HyperLogLogs for each value of this field, for at most 256 values",
-        parse=parsers.optional_field_path,
-        metavar="FIELD",
+        "also HyperLogLogs for each value of a field, or combination of values of two, for at most 256",
+        parse=parsers.by,
+        metavar="FIELD[,FIELD]",
     )
     clickhouse_url: str = option(
         "ClickHouse",
@@ -283,6 +290,11 @@ class Settings:
     def counting_backend(self) -> str:
         """The store that counts the devices: of both, Redis, which need not read a table for it."""
         return self.backends[0]
+
+    @property
+    def by_fields(self) -> tuple[str, ...]:
+        """The fields whose values have HyperLogLogs of their own."""
+        return parsers.by_fields(self.by)
 
     @property
     def topics(self) -> tuple[str, ...]:

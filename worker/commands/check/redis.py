@@ -57,10 +57,12 @@ def _commands_to_try(keys: Keys) -> list[tuple[str, ...]]:
     if keys.windows:
         window = keys.windows[0]
         slice_key = keys.of(window, 0, "")
-        commands += [("PFADD", slice_key, ""), ("EXPIREAT", slice_key, "1"), ("SADD", keys.registry, window.name)]
+        commands += [("PFADD", slice_key, ""), ("EXPIREAT", slice_key, "1"), ("SADD", keys.registry, window.id)]
         commands += [("SMEMBERS", keys.registry)]
     if keys.by:
-        commands += [("SADD", keys.values, ""), ("SMEMBERS", keys.values), ("PFADD", keys.of(None, 0, "0"), "")]
+        values, label = keys.values(keys.names), ":".join("0" for _ in keys.by)
+        commands += [("SADD", keys.fields_registry, ""), ("SADD", values, ""), ("SMEMBERS", values)]
+        commands += [("PFADD", keys.of(None, 0, label), "")]
     return commands
 
 

@@ -284,6 +284,10 @@ class ClickHouseSink:
             raise to_retryable(self._where, error) from None
         return int(count)
 
+    def window_devices(self) -> dict[str, int]:
+        """Return nothing: the table has no windows."""
+        return {}
+
     def close(self) -> None:
         self._client.disconnect()
 
