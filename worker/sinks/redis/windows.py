@@ -137,7 +137,7 @@ class Keys:
 class Labels(dict[Any, str]):
     """A value, or a tuple of the values of several fields → its label in keys: escaped, with colons between fields.
 
-    None, for no value, is NONE; a value that is too long is OTHER, and so are all values of a label beyond VALUES labels.
+    None, for no value, is NONE; a value that is too long is OTHER, and so is every value of a label beyond VALUES.
     """
 
     def __init__(self, fields: int = 1) -> None:
