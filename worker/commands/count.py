@@ -34,6 +34,14 @@ class Span(NamedTuple):
     end: datetime | None = None
     seconds: int | None = None
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is either the last seconds, or two times of which the second is later, as far as is known here."""
+        start, end, seconds = self
+        if not start or not end:
+            return not (start or end) and seconds is not None
+        return seconds is None and ((start.tzinfo is None) != (end.tzinfo is None) or start < end)
+
 
 def count(settings: Settings, span: Span, *, out: TextIO, notes: TextIO) -> int:
     """Print `Total devices: N`, and with `--by` a line `value: N` for each value that has devices; return OK.
@@ -55,8 +63,8 @@ def count(settings: Settings, span: Span, *, out: TextIO, notes: TextIO) -> int:
                 _require_topic(settings.for_topic(name))
         print(*report(settings, by_topic, total), sep="\n", file=out)
         return ExitCode.OK
-    if span.seconds and (span.start or span.end):
-        raise UsageError("write --last TIME, or --from TIME and --to TIME")
+    if any(span) and not span.is_valid:
+        raise UsageError("write --from TIME and a later --to TIME, or --last TIME")
     if "redis" not in settings.backends:
         raise UsageError(
             "--from, --to and --last count with the windows of --backend redis; query the ClickHouse table"
@@ -111,8 +119,6 @@ def _slices(node: Node, keys: Keys, span: Span, asked_zone: str, notes: TextIO) 
                 return slices
         raise UsageError("--last: the windows that are this old have expired (--window-ttl); write a shorter time")
     times = [time.replace(tzinfo=time.tzinfo or zone).timestamp() for time in (span.start, span.end) if time]
-    if len(times) < 2 or times[0] >= times[1]:
-        raise UsageError("write both --from TIME and a later --to TIME, or --last TIME")
     start, end = map(int, times)
     whole = existing if [start, end] == times else []
     if slices := cover(start, end, whole, is_stored):

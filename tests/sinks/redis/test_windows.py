@@ -53,7 +53,7 @@ def test_a_span_is_covered_once_by_slices_that_cannot_be_merged(first: int, leng
 def spelled(start: int, end: int, ids: Iterable[str], since: int = 0) -> list[str] | None:
     """Return the slices that cover a span, if those that end before `since` are not stored."""
     covering = cover(start, end, windows(ids), lambda window, number: window.start(number + 1) > since)
-    return covering and [f"{window.id} {window.spell(number)}" for window, number in covering]
+    return None if covering is None else [f"{window.id} {window.spell(number)}" for window, number in covering]
 
 
 def test_hours_and_minutes_cover_the_ends_of_a_span_of_days() -> None:
