@@ -338,7 +338,7 @@ def test_redis_that_may_lose_or_refuse_the_key_is_reported(counted: Settings) ->
         assert "may not PFADD" in line_of(text, "FAIL  rights")
 
 
-@pytest.mark.parametrize("windows", [{}, {"windows": "hour,day"}, {"by": "error_code"}])
+@pytest.mark.parametrize("windows", [{}, {"windows": "hour,day"}, {"by": "error_code,b"}])
 def test_a_user_with_exactly_the_documented_rights_passes_and_can_run(
     counted: Settings, windows: dict[str, str], own_redis: Server
 ) -> None:
