@@ -36,11 +36,11 @@ class Span(NamedTuple):
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is either the last seconds, or two times of which the second is later, as far as is known here."""
+        """Whether it is the last seconds, or two times. If they can be compared without a zone, the second is later."""
         start, end, seconds = self
-        if not start or not end:
-            return not (start or end) and seconds is not None
-        return seconds is None and ((start.tzinfo is None) != (end.tzinfo is None) or start < end)
+        if seconds or not (start and end):
+            return bool(seconds) and not (start or end)
+        return (start.tzinfo is None) != (end.tzinfo is None) or start < end
 
 
 def count(settings: Settings, span: Span, *, out: TextIO, notes: TextIO) -> int:
@@ -66,9 +66,7 @@ def count(settings: Settings, span: Span, *, out: TextIO, notes: TextIO) -> int:
     if any(span) and not span.is_valid:
         raise UsageError("write --from TIME and a later --to TIME, or --last TIME")
     if "redis" not in settings.backends:
-        raise UsageError(
-            "--from, --to and --last count with the windows of --backend redis; query the ClickHouse table"
-        )
+        raise UsageError("--from, --to and --last count windows, of --backend redis; query the ClickHouse table")
     for topic in each_topic(settings):
         if not settings.one_topic:
             print(f"== {topic.topic}", file=out)
@@ -85,9 +83,7 @@ def _count_windows(settings: Settings, span: Span, out: TextIO, notes: TextIO) -
             _require_topic(settings)
         values = _values(node, keys, settings, must_exist=total > 0) if keys.by else {}
         print(f"Total devices: {total}", file=out)
-        for value in sorted(
-            values, key=lambda value: (not {NONE, OTHER}.isdisjoint(value), len(",".join(value)), value)
-        ):
+        for value in sorted(values, key=lambda value: [(part in (NONE, OTHER), len(part), part) for part in value]):
             if devices := _count(node, keys, slices, values[value]):
                 print(f"{','.join(map(_decode, value))}: {devices}", file=out)
 
@@ -114,8 +110,9 @@ def _slices(node: Node, keys: Keys, span: Span, asked_zone: str, notes: TextIO) 
         for window in existing:  # the finest whose slices still live
             since = window.start(window.number(now - span.seconds))
             if slices := cover(since, window.start(window.number(now) + 1), existing, is_stored):
-                first = datetime.fromtimestamp(since, zone)
-                print(f"count: from {first:%Y-%m-%dT%H:%M} ({zone_name}) to now", file=notes)
+                print(
+                    f"count: from {datetime.fromtimestamp(since, zone):%Y-%m-%dT%H:%M} ({zone_name}) to now", file=notes
+                )
                 return slices
         raise UsageError("--last: the windows that are this old have expired (--window-ttl); write a shorter time")
     times = [time.replace(tzinfo=time.tzinfo or zone).timestamp() for time in (span.start, span.end) if time]
@@ -125,16 +122,11 @@ def _slices(node: Node, keys: Keys, span: Span, asked_zone: str, notes: TextIO) 
         return slices
     slices = cover(start, end, whole, lambda *_: True)
     if not slices:
-        days = f" of {zone_name}" if existing[-1].zone else ""
-        names = " or ".join(f"{window.name}s{days if window.zone else ''}" for window in existing)
-        raise UsageError(f"--from, --to: the windows of this topic are whole {names}; write times that begin one")
+        ids = ", ".join(window.id for window in existing)
+        raise UsageError(f"--from, --to: write times at which a slice begins; the windows of this topic are {ids}")
     window, number = [item for item in slices if not is_stored(*item)][-1]
-    until = datetime.fromtimestamp(window.start(number + 1), zone)
-    print(
-        f"count: devices before {until:%Y-%m-%dT%H:%M} ({zone_name}) are not counted: the {window.name}s expired "
-        "(--window-ttl)",
-        file=notes,
-    )
+    until = f"{datetime.fromtimestamp(window.start(number + 1), zone):%Y-%m-%dT%H:%M} ({zone_name})"
+    print(f"count: devices before {until} are not counted: the {window.name}s expired (--window-ttl)", file=notes)
     return slices
 
 
@@ -149,7 +141,8 @@ def _windows(node: Node, keys: Keys, asked_zone: str) -> tuple[list[Window], str
     zones = [window.zone or "UTC" for window in existing if window.name == "day"]
     zone = asked_zone or (zones[0] if len(zones) == 1 else "" if zones else "UTC")
     if zones and zone not in zones:
-        raise UsageError(f"the days of this topic are those of {' and '.join(zones)}: name one by --window-time-zone")
+        options = " or ".join(f"--window-time-zone {zone}" for zone in zones)
+        raise UsageError(f"the days of this topic begin at midnight in {' and '.join(zones)}: write {options}")
     return [window for window in existing if window.name != "day" or (window.zone or "UTC") == zone], zone
 
 
@@ -181,11 +174,9 @@ def _values(
             parts = dict(zip(fields, label.split(":"), strict=True))
             values.setdefault(tuple(parts[name] for name in asked), []).append((names, label))
     if must_exist and not values:
-        others = " and ".join(unquote(names.replace(":", ",")) for names in sorted(stored - {keys.names}))
+        others = "".join(f", but by {unquote(names.replace(':', ','))}" for names in sorted(stored - {keys.names}))
         raise UsageError(
-            f"{keys.total} has no devices by {settings.by}"
-            + (f", but by {others}" if others else "")
-            + f": run the worker with --by {settings.by} (docs/windows.md)"
+            f"{keys.total} has no devices by {settings.by}{others}: run the worker with --by {settings.by}"
         )
     return values
 

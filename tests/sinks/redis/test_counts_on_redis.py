@@ -153,9 +153,9 @@ def test_days_of_a_time_zone_begin_at_its_midnight(job: Job, client: Any) -> Non
         printed, _ = count(job, "--from", f"2026-10-25{text}", "--to", "2026-10-26", *FOREVER)
         assert printed == expected(days[1] + 7200 + since, days[2])
     _, error = count(job, "--from", "2026-10-25", "--to", "2026-10-26T00:30", code=2)
-    assert "the windows of this topic are whole hours or days of Europe/Amsterdam" in error
+    assert "write times at which a slice begins; the windows of this topic are hour, day@Europe/Amsterdam" in error
     _, error = count(job, "--from", "2026-10-24", "--to", "2026-10-25", "--window-time-zone", "UTC", code=2)
-    assert "the days of this topic are those of Europe/Amsterdam: name one by --window-time-zone" in error
+    assert "begin at midnight in Europe/Amsterdam: write --window-time-zone Europe/Amsterdam" in error
 
 
 def test_days_of_two_time_zones_are_never_mixed(job: Job, client: Any) -> None:
@@ -168,7 +168,7 @@ def test_days_of_two_time_zones_are_never_mixed(job: Job, client: Any) -> None:
     job.send([second.payload()])
     job.finish("--windows", "day", "--window-time-zone", "Europe/Amsterdam", *FOREVER)
     _, error = count(job, *days, code=2)
-    assert "the days of this topic are those of UTC and Europe/Amsterdam: name one by --window-time-zone" in error
+    assert "in UTC and Europe/Amsterdam: write --window-time-zone UTC or --window-time-zone Europe/Amsterdam" in error
     for zone in ("UTC", "Europe/Amsterdam"):
         assert client.exists(f"{job.target}:windows")
         assert count(job, *days, "--window-time-zone", zone)[0] == [f"Total devices: {int(zone != 'UTC')}"]

@@ -89,10 +89,9 @@ class RedisSink:
         """Return PFCOUNT of the last closed slice of each window, in one round trip."""
         windows, now = self._keys.windows, int(time.time())
         closed = [(window, window.number(window.start(window.number(now)) - 1)) for window in windows]
-        replies = (
-            self._node.exchange([packed("PFCOUNT", self._keys.of(*item, "")) for item in closed]) if closed else []
-        )
-        return dict(zip((window.name for window in windows), map(int, replies), strict=True))
+        commands = [packed("PFCOUNT", self._keys.of(window, number, "")) for window, number in closed]
+        replies = self._node.exchange(commands) if commands else []
+        return {window.name: int(reply) for window, reply in zip(windows, replies, strict=True)}
 
     def close(self) -> None:
         self._node.close()
