@@ -32,9 +32,8 @@ class Event(NamedTuple):
     plan: str | int | None = None
 
     def payload(self) -> bytes:
-        return orjson.dumps(
-            {"timestamp": self.time, "device_ip": self.user, "country": self.country, "plan": self.plan}
-        )
+        values = {"country": self.country, "plan": self.plan}
+        return orjson.dumps({"timestamp": self.time, "device_ip": self.user, "error_code": 1, **values})
 
 
 def events(count: int, since: int, until: int) -> list[Event]:
@@ -99,7 +98,7 @@ def test_counts_by_two_fields_and_by_each_of_them(job: Job, client: Any) -> None
     assert dead_letter.reason == "wrong_type"
 
     hour = now // 3600 * 3600
-    begin, end = (datetime.fromtimestamp(time, UTC).isoformat() for time in (hour - 7200, hour))
+    begin, end = (datetime.fromtimestamp(second, UTC).isoformat() for second in (hour - 7200, hour))
     span = ("--from", begin, "--to", end)
     in_span = [event for event in sent if hour - 7200 <= event.time < hour]
     for fields in (("country",), ("plan",), ("country", "plan"), ("plan", "country")):
@@ -166,7 +165,13 @@ def test_days_of_two_time_zones_are_never_mixed(job: Job, client: Any) -> None:
     job.finish("--windows", "day", *FOREVER)
     assert count(job, "--from", "2026-10-23", "--to", "2026-10-24", *FOREVER)[0] == ["Total devices: 1"]  # 22:00 UTC
     job.send([second.payload()])
-    job.finish("--windows", "day", "--window-time-zone", "Europe/Amsterdam", *FOREVER)
+    in_zone = ("--windows", "day", "--window-time-zone", "Europe/Amsterdam", *FOREVER)
+    for options in (("--windows", "day"), in_zone):
+        with run_worker("check", *job.arguments(*options)) as worker:
+            assert worker.wait() == 0, worker.tail()
+        warned = any("has days of Europe/Amsterdam and UTC" in line for line in worker.stdout)
+        assert warned == (options is in_zone), worker.tail()
+    job.finish(*in_zone)
     _, error = count(job, *days, code=2)
     assert "in UTC and Europe/Amsterdam: write --window-time-zone UTC or --window-time-zone Europe/Amsterdam" in error
     for zone in ("UTC", "Europe/Amsterdam"):
@@ -225,3 +230,19 @@ def test_the_gauges_are_those_of_the_last_closed_windows(job: Job, own_redis: Se
         finally:
             own_redis.resume()
         wait_until(lambda: pages.metrics("window_devices") == expected(), PATIENCE_S, f"{expected()} are served")
+
+
+def test_both_stores_have_the_events_of_windows_and_fields(job: Job, clickhouse: Service, table_name: str) -> None:
+    midnight = int(time.time()) // 86_400 * 86_400
+    sent = events(300, midnight - 86_400, midnight)
+    job.send([event.payload() for event in sent])
+    stores = ("--backend", "redis,clickhouse", "--clickhouse-url", clickhouse.address, "--table", table_name)
+    options = (*stores, "--windows", "hour,day", "--window-time-zone", "Asia/Kathmandu", "--by", "plan,country")
+    with run_worker("check", *job.arguments(*options, "--create")) as worker:
+        assert worker.wait() == 0, worker.tail()
+    job.finish(*options)
+    begin, end = (datetime.fromtimestamp(second, UTC).isoformat() for second in (midnight - 86_400, midnight))
+    printed, _ = count(job, *options, "--from", begin, "--to", end)
+    assert sorted(printed) == lines(sent, "plan", "country")
+    with run_worker("verify", *job.arguments(*options)) as worker:
+        assert worker.wait() == 0, worker.tail()

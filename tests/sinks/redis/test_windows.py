@@ -93,8 +93,14 @@ def test_slices_that_expired_are_replaced_by_coarser_or_finer_ones_that_did_not(
     start, end = DAY - 3600, DAY + 2 * 86_400
     assert spelled(start, end, TTLS) == ["hour 2026-11-23T23", "day 2026-11-24", "day 2026-11-25"]
     assert spelled(start, end, TTLS, since=start + 3600) is None
-    no_minutes = cover(DAY - 5400, end, windows(["minute", "hour"]), lambda window, _: window.name == "hour")
-    assert no_minutes is None
+    india = ["minute", "hour", "day@Asia/Kolkata"]  # with its days, the first half hour would be of minutes
+    assert (spelled(start, end, india) or [])[:2] == [f"hour 2026-11-23T{hour}" for hour in ("23",)] + [
+        "hour 2026-11-24T00"
+    ]
+    hours = [
+        window.name for window, _ in cover(start, end, windows(india), lambda window, _: window.name != "minute") or ()
+    ]
+    assert hours == ["hour"] * 49
 
 
 INSTANTS = st.integers(-2_208_000_000, 10_413_000_000)

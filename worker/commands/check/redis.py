@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import redis
@@ -14,7 +14,7 @@ from worker.config.settings import Settings
 from worker.core.errors import Retryable, WorkerError
 from worker.sinks.redis.nodes import CREDENTIALS_ADVICE, Node
 from worker.sinks.redis.sink import RedisSink
-from worker.sinks.redis.windows import Keys
+from worker.sinks.redis.windows import Keys, windows
 
 _TIMEOUT_S = 4.0
 _FULL = 0.9
@@ -42,6 +42,7 @@ def check_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iter
         yield ok("Redis", f"{node.where} answers")
         yield _check_writes(client, keys)
         yield _check_key(settings, keys.total)
+        yield from _check_days(node, keys)
         yield from _check_server(client, bool(keys.windows))
 
 
@@ -143,6 +144,17 @@ def _check_key(settings: Settings, key: str) -> Finding:
             if getattr(error, "reason", "") == "wrong_type":
                 return fail("key", f"{key} is not a HyperLogLog", f"another --redis-key, or RENAME {key} …")
             return fail_with("key", error)
+
+
+def _check_days(node: Node, keys: Keys) -> Iterator[Finding]:
+    """Warn about days of several time zones: the option was changed, or differs between hosts."""
+    own = [window for window in keys.windows if window.name == "day"]
+    with suppress(Retryable):  # SMEMBERS was tried with the other commands
+        stored = windows(member.decode() for member in node.ask("SMEMBERS", keys.registry)) if own else ()
+        zones = sorted({window.zone or "UTC" for window in (*own, *stored) if window.name == "day"})
+        if len(zones) > 1:
+            fix = f"the same --window-time-zone on all hosts; then SREM {keys.registry} of the other days"
+            yield warn("days", f"{keys.total} has days of {' and '.join(zones)}: each lacks what others have", fix)
 
 
 def _check_server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
