@@ -226,7 +226,10 @@ def _count_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text}: 2026-11-01 or …T05:30, in the time zone of the topic's days",
         )
     parser.add_argument(
-        "--last", type=_checked(duration), metavar="TIME", help="count windows of this time until now: 15m, 2h, 7d"
+        "--last",
+        type=_checked(duration),
+        metavar="TIME",
+        help="count windows from this long ago until now: 15m, 2h, 7d",
     )
     _settings_arguments(parser)
 

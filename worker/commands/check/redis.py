@@ -147,14 +147,16 @@ def _check_key(settings: Settings, key: str) -> Finding:
 
 
 def _check_days(node: Node, keys: Keys) -> Iterator[Finding]:
-    """Warn about days of several time zones: the option was changed, or differs between hosts."""
+    """Warn about days of other time zones: the option was changed, or differs between hosts."""
     own = [window for window in keys.windows if window.name == "day"]
     with suppress(Retryable):  # SMEMBERS was tried with the other commands
         stored = windows(member.decode() for member in node.ask("SMEMBERS", keys.registry)) if own else ()
-        zones = sorted({window.zone or "UTC" for window in (*own, *stored) if window.name == "day"})
-        if len(zones) > 1:
-            fix = f"the same --window-time-zone on all hosts; then SREM {keys.registry} of the other days"
-            yield warn("days", f"{keys.total} has days of {' and '.join(zones)}: each lacks what others have", fix)
+        others = [window for window in stored if window.name == "day" and window not in own]
+        if others:
+            zones = " and ".join(window.zone or "UTC" for window in others)
+            text = f"{keys.total} has days of {zones}, too: another host's --window-time-zone, or an earlier one"
+            ids = " ".join(window.id for window in others)
+            yield warn("days", text, f"the same option on all hosts; after a change: SREM {keys.registry} {ids}")
 
 
 def _check_server(client: redis.Redis, windows: bool) -> Iterator[Finding]:
