@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.config.settings import UsageError
@@ -127,6 +127,8 @@ RECENT = st.integers(1_325_400_000, 2_000_000_000)  # since 2012
 
 @settings(deadline=None, max_examples=500)
 @given(st.one_of(INSTANTS, RECENT), ZONES)
+@example(1_289_097_600, "America/St_Johns")  # 2010-11-07T02:40Z, 23:10 for the second time
+@example(-1_601_752_500, "America/Toronto")  # 1919-03-31T00:45, where the clock went from 23:30 to 00:30
 def test_each_instant_is_in_one_day_of_a_zone_and_days_follow_each_other(time: int, zone: str) -> None:
     (day,) = windows([f"day@{zone}"])
     number = day.number(time)

@@ -41,8 +41,8 @@ _FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H", "minute": "%Y-%m-%dT%H:%M"
 class Window(NamedTuple):
     """A window. Its slices are numbered: Unix time divided by the length, or the days of a zone since 1970-01-01.
 
-    A day of a zone begins at its midnight: the first of two, or the end of the gap that midnight is in. Days begin on a
-    quarter of an hour in UTC, to which midnights are rounded up that are not: those of some zones before 1972.
+    A day of a zone begins at its midnight: the first of two; one in a gap is that of the offset before the gap. Days
+    begin on a quarter of an hour in UTC, to which other midnights, of some zones before 1972, are rounded up.
     """
 
     name: str
@@ -77,9 +77,9 @@ def _midnight(zone: str, day: int) -> int:
 def _day(zone: str, time: int) -> int:
     offset = datetime.fromtimestamp(time, ZoneInfo(zone)).utcoffset()
     day = (time + int(offset.total_seconds() if offset else 0)) // WINDOWS["day"]
-    while _midnight(zone, day) > time:  # a date that occurs a second time, after the next one has begun
+    while _midnight(zone, day) > time:  # before a midnight that was rounded up, or is in a gap
         day -= 1
-    while _midnight(zone, day + 1) <= time:
+    while _midnight(zone, day + 1) <= time:  # a clock that went back over midnight
         day += 1
     return day
 
