@@ -225,12 +225,8 @@ def _count_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="TIME",
             help=f"{text}: 2026-11-01 or …T05:30, in the time zone of the topic's days",
         )
-    parser.add_argument(
-        "--last",
-        type=_checked(duration),
-        metavar="TIME",
-        help="count windows from this long ago until now: 15m, 2h, 7d",
-    )
+    text = "count windows from this long ago until now: 15m, 2h, 7d"
+    parser.add_argument("--last", type=_checked(duration), metavar="TIME", help=text)
     _settings_arguments(parser)
 
 

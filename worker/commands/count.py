@@ -19,9 +19,9 @@ from worker.kafka.topics import each_topic
 from worker.sinks import open_sink, uncounted
 from worker.sinks.counting import count_devices, report
 from worker.sinks.redis.nodes import Node
-from worker.sinks.redis.windows import NONE, OTHER, Keys, Window, cover, windows
+from worker.sinks.redis.windows import NONE, OTHER, IsStored, Keys, Slices, Window, cover, windows
 
-_Slices = Sequence[tuple[Window | None, int]]
+_Keyed = Sequence[tuple[Window | None, int]]  # slices, or the total
 
 
 class Span(NamedTuple):
@@ -77,7 +77,9 @@ def count(settings: Settings, span: Span, *, out: TextIO, notes: TextIO) -> int:
 def _count_windows(settings: Settings, span: Span, out: TextIO, notes: TextIO) -> None:
     keys = Keys(settings)
     with closing(Node(settings, keys.total)) as node:
-        slices = _slices(node, keys, span, settings.window_time_zone, notes) if any(span) else [(None, 0)]
+        slices: _Keyed = [(None, 0)]
+        if any(span):
+            slices = _slices(node, keys, span, settings.window_time_zone, notes)
         total = _count(node, keys, slices, [("", "")])
         if not total and not any(span):
             _require_topic(settings)
@@ -97,36 +99,49 @@ def _require_topic(settings: Settings) -> None:
         raise Fatal(text, code=ExitCode.FAILED) from None
 
 
-def _slices(node: Node, keys: Keys, span: Span, asked_zone: str, notes: TextIO) -> _Slices:
+def _slices(node: Node, keys: Keys, span: Span, asked_zone: str, notes: TextIO) -> Slices:
     existing, zone_name = _windows(node, keys, asked_zone)
     zone, now = _zone(zone_name), int(unix_time())
 
     def is_stored(window: Window, number: int) -> bool:
         return keys.expires(window, number) > now
 
+    def spell(seconds: int) -> str:
+        return f"{datetime.fromtimestamp(seconds, zone):%Y-%m-%dT%H:%M} ({zone_name})"
+
     if span.seconds:
-        if span.seconds < existing[0].seconds:
-            raise UsageError(f"--last: the finest window of this topic is the {existing[0].name}; write a longer time")
-        for window in existing:  # the finest whose slices still live
-            since = window.start(window.number(now - span.seconds))
-            if slices := cover(since, window.start(window.number(now) + 1), existing, is_stored):
-                print(
-                    f"count: from {datetime.fromtimestamp(since, zone):%Y-%m-%dT%H:%M} ({zone_name}) to now", file=notes
-                )
-                return slices
-        raise UsageError("--last: the windows that are this old have expired (--window-ttl); write a shorter time")
+        since, slices = _slices_since(now - span.seconds, now, existing, is_stored)
+        print(f"count: from {spell(since)} to now", file=notes)
+        return slices
+    slices = _slices_between(span, zone, existing, is_stored)
+    expired = [(window, number) for window, number in slices if not is_stored(window, number)]
+    if expired:
+        window, number = expired[-1]
+        until = spell(window.start(number + 1))
+        print(f"count: devices before {until} are not counted: the {window.name}s expired (--window-ttl)", file=notes)
+    return slices
+
+
+def _slices_since(start: int, now: int, existing: list[Window], is_stored: IsStored) -> tuple[int, Slices]:
+    """Return the begin of the slice with this time, in the finest window that lives so long, and all slices from it."""
+    if now - start < existing[0].seconds:
+        raise UsageError(f"--last: the finest window of this topic is the {existing[0].name}; write a longer time")
+    for window in existing:
+        since = window.start(window.number(start))
+        if slices := cover(since, window.start(window.number(now) + 1), existing, is_stored):
+            return since, slices
+    raise UsageError("--last: the windows that are this old have expired (--window-ttl); write a shorter time")
+
+
+def _slices_between(span: Span, zone: tzinfo, existing: list[Window], is_stored: IsStored) -> Slices:
+    """Return slices that make up the span, stored ones if possible."""
     times = [time.replace(tzinfo=time.tzinfo or zone).timestamp() for time in (span.start, span.end) if time]
     start, end = map(int, times)
     whole = existing if [start, end] == times else []
-    if slices := cover(start, end, whole, is_stored):
-        return slices
-    slices = cover(start, end, whole, lambda *_: True)
+    slices = cover(start, end, whole, is_stored) or cover(start, end, whole, lambda *_: True)
     if not slices:
         ids = ", ".join(window.id for window in existing)
         raise UsageError(f"--from, --to: write times at which a slice begins; the windows of this topic are {ids}")
-    window, number = [item for item in slices if not is_stored(*item)][-1]
-    until = f"{datetime.fromtimestamp(window.start(number + 1), zone):%Y-%m-%dT%H:%M} ({zone_name})"
-    print(f"count: devices before {until} are not counted: the {window.name}s expired (--window-ttl)", file=notes)
     return slices
 
 
@@ -153,7 +168,7 @@ def _zone(name: str) -> tzinfo:
         raise Fatal(f"the topic's days are those of the time zone {name}, which is not known here: {error}") from None
 
 
-def _count(node: Node, keys: Keys, slices: _Slices, values: Iterable[tuple[str, str]]) -> int:
+def _count(node: Node, keys: Keys, slices: _Keyed, values: Iterable[tuple[str, str]]) -> int:
     words = [keys.of(window, number, label, names) for names, label in values for window, number in slices]
     return int(node.ask("PFCOUNT", *words))
 

@@ -213,10 +213,10 @@ def window_ttls(text: str) -> dict[str, int]:
     """Return how long each window's keys live after its end, in seconds: the text overrides the defaults."""
     ttls = {"minute": 86_400, "hour": 30 * 86_400, "day": 400 * 86_400}
     for word in filter(None, map(str.strip, text.split(","))):
-        name, _, text = word.partition("=")
-        if name not in ttls or not _DURATION.fullmatch(text):
+        name, _, ttl = word.partition("=")
+        if name not in ttls or not _DURATION.fullmatch(ttl):
             raise ValueError("write WINDOW=TIME pairs with commas, such as minute=1d,hour=30d,day=400d (s, m, h or d)")
-        ttls[name] = duration(text)
+        ttls[name] = duration(ttl)
     return ttls
 
 

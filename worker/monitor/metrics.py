@@ -91,9 +91,7 @@ METRICS: dict[str, Kind] = {
     "worker_topic_partitions": _gauge("Partitions of the topic", "topic"),
     "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
     "worker_window_devices": _gauge(
-        "Distinct devices of the last closed minute, hour and day of --windows; late events still change it",
-        "topic",
-        "window",
+        "Distinct devices of the last closed minute, hour and day (--windows); late events change it", "topic", "window"
     ),
     # the processes
     "worker_processes": _gauge("Running consumer processes"),

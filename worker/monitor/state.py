@@ -34,9 +34,7 @@ class MonitorState:
     topics: dict[str, int] = field(default_factory=dict)  # topic → number of partitions
     devices: int | None = None  # distinct over all topics
     devices_by_topic: dict[str, int] = field(default_factory=dict)
-    devices_by_window: dict[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # (topic, window): the last closed slice
+    devices_by_window: dict[tuple[str, str], int] = field(default_factory=dict)  # (topic, window) → last closed slice
     devices_at: float = 0.0
     store_up: bool | None = None  # whether the last count succeeded
     error: str = "starting: waiting for Kafka"  # of the monitor itself; empty if there is none

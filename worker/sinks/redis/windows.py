@@ -211,9 +211,11 @@ def _regroup(groups: Groups, key_of: Any) -> Iterable[tuple[Any, set[str]]]:
         yield key, parts[0] if len(parts) == 1 else set().union(*parts)
 
 
-def cover(
-    start: int, end: int, available: Sequence[Window], is_stored: Callable[[Window, int], bool]
-) -> list[tuple[Window, int]] | None:
+Slices = list[tuple[Window, int]]
+IsStored = Callable[[Window, int], bool]
+
+
+def cover(start: int, end: int, available: Sequence[Window], is_stored: IsStored) -> Slices | None:
     """Return few slices that make up [start, end), in Unix seconds, exactly; None if there are none.
 
     `available` has the finest window first. Of a coarser one as many slices as fit are taken, if slices of finer ones
