@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
-from zoneinfo import available_timezones
 
 from worker.config import field_paths
 
@@ -67,7 +66,6 @@ def _processes(text: str) -> int | None:
 
 
 def _switch(text: str) -> bool:
-    """Parse a boolean."""
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.lower() not in words:
         raise ValueError("write true or false")
@@ -195,14 +193,12 @@ def _start(text: str) -> str:
 
 
 def _until(text: str) -> str:
-    """Parse a time, or an empty text."""
     if text:
         to_millis(text)
     return text
 
 
 def windows(text: str) -> str:
-    """Parse window names separated by commas."""
     names = [name for name in map(str.strip, text.split(",")) if name]
     if not set(names) <= set(WINDOWS):
         raise ValueError(f"write some of {', '.join(WINDOWS)}, separated by commas")
@@ -235,6 +231,8 @@ def duration(text: str) -> int:
 
 def _time_zone(text: str) -> str:
     """Parse the name of a time zone that this machine has, or an empty text. What `localtime` is varies by machine."""
+    from zoneinfo import available_timezones  # takes 5 ms
+
     zones = available_timezones() - {"localtime"} if text not in ("", "UTC") else {text}
     if text not in zones:
         advice = "this machine has no time zone data: pip install tzdata, or apt-get install tzdata"
