@@ -9,12 +9,13 @@ Text of few distinct values is LowCardinality(String), an object with ever new k
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from math import log10
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 from worker.config.field_paths import format_path
@@ -74,16 +75,31 @@ class InferredField(NamedTuple):
         return optional(self.type) if self.optional else self.type
 
 
+class KnownTypes(NamedTuple):
+    """What a schema says about fields."""
+
+    types: Mapping[Path, str] = MappingProxyType({})
+    nullable: Collection[Path] = ()
+
+    def completed(self, field: InferredField) -> InferredField:
+        """Return the field as optional if it, or an object above it, may be null."""
+        above = (field.path[:depth] for depth in range(1, len(field.path) + 1))
+        return field._replace(optional=field.optional or any(path in self.nullable for path in above))
+
+
+NOTHING_KNOWN = KnownTypes()
+
+
 def infer(
-    events: Iterable[dict[str, Any]], known: Mapping[Path, str] | None = None, lenient: Collection[str] = ()
+    events: Iterable[dict[str, Any]], known: KnownTypes = NOTHING_KNOWN, lenient: Collection[str] = ()
 ) -> list[InferredField]:
     """Return the fields in the order in which the events have them.
 
-    A table with a column (`column`, `definition`) for each field that has a type stores all of the events. `known` has
-    types from a schema; one that does not accept all values is ignored. `lenient` are columns with these rules.
+    A table with a column (`column`, `definition`) for each field that has a type stores all of the events. A known type
+    that does not accept all values is ignored. `lenient` are columns with these rules.
     """
     objects = list(events)
-    return list(_infer_object(objects, (), len(objects), known or {}, lenient))
+    return list(map(known.completed, _infer_object(objects, (), len(objects), known.types, lenient)))
 
 
 def infer_column(
@@ -145,9 +161,7 @@ def _infer_object(
         if field.type.startswith(_NOT_NULLABLE) and parent:
             error = f"{field.type}, and the server takes arrays of columns named {printed(parent[:1])}.… for one Nested"
         if field.type and error:
-            name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_")[:_NAME_LENGTH] or "COLUMN"
-            advice = f"--map '{printed(path)}={name}' names another column"
-            field = field._replace(type="", undecided=f"{error}; {advice}")
+            field = field._replace(type="", undecided=f"{error}; {_map_advice(path)} names another column")
         yield field
 
 
@@ -161,6 +175,14 @@ def _name_error(path: Path) -> str:
     if any(not key or "." in key for key in path):
         return "a key is empty, or has a dot, which in a column's name separates keys"
     return ""
+
+
+def _map_advice(path: Path, elements: str = "") -> str:
+    """Return the option that fills a column of another name."""
+    name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_")[:_NAME_LENGTH] or "COLUMN"
+    if not all(path) or printed(path) != format_path(path):
+        return "--transform with a function that"
+    return f"--map {shlex.quote(f'{format_path(path)}{elements}={name}')}"
 
 
 def _has_new_keys(objects: Sequence[dict[str, Any]]) -> bool:
@@ -202,10 +224,8 @@ def _element_type(values: Sequence[Any], path: Path, level: int) -> str:
     if not filled:
         raise _UndecidedError("only empty, or with null: add a column such as Array(String), if you expect texts")
     if _kinds(filled) == {dict}:
-        fields = f"--map '{printed(path)}[].KEY=COLUMN' takes one field of each"
-        raise _UndecidedError(
-            f"it contains objects: add a column Array(JSON) for arrays, JSON for objects; or {fields}"
-        )
+        field = f"{_map_advice(path, '[].KEY')} takes one field of each"
+        raise _UndecidedError(f"it contains objects: {_map_advice(path)} makes it Array(JSON) or JSON, {field}")
     element = _type_of(filled, path, level + 1)
     if len(filled) == len(values):
         return element
@@ -230,7 +250,7 @@ def _candidates(kinds: set[type], values: Sequence[Any], path: Path) -> Iterator
         if "version" not in path[-1].lower():  # 1.20.0.3
             yield from ("IPv4", "IPv6")
         if all(map(_is_bare_date, values)):
-            yield "Date32"  # Date ends the events of a person who was born before 1970
+            yield "Date32"  # Date begins in 1970
         yield "String"
 
 
@@ -275,12 +295,13 @@ def _describe(values: Sequence[Any], path: Path) -> str:
     reason = " and ".join(f"{kind} in {count}" for kind, count in kinds.most_common()) + f" of {len(values)} values"
     if len(kinds) > 1 and _holds("String", values, "lenient"):
         return f"{reason}: --types {printed(path)}=lenient makes it String, with all values as text"
+    if list(kinds) == ["an object"]:
+        return f"{reason}, empty or below {DEPTH} levels: {_map_advice(path)} makes it JSON"
     return f"{reason}: {_ADVICE.get(' '.join(kinds), 'fix the producer, or do without the field')}"
 
 
 _HUGE = "a number beyond the largest float"
 _ADVICE = {
-    "an object": f"add a column JSON if it has fields, which are empty here or below {DEPTH} levels",
     "an array": f"more than {DEPTH} levels of arrays: --types COLUMN=lenient makes it String, as JSON text",
     "a number": "whole numbers beyond 64 bits or, among fractions, beyond 2^53 have lost digits: add a column Float64 "
     "for the nearest number, or send text",
