@@ -113,7 +113,9 @@ def test_all_forms_of_a_timestamp_in_one_field_are_a_time() -> None:
 
 
 def test_some_values_that_are_no_times_are_reported_and_not_hidden_in_a_string() -> None:
-    assert "1 of 11 values are no times" in type_of(*["2024-01-01T00:00:00Z"] * 10, "soon", name="ts")
+    others: list[Any] = ["soon", {}, True, [1]]
+    for other in others:
+        assert "1 of 11 values are no times" in type_of(*["2024-01-01T00:00:00Z"] * 10, other, name="ts")
 
 
 def test_a_version_is_no_address() -> None:
@@ -126,7 +128,8 @@ def test_a_version_is_no_address() -> None:
         ([None], "only null"),
         ([[], None], "only empty"),
         ([{}], "an object in 1 of 1 values"),
-        ([1, "1"], "a number in 1 and text in 1 of 2 values: --types x=lenient makes it String"),
+        ([1, "1"], "a number in 1 and text in 1 of 2 values; --types x=lenient makes it String"),
+        ([1] * 9 + ["1"], "in 1 of 10 values: a column Int64 makes the other events dead letters; --types x=lenient"),
         ([{"a": 1}, 5], "--types x=lenient makes it String"),
         ([[1], ["a"]], "--types x=lenient makes it String"),
         ([[{"name": "a"}]], "--map x=x makes it Array(JSON) or JSON, --map 'x[].KEY=x' takes one field of each"),
@@ -151,6 +154,10 @@ def test_an_object_with_ever_new_keys_is_a_map() -> None:
     assert type_of(*({f"id{i}-{j}": j for j in range(3)} for i in range(50))) == "Map(String, Int64)"
     wide = {f"field{i}": i for i in range(200)}
     assert len(inferred({"x": wide}, {"x": wide})) == 200
+    kinds = [{"action": "new", **{f"field{i}": i for i in range(kind, 200, 50)}} for kind in range(50)]
+    assert len(inferred(*({"x": event} for event in kinds))) == 201  # events of many kinds
+    values = type_of(*({f"id{i}-{j}": [j, "text"][i % 2] for j in range(3)} for i in range(50)))
+    assert values == "? objects with ever new keys, and values of several kinds: --map x=x makes it JSON"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ _MOST_COLUMNS, _MOST_REASONS, _MOST_NAMES = 500, 100, 20
 _KEYS = 3  # columns of few values in ORDER BY
 _WIDTH = 32  # of the names, aligned
 _NO_KEYS = ("Array(", "Map(", "JSON")
+_RARE = "others are in more of the events"
 _METADATA = {"_key": "String", "_timestamp": "DateTime64(3, 'UTC')", "_headers": "Map(String, String)"}
 _ORDER = "-- Few values, the device, the time. Put first what queries filter by: the key cannot be changed later."
 
@@ -129,7 +130,8 @@ def propose_table(
     except ValueError as error:
         reasons = "; ".join(f"{printed(field.path)}: {field.undecided}" for field in without[:_MOST_NAMES])
         return "", [fail("proposal", f"{error} ({reasons})", "see the reasons")]
-    findings = [ok("proposal", f"{shown(settings.table)}: {len(columns)} columns, for {len(events)} {total}")]
+    result = f"{shown(settings.table)}: {len(columns)} of {len(fields)} fields have a column, for {len(events)} {total}"
+    findings = [ok("proposal", result)]
     if without:
         more = f" and {len(without) - _MOST_NAMES} more" if len(without) > _MOST_NAMES else ""
         paths = ", ".join(printed(field.path) for field in without[:_MOST_NAMES])
@@ -153,7 +155,7 @@ def _fields(
         if field.column in settings.map:
             others[i] = field._replace(type="", undecided="--map fills the column of this name from another field")
         elif field.path in rare:
-            others[i] = field._replace(type="", undecided=f"{_MOST_COLUMNS} other fields are in more of the events")
+            others[i] = field._replace(type="", undecided=_RARE)
     return [*mapped, *others]
 
 
@@ -185,11 +187,13 @@ def _template(
     template = events_template() if device else devices.create_statements(events_template(), "off")[0]
     head, _, rest = template.partition("(\n")
     origin = re.findall(r"    (_.*,)\n", rest)
+    explained = [field for field in without if field.undecided != _RARE][:_MOST_REASONS]
+    rest_count = len(without) - len(explained)
     width = min(_WIDTH, max(len(quoted(field.column)) for field in columns))
     body = [
         *(f"{quoted(field.column):{width}} {field.definition}," for field in columns),
-        *(f"-- {printed(field.path)}: {field.undecided}" for field in without[:_MOST_REASONS]),
-        *([f"-- … and {len(without) - _MOST_REASONS} more fields"] if len(without) > _MOST_REASONS else []),
+        *(f"-- {printed(field.path)}: {field.undecided}" for field in explained),
+        *([f"-- and {rest_count} more fields, of fewer events"] if rest_count else []),
         *origin,
         "-- What Kafka has of each message; remove the dashes to store it:",
         *(f"-- {name:10} {kind}," for name, kind in _METADATA.items() if name in metadata),

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from itertools import chain
 from math import log10
@@ -34,7 +35,7 @@ KINDS: dict[Any, str] = {
 """The kinds of JSON values, in words."""
 
 _NAME_LENGTH = 128
-_MAP_KEYS = 30  # an object with more distinct keys, of which each event has at most half, is a Map
+_MAP_KEYS = 30  # an object with more distinct keys, each in at most half of the events, is a Map
 _REPEATED, _VALUES, _DISTINCT = 10, 50, 1000  # LowCardinality: values for each distinct one, in all; distinct ones
 _EXACT_FLOATS, _WHOLE_64 = 2**53, 2**63
 _FIRST_NS, _END_NS = 946_684_800 * 10**9, 4_102_444_800 * 10**9  # 2000 … 2099
@@ -186,9 +187,9 @@ def _map_advice(path: Path, elements: str = "") -> str:
 
 
 def _has_new_keys(objects: Sequence[dict[str, Any]]) -> bool:
-    """Whether the keys of the objects are data, such as ids: nearly each object has others."""
-    keys = len(set().union(*objects))
-    return keys > _MAP_KEYS and 2 * sum(map(len, objects)) <= keys * len(objects)
+    """Whether the keys of the objects are data, such as ids: no key is in more than half of them."""
+    counts = Counter(chain.from_iterable(objects))
+    return len(counts) > _MAP_KEYS and 2 * max(counts.values()) <= len(objects)
 
 
 def _kinds(values: Iterable[Any]) -> set[type]:
@@ -211,7 +212,11 @@ def _type_of(values: Sequence[Any], path: Path, level: int = 1) -> str:
     if kinds == {list} and level <= DEPTH:
         return f"Array({_element_type(list(chain.from_iterable(values)), path, level)})"
     if kinds == {dict} and level == 1 and _has_new_keys(values):
-        return f"Map(String, {_element_type([value for item in values for value in item.values()], path, level)})"
+        try:
+            return f"Map(String, {_element_type([value for item in values for value in item.values()], path, level)})"
+        except _UndecidedError:
+            text = f"objects with ever new keys, and values of several kinds: {_map_advice(path)} makes it JSON"
+            raise _UndecidedError(text) from None
     for candidate in _candidates(kinds, values, path):
         if _holds(candidate, values):
             return candidate
@@ -236,7 +241,7 @@ def _element_type(values: Sequence[Any], path: Path, level: int) -> str:
 
 def _candidates(kinds: set[type], values: Sequence[Any], path: Path) -> Iterator[str]:
     """Yield types, the best first, of scalar values."""
-    if kinds <= {int, float, str}:
+    if kinds & {int, float, str}:
         yield from _time_types(values, path)
     if kinds == {bool}:
         yield "Bool"
@@ -270,7 +275,7 @@ def _time_types(values: Sequence[Any], path: Path) -> Iterator[str]:
         yield from (f"DateTime64({precision}, 'UTC')" for precision in (3, 6, 9) if max(digits) <= precision)
     elif named and times >= _MOSTLY * len(values):
         other = f"{len(values) - times} of {len(values)} values are no times"
-        raise _UndecidedError(f"{other}: a column DateTime64(3, 'UTC') makes them dead letters, String takes all texts")
+        raise _UndecidedError(f"{other}: a column DateTime64(3, 'UTC') makes these events dead letters")
 
 
 def _time_digits(value: Any) -> int:
@@ -293,8 +298,13 @@ def _describe(values: Sequence[Any], path: Path) -> str:
     """Return why no type is certain, and what to do."""
     kinds = Counter(KINDS.get(type(value), _HUGE) for value in values)
     reason = " and ".join(f"{kind} in {count}" for kind, count in kinds.most_common()) + f" of {len(values)} values"
+    usual, count = kinds.most_common(1)[0]
+    if len(kinds) > 1 and count >= _MOSTLY * len(values):
+        with suppress(_UndecidedError):
+            type_name = _type_of([value for value in values if KINDS.get(type(value)) == usual], path)
+            reason += f": a column {type_name} makes the other events dead letters"
     if len(kinds) > 1 and _holds("String", values, "lenient"):
-        return f"{reason}: --types {printed(path)}=lenient makes it String, with all values as text"
+        return f"{reason}; --types {printed(path)}=lenient makes it String, with all values as text"
     if list(kinds) == ["an object"]:
         return f"{reason}, empty or below {DEPTH} levels: {_map_advice(path)} makes it JSON"
     return f"{reason}: {_ADVICE.get(' '.join(kinds), 'fix the producer, or do without the field')}"
