@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from confluent_kafka import KafkaError
 
 from worker.core.errors import Fatal, Retryable
@@ -23,6 +25,9 @@ _REQUIRED = {
     KafkaError._AUTHENTICATION: "its user name and password (-X sasl.username, WORKER_KAFKA_PASSWORD)",
     KafkaError._SSL: "the TLS properties (-X ssl.ca.location and so on)",
 }
+# The broker's TLS alerts about the client's certificate or protocol (RFC 8446, section 6.2). librdkafka reports them as
+# a lost connection.
+_tls_refusal = re.compile(r"SSL alert number (?:40|4[2-9]|70|116)\b")
 
 UNKNOWN_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
@@ -36,14 +41,20 @@ class TopicNotFound(Retryable):
 
 
 def is_auth_error(error: KafkaError) -> bool:
-    """Whether the error is an authentication or authorization error."""
-    return error.code() in _REQUIRED
+    """Whether the error is an authentication or authorization error, TLS included."""
+    return _required(error) is not None
 
 
 def raise_auth_error(error: KafkaError) -> None:
-    """Raise Fatal for an authentication or authorization error."""
-    if is_auth_error(error):
-        raise Fatal(f"Kafka refuses this client: {error.str()}; check {_REQUIRED[error.code()]}")
+    """Raise Fatal for an authentication or authorization error, TLS included."""
+    if required := _required(error):
+        raise Fatal(f"Kafka refuses this client: {error.str()}; check {required}")
+
+
+def _required(error: KafkaError) -> str | None:
+    if error.code() == KafkaError._TRANSPORT and _tls_refusal.search(error.str()):
+        return "the client's certificate (-X ssl.certificate.location, -X ssl.key.location)"
+    return _REQUIRED.get(error.code())
 
 
 def commit_error(error: KafkaError) -> Retryable:
