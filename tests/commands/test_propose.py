@@ -349,6 +349,9 @@ def test_a_column_that_an_option_names_and_the_sample_lacks_is_an_error(settings
     assert "no column of " in notes
     assert "PROJECTION" not in statement
     run_statements(settings, statement)
+    out = io.StringIO()
+    assert check(settings, create=False, partitions=1, sample=1000, out=out) == ExitCode.OK
+    assert "OK    devices: devices are not counted" in out.getvalue()
 
 
 @pytest.mark.parametrize("options", [["--backend", "redis"], ["--backend", "clickhouse", "--sample", "0"]])

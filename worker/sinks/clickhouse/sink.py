@@ -133,7 +133,7 @@ class ClickHouseSink:
                 if self._settings.map and not self._template:
                     raise Fatal(
                         f"{self._where}: there is no table {self._settings.table}, and --map is given; fix: use "
-                        "CREATE TABLE (the table that the worker creates is for device events)"
+                        "CREATE TABLE, as worker check --propose prints it (the worker creates one for device events)"
                     )
                 self._create_table()
                 self.has_created_table = True
