@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.core.errors import Fatal, Retryable
 
@@ -40,25 +41,31 @@ class TopicNotFound(Retryable):
         self.topic = topic
 
 
-def is_auth_error(error: KafkaError) -> bool:
-    """Whether the error is an authentication or authorization error, TLS included."""
-    return _required(error) is not None
+def auth_error(error: KafkaError) -> Fatal | None:
+    """Return what an authentication or authorization error means, TLS included; None for any other error."""
+    required = _REQUIRED.get(error.code())
+    if error.code() == KafkaError._TRANSPORT and _tls_refusal.search(error.str()):
+        required = "the client's certificate (-X ssl.certificate.location, -X ssl.key.location)"
+    return Fatal(f"Kafka refuses this client: {error.str()}; check {required}") if required else None
 
 
 def raise_auth_error(error: KafkaError) -> None:
     """Raise Fatal for an authentication or authorization error, TLS included."""
-    if required := _required(error):
-        raise Fatal(f"Kafka refuses this client: {error.str()}; check {required}")
-
-
-def _required(error: KafkaError) -> str | None:
-    if error.code() == KafkaError._TRANSPORT and _tls_refusal.search(error.str()):
-        return "the client's certificate (-X ssl.certificate.location, -X ssl.key.location)"
-    return _REQUIRED.get(error.code())
+    if fatal := auth_error(error):
+        raise fatal
 
 
 def commit_error(error: KafkaError) -> Retryable:
     """Return the error of a failed commit. Raises Fatal if rights are missing."""
     raise_auth_error(error)
     reason = "fenced" if error.code() in _EXPELLED else "connection"
-    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason, of_store=False)
+    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason)
+
+
+def checked(answers: Iterable[TopicPartition] | None) -> list[TopicPartition]:
+    """Return the answers for partitions. Raises KafkaException with the first error among them."""
+    answers = list(answers or ())
+    for answer in answers:
+        if answer.error:
+            raise KafkaException(answer.error)
+    return answers
