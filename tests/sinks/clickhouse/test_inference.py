@@ -181,6 +181,10 @@ def test_a_name_that_a_column_cannot_have_needs_another(key: str, advice: str) -
     assert len(field.undecided) < 500
 
 
+def test_an_object_with_such_a_name_is_one_field() -> None:
+    assert [field.path for field in infer([{"a.b": {"c": 1, "d": 2}}])] == [("a.b",)]
+
+
 def test_arrays_inside_of_objects_need_another_name() -> None:
     """The server takes `a.b` and `a.c` for a Nested, whose arrays must have the same length."""
     assert "--map a.b=a_b" in inferred({"a": {"b": ["x"]}})["a.b"]
