@@ -176,11 +176,17 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from worker.commands.check import check
+    from worker.commands.check.propose import print_proposals
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, "critical", "check")  # errors are findings
     create, partitions, sample = arguments.create, arguments.partitions, arguments.sample
-    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout)
+    if arguments.propose and ("clickhouse" not in settings.backends or not sample):
+        raise UsageError("--propose: it needs --backend clickhouse, and a --sample of at least 1 event")
+    if arguments.propose and not create:
+        return print_proposals(settings, sample=sample, out=sys.stdout, notes=sys.stderr)
+    proposed = sys.stderr if arguments.propose else None
+    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout, proposed=proposed)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -197,6 +197,9 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create", action="store_true", help="create missing topics and a missing table")
     parser.add_argument(
+        "--propose", action="store_true", help="print CREATE TABLE for the sampled events; with --create, run it"
+    )
+    parser.add_argument(
         "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a created topic [4]"
     )
     parser.add_argument(
