@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,13 +36,6 @@ def cpu_seconds(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def idle_share(pids: Iterable[int], seconds: float = 3.0) -> dict[int, float]:
-    """Return how many cores each process uses while it is idle."""
-    before = {pid: cpu_seconds(pid) for pid in pids if pid}
-    time.sleep(seconds)
-    return {pid: (cpu_seconds(pid) - spent) / seconds for pid, spent in before.items()}
 
 
 def peak_rss(pid: int) -> int:
