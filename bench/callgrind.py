@@ -23,8 +23,13 @@ def command(directory: Path) -> list[str]:
 
 
 def profiles(directory: Path) -> list[Path]:
-    """Return the profiles of a program's processes, the oldest first."""
-    return sorted((file for file in directory.iterdir() if file.name.isdigit()), key=lambda file: int(file.name))
+    """Return the profiles of a program's processes. Their names are the pids, whose order says nothing: pids wrap."""
+    return [file for file in directory.iterdir() if file.name.isdigit()]
+
+
+def calls(profile: Path, function: str) -> bool:
+    """Whether the process called the function."""
+    return f" {function}\n" in profile.read_text()
 
 
 def instructions(profile: Path) -> int:

@@ -50,14 +50,14 @@ def peak_rss(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's direct children, oldest first; none if it has ended."""
+    """Return the pids of a process's direct children, those of one thread oldest first; none if it has ended."""
     pids: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             pids += map(int, (task / "children").read_text().split())
     except (FileNotFoundError, ProcessLookupError):
         pass
-    return sorted(pids)
+    return pids  # not sorted: pids wrap
 
 
 def tree(root: int) -> list[int]:

@@ -73,7 +73,9 @@ def test_both_readme_files_have_the_blocks_that_the_report_writes() -> None:
         assert all(f"<!-- bench {block} -->" in text for block in blocks), name
 
 
-def test_processes_are_ordered_by_pid(tmp_path: Path) -> None:
-    for name in ("900", "1000", "1000.log"):
-        (tmp_path / name).write_text(f"totals: {name}\n")
-    assert [callgrind.instructions(file) for file in callgrind.profiles(tmp_path)] == [900, 1000]
+def test_the_reader_among_processes_is_the_one_that_unpacks_messages(tmp_path: Path) -> None:
+    (tmp_path / "900").write_text("fn=(1) unpack\ntotals: 900\n")
+    (tmp_path / "1000").write_text("fn=(1) unpack_more\ntotals: 1000\n")
+    (tmp_path / "1000.log").write_text("fn=(1) unpack\n")
+    readers = [file for file in callgrind.profiles(tmp_path) if callgrind.calls(file, "unpack")]
+    assert [callgrind.instructions(file) for file in readers] == [900]
