@@ -28,4 +28,4 @@ def _contender(name: str, program: str, store: str) -> Contender:
         head = [sys.executable, "-m", "bench.peers.compiled"]
         return [*head, "--kind", name, "--program", program, *words[len(head) :]]
 
-    return replace(wrapped, command=command, as_text=True, waits=6.0)
+    return replace(wrapped, command=command, as_text=True)

@@ -17,7 +17,7 @@ from bench.services import ROOT, Dataset, Services
 PEERS = Path(__file__).parent / "peers"
 CACHE = Path(__file__).parent / ".cache"
 
-FLOOR = "discard, Python"
+FLOOR, C_FLOOR = "discard, Python → nothing", "discard, C → nothing"  # keys
 _COLUMNS = "(timestamp DateTime64(3, 'UTC'), device_ip String, error_code Int8) ENGINE = MergeTree ORDER BY device_ip"
 _AS_TEXT = "(timestamp String, device_ip String, error_code Int8) ENGINE = MergeTree ORDER BY device_ip"
 
@@ -43,7 +43,6 @@ class Contender:
     ours: bool = False
     in_store: bool = False  # the store's server does all the work: the client's CPU time is not a reader's
     as_text: bool = False  # stores the timestamp as text
-    waits: float = 0.0  # s that it waits for more events before it ends
     earlier: int = 0  # rows in its table before the run
     statement: str = ""  # that creates its table {target}, if it is not a table of device events
     arrived: Callable[[Job], str] | None = None  # returns the error in the store, if the events are not device events
@@ -99,7 +98,7 @@ def variants(text: str) -> list[Contender]:
 
 
 def floor() -> Contender:
-    return peer(FLOOR, "nothing", "discard")
+    return peer("discard, Python", "nothing", "discard")
 
 
 def c_floor() -> Contender | None:
@@ -133,7 +132,6 @@ def peer(
     *,
     short: bool = False,
     in_store: bool = False,
-    waits: float = 0.0,
     kind: str = "",
 ) -> Contender:
     """Return a program of peers/, run by `python`; `kind` is its own argument."""
@@ -146,7 +144,7 @@ def peer(
         words += ["--store", store, "--url", url, "--target", job.target, "--kind", kind]
         return [*words, "--http", services.clickhouse_http()] if store == "clickhouse" else words
 
-    return Contender(name, store, command, short=short, in_store=in_store, waits=waits)
+    return Contender(name, store, command, short=short, in_store=in_store)
 
 
 def obvious() -> list[Contender]:

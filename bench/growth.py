@@ -15,6 +15,7 @@ if not __package__:  # run as a file
 
 from bench import contenders, machine, picture, report, rounds, services
 from bench.contenders import Contender
+from bench.figures import Result
 from bench.services import Dataset, Services
 from worker.core.errors import Fatal
 
@@ -36,7 +37,7 @@ class Point(NamedTuple):
     value: int
     contender: Contender
     data: Dataset
-    empty: Dataset
+    small: Dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,17 +74,17 @@ def _points(running: Services, dimensions: list[str], stores: list[str], events:
             if dimension == "batch rows":
                 count = min(count, value * 500)  # each small batch costs an insert and a commit
             data = running.dataset(count, devices, partitions, size=size)
-            empty = running.dataset(0, 1, partitions)
+            small = running.dataset(partitions * services.SMALL, devices, partitions, size=size)
             processes = value if dimension == "processes" else 1
             extra = ("--batch-rows", str(value)) if dimension == "batch rows" else ()
             for store in stores:
                 if dimension != "table rows":
-                    yield Point(dimension, value, contenders.ours(processes, store, extra), data, empty)
+                    yield Point(dimension, value, contenders.ours(processes, store, extra), data, small)
                 elif store == "clickhouse":
-                    yield Point(dimension, value, contenders.ours(processes, store, earlier=value), data, empty)
+                    yield Point(dimension, value, contenders.ours(processes, store, earlier=value), data, small)
 
 
-def _table(points: list[Point], results: list[rounds.Result]) -> str:
+def _table(points: list[Point], results: list[Result]) -> str:
     lines = [
         f"{'':24} {'store':10} {'events':>8} {'reader µs':>18} {'store µs':>9} {'msg/s':>7} {'RSS MB':>7} {'steal':>6}"
     ]
@@ -100,14 +101,16 @@ def _table(points: list[Point], results: list[rounds.Result]) -> str:
     return "\n".join(lines)
 
 
-def _save(points: list[Point], results: list[rounds.Result]) -> None:
+def _save(points: list[Point], results: list[Result]) -> None:
     stem = report.RESULTS / f"growth-{time.strftime('%Y%m%d-%H%M%S')}"
     rows = [
-        {"dimension": point.dimension, "value": point.value, **result.to_json()}
+        {"dimension": point.dimension, "value": point.value, **result.__dict__}
         for point, result in zip(points, results, strict=True)
     ]
     report.RESULTS.mkdir(exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({"machine": machine.describe(), "points": rows}, indent=1) + "\n")
+    stem.with_suffix(".json").write_text(
+        json.dumps({"machine": machine.describe(), "points": rows}, indent=1, default=vars) + "\n"
+    )
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point, result in zip(points, results, strict=True):
         if result.samples:

@@ -85,24 +85,24 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     code = 0
     for script, worker, python in zip(results[::3], results[1::3], results[2::3], strict=True):
-        ratio = median(report.ratios(worker, script))
+        ratio = median(worker.ratios(script, "reader_us"))
         code |= options.check and ratio > LIMIT
-        share = median(report.ratios(worker, python))
-        name = worker.contender.name
-        print(f"{name}: {ratio:.2f} × the script by hand, limit {LIMIT}; {share:.2f} × the Python reader")
+        share = median(worker.ratios(python, "reader_us"))
+        print(f"{worker.name}: {ratio:.2f} × the script by hand, limit {LIMIT}; {share:.2f} × the Python reader")
     return int(code)
 
 
 def _field(running: Services, shape: Shape, count: int, config: Path) -> Iterator[tuple[Contender, Dataset, Dataset]]:
-    """Yield the script, the worker, and the worker with the Python reader, each with the topic and an empty one."""
+    """Yield the script, the worker, and the worker with the Python reader, each with the topic and a small one."""
     rounds.progress(f"writing: {shape.name}")
     events = _events(shape, count)
-    topics = [f"jobs-{shape.name}-{part}" for part in (len(events), 0)]
-    _send(running.kafka, topics[0], events)
-    _send(running.kafka, topics[1], [])
-    nothing = Dataset(topics[1], 0, _PARTITIONS, 0, 0, 0, 0, frozenset())
-    data = nothing._replace(topic=topics[0], events=len(events))
-    results = {topics[0]: shape.expected(running, events), topics[1]: shape.expected(running, [])}
+    datasets: list[Dataset] = []
+    results = {}
+    for part in (events, events[: services.SMALL]):
+        topic = f"jobs-{shape.name}-{len(part)}"
+        _send(running.kafka, topic, part)
+        datasets.append(Dataset(topic, len(part), _PARTITIONS, 0, 0, 0, 0, frozenset()))
+        results[topic] = shape.expected(running, part)
 
     def arrived(job: Job) -> str:
         actual, expected = shape.actual(job), results[job.data.topic]
@@ -112,8 +112,9 @@ def _field(running: Services, shape: Shape, count: int, config: Path) -> Iterato
     script = contenders.peer(f"{shape.name}, by hand", shape.store, "by_hand", kind=shape.name)
     worker = contenders.ours(1, shape.store, words, name=f"{shape.name}, worker")
     python = contenders.ours(1, shape.store, (*words, "--reader", "python"), name=f"{shape.name}, Python reader")
+    data, small = datasets
     for contender in (script, worker, python):
-        yield replace(contender, statement=shape.table, arrived=arrived), data, nothing
+        yield replace(contender, statement=shape.table, arrived=arrived), data, small
 
 
 def _events(shape: Shape, count: int) -> list[Event]:

@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> int:
 def _capacity(running: Services, store: str) -> float:
     """Return the rate at which one process drains one partition."""
     rounds.progress(f"measuring the capacity: {store}")
-    data, empty = running.dataset(1_000_000, 10_000, 1), running.dataset(0, 10_000, 1)
-    (result,) = rounds.play(running, [(contenders.ours(1, store), data, empty)], 1, lambda _: None)
+    data, small = (running.dataset(count, 10_000, 1) for count in (1_000_000, services.SMALL))
+    (result,) = rounds.play(running, [(contenders.ours(1, store), data, small)], 1, lambda _: None)
     if result.failures:
         raise SystemExit(result.failures[0])
     return result.median("rate")

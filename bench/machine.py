@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,13 +38,6 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-def idle_share(pids: Iterable[int], seconds: float = 3.0) -> dict[int, float]:
-    """Return how many cores each process uses while it is idle."""
-    before = {pid: cpu_seconds(pid) for pid in pids if pid}
-    time.sleep(seconds)
-    return {pid: (cpu_seconds(pid) - spent) / seconds for pid, spent in before.items()}
-
-
 def peak_rss(pid: int) -> int:
     """Return the peak resident memory of a process, in bytes; 0 if it has ended."""
     try:
@@ -59,14 +50,14 @@ def peak_rss(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's direct children, oldest first; none if it has ended."""
+    """Return the pids of a process's direct children, those of one thread oldest first; none if it has ended."""
     pids: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             pids += map(int, (task / "children").read_text().split())
     except (FileNotFoundError, ProcessLookupError):
         pass
-    return sorted(pids)
+    return pids  # not sorted: pids wrap
 
 
 def tree(root: int) -> list[int]:

@@ -30,7 +30,6 @@ class Run:
     output: str  # stdout
     errors: str  # the end of stderr
     wall: float
-    lasted: float  # wall time until the servers were read
     cpu: float  # of the program and its descendants, to the microsecond: the kernel's sum at its end
     split: list[float]  # … of the program itself and of each direct child, oldest first, as last sampled
     servers: dict[str, float]  # … of each server of this machine, to 10 ms
@@ -56,7 +55,7 @@ def run(
     `watch` is called twice a second meanwhile, `settle` after the end and before the servers' time is read.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        result = Run(0, "", "", 0.0, 0.0, 0.0, [], {}, 0, 0, 0.0)
+        result = Run(0, "", "", 0.0, 0.0, [], {}, 0, 0, 0.0)
         before, spent = machine.processor(), {name: machine.cpu_seconds(pid) for name, pid in servers.items()}
         began = time.monotonic()
         process = subprocess.Popen(
@@ -74,7 +73,6 @@ def run(
         result.cpu = max(usage.ru_utime + usage.ru_stime, sum(result.split))
         if settle:
             settle()
-        result.lasted = time.monotonic() - began
         result.servers = {name: machine.cpu_seconds(pid) - spent[name] for name, pid in servers.items() if pid}
         result.steal = machine.processor().steal_since(before)
         result.output, result.errors = (_text(file)[-4000:] for file in (out, err))

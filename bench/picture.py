@@ -1,4 +1,4 @@
-"""Pictures as SVG, without a library: bars of two parts, and lines over a logarithmic axis."""
+"""Pictures as SVG, without a library: bars of three parts, and lines over a logarithmic axis."""
 
 from __future__ import annotations
 
@@ -11,37 +11,44 @@ _STYLE = (
     "<style>text{font:13px system-ui,sans-serif;fill:#24292f}.dim{fill:#6e7781}.axis{stroke:#d0d7de}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.dim{fill:#8b949e}.axis{stroke:#30363d}}</style>"
 )
-_OURS, _THEIRS, _STORE = "#2da44e", "#8c959f", "#bf8700"
+_OURS, _THEIRS, _STORE, _BROKER = "#2da44e", "#8c959f", "#bf8700", "#8250df"
 _COLOURS = ("#2da44e", "#0969da", "#bf8700", "#cf222e")
 
 
 class Bar(NamedTuple):
     name: str
-    reader: float
-    store: float
+    parts: tuple[float, float, float]  # reader, store, broker
+    total: float  # what the table has: the median of totals, not the sum of medians
     ours: bool
 
 
 def bars(rows: Sequence[Bar], title: str) -> str:
     """Return a bar per row, the smallest sum first. Bars far longer than the others are cut."""
-    rows = sorted(rows, key=lambda row: row.reader + row.store)
+    rows = sorted(rows, key=lambda row: row.total)
     left, width, step, top = 290, 460, 26, 56
-    sums = sorted(row.reader + row.store for row in rows)
-    limit = max([total for total in sums if total <= 12 * sums[len(sums) // 2]], default=1.0) if sums else 1.0
+    totals = [row.total for row in rows]
+    limit = max([total for total in totals if total <= 12 * totals[len(totals) // 2]], default=1.0) if totals else 1.0
     parts = [f'<text x="16" y="24" font-weight="600">{escape(title)}</text>']
-    for i, (colour, text) in enumerate(((_OURS, "reader, ours"), (_THEIRS, "reader"), (_STORE, "store"))):
+    for i, (colour, text) in enumerate(
+        (
+            (_OURS, "reader, ours"),
+            (_THEIRS, "reader"),
+            (_STORE, "store"),
+            (_BROKER, "broker"),
+        )
+    ):
         at = left + 110 * i
         parts.append(f'<rect x="{at}" y="34" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text class="dim" x="{at + 15}" y="44">{text}</text>')
     for i, row in enumerate(rows):
         y, x = top + step * i, float(left)
         parts.append(f'<text x="{left - 10}" y="{y + 14}" text-anchor="end">{escape(row.name)}</text>')
-        for value, colour in ((row.reader, _OURS if row.ours else _THEIRS), (row.store, _STORE)):
+        for value, colour in zip(row.parts, (_OURS if row.ours else _THEIRS, _STORE, _BROKER), strict=True):
             length = max(0.0, min(value / limit * width, left + width - x))
             parts.append(f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="18" fill="{colour}"/>')
             x += length
-        cut = "… " if row.reader + row.store > limit else ""
-        parts.append(f'<text class="dim" x="{x + 6:.1f}" y="{y + 14}">{cut}{row.reader + row.store:.2f}</text>')
+        cut = "… " if totals[i] > limit else ""
+        parts.append(f'<text class="dim" x="{x + 6:.1f}" y="{y + 14}">{cut}{totals[i]:.2f}</text>')
     return _svg(left + width + 80, top + step * len(rows) + 12, parts)
 
 

@@ -1,4 +1,4 @@
-"""The rounds: every contender in turn, over its topic and over an empty one."""
+"""The rounds: every contender in turn, over its topic and over a small one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
-from typing import Any
+from itertools import zip_longest
+from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench import machine, measure, verify
+from bench import measure, verify
 from bench.contenders import Contender, Job
+from bench.figures import Result, Sample
 from bench.services import Dataset, Services
 from worker.local.process import free_port
 
@@ -23,96 +23,66 @@ STEAL_LIMIT = 0.10
 _TRIES = 3  # of one run, if the host takes too much CPU time
 _TIMEOUT_S = 900.0
 _MIN_S = 0.3  # a shorter drain gives no useful rate
+_MAX_SHARE = 1.5  # of the work, as a multiple of an even share, that one of several consumers may do
+_MEASURABLE_S = 0.1  # CPU time per consumer that its share is judged from: the kernel counts ticks of 10 ms
 
 
-@dataclass
-class Sample:
-    """One contender in one round.
-
-    The reader's CPU time and the wall time are those of the whole topic minus those of an empty one. So start-up,
-    joining the group and leaving it are not included. The servers' CPU time excludes what they use when idle.
-    """
-
-    reader_us: float
-    store_us: float
-    broker_us: float
-    rate: float  # messages/s; 0 if the run was too short to measure it
-    steal: float
-    wall: float  # of the whole run, s
-    rss: int
-    rss_sum: int
-    stages: dict[str, float]  # µs per message in each stage
-    split_us: list[float]  # µs per message of the program itself and of each child
-
-
-@dataclass
-class Result:
-    """All rounds of one contender."""
+class Entry(NamedTuple):
+    """A contender with its topic, and a small one with as many partitions."""
 
     contender: Contender
     data: Dataset
-    empty: Dataset  # with as many partitions
-    samples: list[Sample] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    repeated: int = 0  # runs discarded because the host took too much CPU time
-
-    def median(self, figure: str) -> float:
-        return float(median([getattr(sample, figure) for sample in self.samples]))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.contender.name,
-            "store": self.contender.store,
-            "events": self.data.events,
-            "in_store": self.contender.in_store,
-            "ok": not self.failures,
-            "failures": self.failures,
-            "repeated": self.repeated,
-            "samples": [asdict(sample) for sample in self.samples],
-        }
+    small: Dataset
 
 
 def play(
     services: Services,
-    contenders: Sequence[tuple[Contender, Dataset, Dataset]],
+    entries: Sequence[tuple[Contender, Dataset, Dataset]],
     rounds: int,
     report_progress: Callable[[str], None],
 ) -> list[Result]:
-    """Run all rounds; return one result per contender, in their order. Each has its topic and an empty one."""
-    results = [Result(*each) for each in contenders]
+    """Run all rounds; return one result per contender, in their order. Each has its topic and a small one."""
+    field = [(entry, _result(entry)) for entry in map(Entry._make, entries)]
     report_progress("warming up")  # the broker's compiler, the page cache
-    for result in results[:2]:
-        _run(services, result.contender, result.data)
-    idle = machine.idle_share(services.pids.values())
-    total = rounds * len(results)
+    for entry, _ in field[:2]:
+        _run(services, entry.contender, entry.data)
+    total = rounds * len(field)
     for number in range(rounds):
         # Each round begins with another contender, so that none always follows the same one.
-        shift = number % len(results)
-        for position, result in enumerate(results[shift:] + results[:shift]):
-            done = number * len(results) + position
-            report_progress(f"[{done + 1}/{total}] round {number + 1}: {result.contender.key}")
+        shift = number % len(field)
+        for position, (entry, result) in enumerate(field[shift:] + field[:shift]):
+            done = number * len(field) + position
+            report_progress(f"[{done + 1}/{total}] round {number + 1}: {result.key}")
             if len(result.failures) < 2:  # a contender that failed twice does not run again
-                _once(services, result, idle)
-    return results
+                _once(services, entry, result, number)
+    return [result for _, result in field]
 
 
-def _once(services: Services, result: Result, idle: Mapping[int, float]) -> None:
-    runs = []
-    for data in (result.empty, result.data):
-        run, failure, tries = _run(services, result.contender, data)
-        result.repeated += tries - 1
-        if failure:
-            result.failures.append(failure + (" (on the empty topic)" if data is result.empty else ""))
-        runs.append(run)
-    nothing, full = runs
+def _result(entry: Entry) -> Result:
+    contender = entry.contender
+    return Result(contender.name, contender.store, entry.data.events, contender.ours, contender.in_store)
+
+
+def _once(services: Services, entry: Entry, result: Result, number: int) -> None:
+    small, failure, tries = _run(services, entry.contender, entry.small)
+    if failure:
+        result.failures.append(f"{failure} (on the small topic)")
+    full, failure, more_tries = _run(services, entry.contender, entry.data, small)
+    if failure:
+        result.failures.append(failure)
+    result.repeated += tries + more_tries - 2
     if full.code == 0:
-        shares = {name: idle.get(pid, 0.0) for name, pid in services.pids.items()}
-        result.samples.append(_sample(result, nothing, full, shares))
+        result.samples.append(_sample(entry, number, small, full))
 
 
-def _run(services: Services, contender: Contender, data: Dataset) -> tuple[measure.Run, str, int]:
-    """Run until the host takes at most a tenth of the CPU time, three times at most; return the run that lost least."""
-    best: tuple[measure.Run, str] | None = None
+def _run(
+    services: Services, contender: Contender, data: Dataset, small: measure.Run | None = None
+) -> tuple[measure.Run, str, int]:
+    """Run until the host takes at most a tenth of the CPU time and the work is shared; three times at most.
+
+    `small` is the run over the small topic. Returns the best run, the error, and how many runs there were.
+    """
+    best: tuple[str, float, measure.Run] | None = None
     for tries in range(1, _TRIES + 1):
         name = f"bench_{uuid.uuid4().hex[:10]}"
         job = Job(services, data, group=name, target=name, metrics_port=free_port())
@@ -131,41 +101,60 @@ def _run(services: Services, contender: Contender, data: Dataset) -> tuple[measu
             verify.remove(contender, job)
         if problem:
             return run, problem, tries
-        if best is None or run.steal < best[0].steal:
-            best = run, problem
-        if run.steal <= STEAL_LIMIT:
+        unfair = _unfair(run, small) if contender.ours and small else ""
+        if best is None or (bool(unfair), run.steal) < (bool(best[0]), best[1]):
+            best = unfair, run.steal, run
+        if run.steal <= STEAL_LIMIT and not unfair:
             break
         time.sleep(2)  # the bursts pass
     assert best
-    return *best, tries
+    return best[2], best[0], tries
 
 
-def _sample(result: Result, nothing: measure.Run, full: measure.Run, idle: Mapping[str, float]) -> Sample:
-    contender, events = result.contender, result.data.events
-    store = {"redis": "redis", "clickhouse": "clickhouse"}.get(contender.store, "")
+def _consumers(run: measure.Run, small: measure.Run) -> list[float]:
+    """Return the CPU time of each of the worker's consumers, without that of its start-up."""
+    return [max(0.0, cpu - less) for cpu, less in zip(run.split[2:], small.split[2:], strict=False)]
 
-    drained = full.wall - (nothing.wall - contender.waits)
 
-    def per_message(seconds: float) -> float:
-        return seconds * 1e6 / events
+def _busiest(run: measure.Run, small: measure.Run) -> float:
+    """Return the share of the consumers' work that one of them did."""
+    work = _consumers(run, small)
+    return max(work, default=0.0) / (sum(work) or 1.0)
+
+
+def _unfair(run: measure.Run, small: measure.Run) -> str:
+    """Return the error where one consumer of several did far more than its share of the work."""
+    work, busiest = _consumers(run, small), _busiest(run, small)
+    if sum(work) < _MEASURABLE_S * len(work) or busiest * len(work) <= _MAX_SHARE:
+        return ""
+    return f"one of {len(work)} consumers did {busiest:.0%} of the work"
+
+
+def _sample(entry: Entry, number: int, small: measure.Run, full: measure.Run) -> Sample:
+    contender, events = entry.contender, entry.data.events - entry.small.events
+    drained = full.wall - small.wall
+
+    def per_message(more: float, less: float) -> float:
+        return (more - less) * 1e6 / events
 
     def server(name: str) -> float:
-        return per_message(full.servers.get(name, 0.0) - idle.get(name, 0.0) * full.lasted)
+        return per_message(full.servers.get(name, 0.0), small.servers.get(name, 0.0))
 
     return Sample(
-        reader_us=0.0 if contender.in_store else per_message(full.cpu - nothing.cpu),
-        store_us=server(store),
+        round=number,
+        reader_us=0.0 if contender.in_store else per_message(full.cpu, small.cpu),
+        reader_s=full.cpu,
+        startup_s=small.cpu,
+        store_us=server(contender.store),
         broker_us=server("kafka"),
         rate=events / drained if drained > _MIN_S else 0.0,
-        steal=max(nothing.steal, full.steal),
+        steal=max(small.steal, full.steal),
         wall=full.wall,
         rss=full.rss,
         rss_sum=full.rss_sum,
         stages={stage: seconds * 1e6 / full.consumed for stage, seconds in full.stages.items() if full.consumed},
-        split_us=[
-            per_message(cpu - less)
-            for cpu, less in zip(full.split, [*nothing.split, *[0.0] * len(full.split)], strict=False)
-        ],
+        split_us=[per_message(cpu, less) for cpu, less in zip_longest(full.split, small.split, fillvalue=0.0)],
+        busiest=_busiest(full, small) if contender.ours else 1.0,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from statistics import median
 
 if not __package__:  # run as a file
     sys.path[0] = str(Path(__file__).parents[1])
@@ -13,8 +12,7 @@ if not __package__:  # run as a file
 from bench import binaries, contenders, report, rounds, services, venvs
 from bench.contenders import FLOOR, Contender
 from worker.core.errors import Fatal
-
-LIMITS = {"redis": 1.7, "clickhouse": 2.2}  # reader ÷ floor, one process
+from worker.core.native import reader_in_use
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,25 +29,33 @@ def _run(options: argparse.Namespace, running: services.Services) -> int:
     rounds.progress(f"writing {options.events} events to {running.kafka}")
     whole = running.dataset(options.events, options.devices, options.partitions)
     short = running.dataset(max(1, options.events // 10), options.devices, options.partitions)
-    empty = running.dataset(0, options.devices, options.partitions)
-    field = [(contender, short if contender.short else whole, empty) for contender in _field(options)]
+    small = running.dataset(options.partitions * services.SMALL, options.devices, options.partitions)
+    field = [(contender, short if contender.short else whole, small) for contender in _field(options)]
     results = rounds.play(running, field, options.rounds, rounds.progress)
     rounds.progress("")
     print(report.table(results))
-    for text in (report.stages(results), report.failures(results)):
+    verdicts = report.verdicts(results, reader_in_use("auto"))
+    for text in (report.notes(results), "\n".join(verdicts), report.failures(results)):
         if text:
             print(f"\n{text}")
     data = whole._asdict()
     del data["addresses"]
-    about = {"versions": running.versions(), "arguments": sys.argv[1:], "data": data}
+    about = {
+        "versions": running.versions(),
+        "reader": reader_in_use("auto"),
+        "arguments": sys.argv[1:],
+        "data": data,
+    }
     print(f"\nwritten: {report.save(results, about)}")
-    failed = any(result.failures for result in results if result.contender.ours or result.contender.name == FLOOR)
-    return _check(results) if options.check and not failed else int(failed)
+    failed = any(result.failures for result in results if result.ours or result.key == FLOOR)
+    return int(failed or (options.check and any(verdict.startswith("SLOW") for verdict in verdicts)))
 
 
 def _field(options: argparse.Namespace) -> list[Contender]:
     """Return the contenders."""
     field = [contenders.floor(), *(contenders.ours(1, store) for store in ("redis", "clickhouse"))]
+    if reader_in_use("auto") == "native":
+        field += contenders.variants("python=--reader python")
     for text in options.variant:
         field += contenders.variants(text)
     if not (options.check or options.quick):
@@ -66,22 +72,6 @@ def _field(options: argparse.Namespace) -> list[Contender]:
     if options.only:
         field = [contender for contender in field if any(word in contender.key for word in options.only)]
     return field
-
-
-def _check(results: list[rounds.Result]) -> int:
-    """Compare the worker with the floor of the same rounds; return 1 above a limit."""
-    floor = next(result for result in results if result.contender.name == FLOOR)
-    code = 0
-    for result in results:
-        contender = result.contender
-        if contender.name == "worker, 1 process":
-            shares = report.ratios(result, floor)
-            ratio = median(shares)
-            within_limit = ratio <= LIMITS[contender.store]
-            code |= not within_limit
-            verdict = "ok  " if within_limit else "SLOW"
-            print(f"{verdict} {contender.key}: {ratio:.2f} × the floor, limit {LIMITS[contender.store]}")
-    return code
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

@@ -26,6 +26,10 @@ from worker.local import Server, start_clickhouse, start_kafka, start_redis
 
 ROOT = Path(__file__).parents[1]
 _TAKE = 10_000
+SMALL = 100  # events of each partition of the topic that start-up is measured with
+# The broker waits for further members before it assigns partitions (Kafka's default is 3000 ms). Without this the first
+# of several consumers drains the topic before the others have joined.
+_BROKER = {"group.initial.rebalance.delay.ms": 1000}
 
 
 class Dataset(NamedTuple):
@@ -69,7 +73,7 @@ class Services:
 
     def versions(self) -> dict[str, str]:
         info: Any = self.redis_client().info("server")
-        return {"clickhouse": str(self.query("SELECT version()")[0][0]), "redis": str(info["redis_version"])}
+        return {"ClickHouse": str(self.query("SELECT version()")[0][0]), "Redis": str(info["redis_version"])}
 
     def dataset(self, events: int, devices: int, partitions: int, seed: int = 1, size: int = 0) -> Dataset:
         """Return a topic with these events, created if missing; `size` pads each event to about so many bytes."""
@@ -128,7 +132,7 @@ def running() -> Iterator[Services]:
     with ExitStack() as stack:
         addresses = {}
         starts: dict[str, Callable[[], Server]] = {
-            "kafka": start_kafka,
+            "kafka": partial(start_kafka, _BROKER),
             "redis": partial(start_redis, appendonly="no"),
             "clickhouse": start_clickhouse,
         }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file
     sys.path[0] = str(Path(__file__).parents[1])
 
-from bench import samples
+from bench import callgrind, samples
 
 RECORDS = 1000  # messages that the worker reads at once
 RECORD_BATCHES = 100  # in its default batch
@@ -93,23 +92,21 @@ def _measure(steps: list[Step], rounds: int) -> dict[str, list[float]]:
 
 def _instructions(step: Step, devices: int) -> float:
     """Return instructions per message: the difference of a run with 1 repetition and one with 21."""
-    counts = []
+    counts: list[int] = []
     for repeat in (1, 1, 21):  # the first run compiles changed files
-        with tempfile.NamedTemporaryFile() as out:
-            words = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
-            words += [sys.executable, "-m", "bench.stages", "--type", step.name]
+        with tempfile.TemporaryDirectory() as directory:
+            words = [*callgrind.command(Path(directory)), sys.executable, "-m", "bench.stages", "--type", step.name]
             done = subprocess.run(
                 [*words, "--repeat", str(repeat), "--devices", str(devices)],
                 cwd=Path(__file__).parents[1],
-                env={"PYTHONHASHSEED": "0"},
+                env=callgrind.ENVIRONMENT,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-        collected = re.search(r"Collected : (\d+)", done.stderr)
-        if not collected:
-            raise SystemExit(f"valgrind failed:\n{done.stderr[-1000:]}")
-        counts.append(int(collected[1]))
+            if done.returncode:
+                raise SystemExit(f"valgrind failed:\n{done.stderr[-1000:]}")
+            counts += map(callgrind.instructions, callgrind.profiles(Path(directory)))
     return (counts[2] - counts[1]) / (20 * step.rows)
 
 

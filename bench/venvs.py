@@ -9,19 +9,19 @@ from pathlib import Path
 from bench.contenders import CACHE, Contender, peer
 
 _PEERS = {
-    "quix-streams": ("quix", 5.0, ("quixstreams==3.28.1", "clickhouse-driver==0.2.11")),
-    "faststream": ("faststream_app", 5.0, ("faststream[confluent]==0.7.8", "clickhouse-driver==0.2.11")),
-    "bytewax": ("bytewax_flow", 0.0, ("bytewax[kafka]==0.21.1", "clickhouse-driver==0.2.11")),
+    "quix-streams": ("quix", ("quixstreams==3.28.1", "clickhouse-driver==0.2.11")),
+    "faststream": ("faststream_app", ("faststream[confluent]==0.7.8", "clickhouse-driver==0.2.11")),
+    "bytewax": ("bytewax_flow", ("bytewax[kafka]==0.21.1", "clickhouse-driver==0.2.11")),
 }
 
 
 def peers() -> list[Contender]:
     """Return the peers that can be installed."""
     contenders = []
-    for name, (script, waits, packages) in _PEERS.items():
+    for name, (script, packages) in _PEERS.items():
         python = _python(name, packages)
         if python:
-            contenders.append(peer(name, "clickhouse", script, str(python), short=True, waits=waits))
+            contenders.append(peer(name, "clickhouse", script, str(python), short=True))
     return contenders
 
 

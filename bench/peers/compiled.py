@@ -18,7 +18,6 @@ from confluent_kafka import Consumer, TopicPartition
 
 from bench.peers.arguments import arguments
 
-_EMPTY_S = 8.0  # how long it gets on an empty topic: start, join, idle
 _ROWS = 100_000
 
 
@@ -30,12 +29,9 @@ def main() -> None:
         file.write_text(json.dumps(config))
         look = Consumer({"bootstrap.servers": job.bootstrap, "group.id": job.group})  # never subscribes: no member
         with subprocess.Popen([job.program, *options], stdout=subprocess.DEVNULL) as process:
-            if job.count:
-                while process.poll() is None and not finished(job, look):
-                    time.sleep(0.5)
-                time.sleep(2.0)
-            else:
-                time.sleep(_EMPTY_S)
+            while process.poll() is None and not finished(job, look):
+                time.sleep(0.5)
+            time.sleep(2.0)
             if process.poll() is not None:
                 raise SystemExit(f"{job.kind} ended by itself with {process.returncode}")
             process.terminate()

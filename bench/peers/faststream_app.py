@@ -40,8 +40,6 @@ async def main() -> None:
         if done >= job.count:
             app.exit()
 
-    if not job.count:
-        asyncio.get_running_loop().call_later(5.0, app.exit)
     await app.run()
 
 

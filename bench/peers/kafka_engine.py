@@ -30,7 +30,7 @@ def main() -> None:
         time.sleep(0.2)
     while client.execute(f"SELECT count() FROM {job.target}")[0][0] < job.count:
         time.sleep(0.2)
-    time.sleep(1.0)  # whatever it doubles would come now; in the run over the empty topic as well
+    time.sleep(1.0)  # whatever it doubles would come now; in the run over the small topic as well
     client.execute(f"DROP TABLE {job.target}_view SYNC")
     client.execute(f"DROP TABLE {job.target}_kafka SYNC")
 

@@ -53,7 +53,7 @@ def main() -> None:
             if len(rows) >= _ROWS:
                 insert()
     insert()
-    if redis and job.count:
+    if redis:
         consumer.commit(asynchronous=False)
     consumer.close()
 

@@ -41,10 +41,7 @@ def main() -> None:
     )
     frame = app.dataframe(app.topic(job.topic, value_deserializer="json"))
     frame.sink(Table(job.url, job.target))
-    if job.count:
-        app.run(count=job.count, collect=False)
-    else:
-        app.run(timeout=5.0)
+    app.run(count=job.count, collect=False)
 
 
 main()
