@@ -191,6 +191,15 @@ def test_a_missing_table_is_judged_by_the_sample(stored: Settings) -> None:
     assert default_columns() == [Column(*column[:2]) for column in described]
 
 
+def test_a_table_without_a_device_column_is_no_fault(stored: Settings) -> None:
+    columns = "n Int64, _topic LowCardinality(String), _partition Int32, _offset Int64"
+    window = "SETTINGS non_replicated_deduplication_window = 10000"
+    sql(stored, f"CREATE TABLE {stored.table} ({columns}) ENGINE = MergeTree ORDER BY n {window}")
+    code, text = run(stored)
+    assert code == ExitCode.OK, text
+    assert "devices are not counted: no column of" in line_of(text, "OK    devices")
+
+
 def test_names_that_need_quotes_are_quoted_in_statements_and_fixes(stored: Settings) -> None:
     database = f"shop-{stored.table}"
     sql(stored, f"CREATE DATABASE `{database}`")

@@ -147,8 +147,9 @@ def _check_columns(
     stored = [Stored(b.field, b.column, b.codec.type, is_key=b.column in keys) for b in sink.bindings]
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
-    counted = f"counted in column {sink.counted}{_projection_advice(settings, name, engine, definition, sink.counted)}"
-    yield ok("devices", counted if sink.counted else uncounted(settings))
+    column = sink.counted
+    advice = _projection_advice(settings, name, engine, definition, column) if column else ""
+    yield ok("devices", f"counted in column {column}{advice}" if column else uncounted(settings))
     if sink.computed:
         yield warn(
             "defaults",

@@ -39,9 +39,7 @@ def check_sample(
     Each fix that is proposed was tried on these events. `of_topic` follows "events" in the texts.
     """
     if not payloads:
-        yield ok(
-            "sample", f"there are no events{of_topic} to check" if of_topic else "the topic has no events to check"
-        )
+        yield ok("sample", f"there are no events{of_topic} to check")
         return
     fields = [stored for stored in fields if not stored.field.of_message]
     rows = decode(payloads, tuple(stored.field for stored in fields)).rows
@@ -60,12 +58,16 @@ def check_sample(
     for stored in fields:
         name = f"column {stored}" if stored.column else stored.field.name
         rejects = [reject for reject in decode(payloads, (stored.field,)).rejects if reject.field]
-        fix = f"--map {format_path(suggested[stored.column])}={stored.column}" if stored.column in suggested else ""
+        fix = ""
+        if stored.column in suggested:
+            inner = stored.field.name.removeprefix(format_path(stored.field.path))  # "[].name"
+            fix = f"--map {format_path(suggested[stored.column])}{inner}={stored.column}"
         if faults := Counter(reject.reason for reject in rejects):
-            fix = fix or _lenient(stored, payloads) or _fix(stored, rejects, payloads, table)
+            fix = fix or _lenient(stored, rejects, payloads) or _fix(stored, rejects, payloads, table)
             yield warn("sample", f"{name}: {_tally(faults)} {total}", fix)
         elif stored in absent:
-            value = "NULL" if stored.field.missing is None else "its DEFAULT"
+            is_null = stored.field.missing is None and not stored.type.startswith(_NOT_NULLABLE)
+            value = "NULL" if is_null else "its DEFAULT"
             result = f"{name}: in none {total}, so " + (f"it is {value}" if stored.column else "all count under (none)")
             fix = fix or ("" if stored.column else "--by with a field of these events")
             yield warn("sample", result, fix) if fix else ok("sample", result)
@@ -88,7 +90,11 @@ def suggest(unfit: Sequence[Stored], ignored: Counter[Path], payloads: Sequence[
     frequent = [path for path, _ in ignored.most_common(_CANDIDATES) if all(map(str.isprintable, path))]
     paths = sorted({path[:depth] for path in frequent for depth in range(1, len(path) + 1)})
     pairs = sorted(
-        ((_similarity(stored.column, path), stored, path) for stored in unfit for path in paths),
+        (
+            (max(_similarity(name, path) for name in (stored.column, "_".join(stored.field.path))), stored, path)
+            for stored in unfit
+            for path in paths
+        ),
         key=lambda pair: -pair[0],
     )
     suggested: dict[str, Path] = {}
@@ -130,19 +136,29 @@ def _tally(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
-def _lenient(stored: Stored, payloads: Sequence[bytes]) -> str:
+def _lenient(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes]) -> str:
     """Return the option with which the column would take all of the events; empty if it would not."""
     if not stored.type or "[]" in stored.field.name:
         return ""
     field = stored.field._replace(convert=types.codec(stored.type, "lenient").convert)
-    return "" if decode(payloads, (field,)).rejects else f"--types {stored.column}=lenient"
+    if decode(payloads, (field,)).rejects:
+        return ""
+    lenient, kinds = f"--types {stored.column}=lenient", _kinds(stored, rejects, payloads)
+    if "an object" not in kinds:
+        return lenient
+    return f"{kinds}--map {field.name}.KEY={stored.column} for a field of it, or {lenient} for its JSON text"
 
 
 def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], table: str) -> str:
     """Return what fixes the events of `rejects`, which this field does not accept."""
+    is_absent = all(_at(event, stored.field.path) is _ABSENT for event in _objects(payloads))
     if not stored.column:
-        return f"{_kinds(stored, rejects, payloads)}fix the producer"
-    if not any(_at(event, stored.field.path) is not _ABSENT for event in _objects(payloads)) and stored.exists:
+        other = "--device-field or --time-field with a field of these events" if is_absent else "fix the producer"
+        return f"{_kinds(stored, rejects, payloads)}{other}"
+    for depth in range(1, len(path := stored.field.path)):
+        if any(type(_at(event, path[:depth])) is list for event in _objects(payloads)):
+            return f"--map {format_path(path[:depth])}[].{format_path(path[depth:])}={stored.column}"
+    if is_absent and stored.exists:
         return f"name the field that fills it (--map FIELD={stored.column}), or give the column a DEFAULT"
     kind = next((kind for kind in _wider(stored.type) if _fits_type(stored.field, kind, payloads)), "")
     if not stored.exists:
