@@ -147,7 +147,8 @@ class RebalanceHandler:
     def _find_starts(self, keys: Collection[Key]) -> dict[Key, _Start | None]:
         """Find where partitions continue. None stands for a partition that is stopped.
 
-        The answers lack partitions of deleted topics, and all that an outage of Kafka or a store hides: they wait on.
+        Partitions of deleted topics are left out. So are those for which Kafka or the store does not answer: they stay
+        assigned and paused, and are tried again.
         """
         starts: dict[Key, _Start | None] = {}
         try:
