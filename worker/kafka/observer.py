@@ -19,10 +19,11 @@ _T = TypeVar("_T")
 
 
 class Observer:
-    """A consumer that never subscribes, and an AdminClient where one is needed. All calls block, and come from the same thread.
+    """A consumer that never subscribes, and an AdminClient where it is needed.
 
-    They raise Retryable while Kafka does not answer, and Fatal if it refuses this client. (The consumer asks for the
-    group's offsets: an AdminClient has no group, and librdkafka crashes there when the coordinator moves: #5040.)
+    All calls block, and come from the same thread. They raise Retryable while Kafka does not answer, and Fatal if it
+    refuses this client. (The consumer asks for the group's offsets: an AdminClient has no group, and librdkafka crashes
+    there when the coordinator moves: #5040.)
     """
 
     def __init__(
