@@ -68,6 +68,16 @@ def test_a_signal_drains_and_the_monitor_stops_last(number: signal.Signals, tmp_
         assert not any(map(alive, pids))
 
 
+def test_a_signal_after_the_end_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    with supervised("healthy", tmp_path) as run:
+        run.wait_for_consumers(2)
+        run.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "ledger of all partitions" in run.err, PATIENCE_S, "it has stopped")
+        while run.process.poll() is None:
+            run.process.send_signal(signal.SIGTERM)
+        assert run.wait() == 0
+
+
 def test_a_signal_to_the_whole_group_does_not_end_the_monitor_early(tmp_path: Path) -> None:
     """systemd with KillMode=control-group and a shell's `kill -- -PGID` signal the whole group."""
     with supervised("healthy", tmp_path) as run:

@@ -86,6 +86,8 @@ class Supervisor:
                 self._continue_drain()
         self._log_ledger()
         logs.finish()
+        for number in FORWARDED:  # handlers are reset when the interpreter ends: a late signal would set the exit code
+            signal.signal(number, signal.SIG_IGN)
         return int(self._exit_code)
 
     # start, drain, end

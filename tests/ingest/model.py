@@ -12,7 +12,7 @@ from typing import Any
 from worker.config.settings import Settings
 from worker.core.batch import Batch, DeadLetter, WriteResult
 from worker.core.counters import Stats
-from worker.core.delivery import token, token_decides
+from worker.core.delivery import Committed, token, token_decides
 from worker.core.errors import BlockTooLarge, Retryable, RowsRefused, SchemaChanged
 from worker.core.records import Decoded, Field, Key, RecordBatch
 from worker.core.schemas import SchemaNeeded
@@ -22,7 +22,6 @@ from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
 from worker.ingest.writer import TopicRecreated
-from worker.kafka.group_consumer import Committed
 from worker.kafka.readers import Read, ReadError
 
 TOPICS = ("a", "b")

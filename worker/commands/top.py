@@ -22,6 +22,7 @@ _ROWS = 12  # of a table; the partitions furthest behind are shown
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the terminal's other screen, without a cursor
 _BARS = "▁▂▃▄▅▆▇█"
+_Line = list[tuple[str, str]]  # texts and their styles
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "warn": "33", "bad": "31"}
 
 
@@ -99,8 +100,7 @@ def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
     lag_bars = _sparkline([point[column("lag")] for point in history], bars)
     group = f"group {status['group']} → {status['backend']}, up {_span(status['uptime_s'])}"
     unaccounted = f"{_whole(accounts['unaccounted'])} unaccounted"
-    several = len(status["topics"]) > 1
-    lines: list[list[tuple[str, str]]] = [
+    lines: list[_Line] = [
         [(status["topic"], "bold"), (f"  {state}", color), (f"  {group}", "dim")],
         [(invalid, "warn")],
         [("written ", "dim"), (f"{_short(rates['written']) + '/s':>12}", "bold"), (f"  {rate_bars}", "good")],
@@ -121,9 +121,18 @@ def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
             (f"        + replayed {_whole(accounts['replayed'])} + in flight {_whole(accounts['in_flight'])}: ", ""),
             (unaccounted, "bad" if accounts["unaccounted"] else "good"),
         ],
-        [],
-        [("partition           lag    oldest    next offset   consumer" + ("   topic" if several else ""), "dim")],
     ]
+    lines += [*_partitions(status), *_consumers(status), *_invalid_events(status)]
+    for error in status["errors"][:3]:
+        stamp = time.strftime("%H:%M:%S", time.localtime(error["time"]))
+        lines += [[], [(f"{stamp} {', '.join(error['who'][:3])}: ", "dim"), (error["text"], "warn")]]
+    return [_paint(line, width) for line in lines]
+
+
+def _partitions(status: dict[str, Any]) -> list[_Line]:
+    several = len(status["topics"]) > 1
+    heading = "partition           lag    oldest    next offset   consumer" + ("   topic" if several else "")
+    lines: list[_Line] = [[], [(heading, "dim")]]
     furthest = sorted(status["partitions"], key=lambda item: (-item["lag"], *_topic_partition(item)))[:_ROWS]
     for item in sorted(furthest, key=_topic_partition):
         owner = "elsewhere" if item["owner"] is None else item["owner"]
@@ -133,7 +142,14 @@ def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
         lines.append([(text, "")])
     if hidden := len(status["partitions"]) - len(furthest):
         lines.append([(f"          and {hidden} less far behind", "dim")])
-    lines += [[], [("consumer       pid       state  partitions    CPU     memory        up  restarts", "dim")]]
+    return lines
+
+
+def _consumers(status: dict[str, Any]) -> list[_Line]:
+    lines: list[_Line] = [
+        [],
+        [("consumer       pid       state  partitions    CPU     memory        up  restarts", "dim")],
+    ]
     for item in status["processes"][:_ROWS]:
         activity = "no store" if not item["sink_up"] else "paused" if item["paused"] else "reading"
         activity = activity if item["partitions"] else "standby"
@@ -141,14 +157,10 @@ def table(status: dict[str, Any], error_text: str, width: int) -> list[str]:
         text = f"{item['slot']:>8} {item['pid']:>9} {activity:>11} {item['partitions']:>11} {cpu:>6} "
         text += f"{item['rss_bytes'] >> 20:>6} MiB {_span(item['uptime_s']):>9} {item['restarts']:>9}"
         lines.append([(text, "")])
-    lines += _invalid_events(status)
-    for error in status["errors"][:3]:
-        stamp = time.strftime("%H:%M:%S", time.localtime(error["time"]))
-        lines += [[], [(f"{stamp} {', '.join(error['who'][:3])}: ", "dim"), (error["text"], "warn")]]
-    return [_paint(line, width) for line in lines]
+    return lines
 
 
-def _invalid_events(status: dict[str, Any]) -> list[list[tuple[str, str]]]:
+def _invalid_events(status: dict[str, Any]) -> list[_Line]:
     causes = status["invalid"]["causes"]
     if not causes:
         return []
@@ -165,7 +177,7 @@ def _topic_partition(partition: dict[str, Any]) -> tuple[str, int]:
     return partition["topic"], partition["partition"]
 
 
-def _paint(line: list[tuple[str, str]], width: int) -> str:
+def _paint(line: _Line, width: int) -> str:
     painted, color = "", wants_color()
     for text, style in line:
         shown = printable(text)[: max(0, width)]

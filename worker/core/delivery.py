@@ -116,41 +116,43 @@ class Resume(NamedTuple):
         return self.end is not None and self.position >= self.end
 
 
+class Committed(NamedTuple):
+    """A partition's commit, and the bounds of its log, at its assignment."""
+
+    offset: int | None  # None: never committed
+    metadata: str | None
+    topic_id: str
+    log_start: int
+    log_end: int
+    end: int | None = None  # of `--until`
+
+
 class DataLost(Exception):
     """The log begins after the committed offset: retention has removed events that nobody has read."""
 
-    def __init__(self, committed: int, log_start: int, intent: Intent | None) -> None:
-        super().__init__(f"offset {committed} is committed but the log begins at {log_start}")
-        self.committed = committed
-        self.log_start = log_start
+    def __init__(self, committed: Committed, intent: Intent | None) -> None:
+        super().__init__(f"offset {committed.offset} is committed but the log begins at {committed.log_start}")
         self.intent = intent
 
 
-def resume(
-    committed: int | None,
-    metadata: str | None,
-    topic_id: str,
-    log_start: int,
-    accounted_offset: int,
-    exactly_once: bool,
-    end: int | None = None,
-) -> Resume:
-    """Decide where to continue from the group's commit (None: never committed) and its metadata.
+def resume(committed: Committed, accounted_offset: int, exactly_once: bool) -> Resume:
+    """Decide where to continue from the group's commit and its metadata.
 
-    Nothing is read from the offset `end` on, except what an intent announces. Raises DataLost where the log no longer
-    has what the commit points at.
+    Nothing is read from the end on, except what an intent announces. Raises DataLost where the log no longer has what
+    the commit points at.
     """
-    if committed is None or of_another_topic(metadata, topic_id):
+    offset, metadata, topic_id, log_start, _, end = committed
+    if offset is None or of_another_topic(metadata, topic_id):
         return Resume(log_start, end=end)
     intent = parse_intent(metadata)
-    announced = intent if exactly_once and intent is not None and intent.start == committed else None
-    if committed < log_start and (announced or end is None or committed < end):
-        raise DataLost(committed, log_start, intent)
+    announced = intent if exactly_once and intent is not None and intent.start == offset else None
+    if offset < log_start and (announced or end is None or offset < end):
+        raise DataLost(committed, intent)
     if announced:
         end = None if end is None else max(end, announced.end)
-        return Resume(committed, announced.end, announced.time_ms, announced.rows, end, announced.recut_end)
+        return Resume(offset, announced.end, announced.time_ms, announced.rows, end, announced.recut_end)
     # A batch lies either wholly before or wholly after what this supervisor has already counted.
-    return Resume(committed, accounted_offset if accounted_offset > committed else None, end=end)
+    return Resume(offset, accounted_offset if accounted_offset > offset else None, end=end)
 
 
 class PartitionState(Enum):

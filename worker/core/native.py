@@ -34,9 +34,9 @@ def native() -> Native:
         return Native("", "the package kafka-ingest-worker-native is not installed")
     import worker_native
 
-    own, found = version_text(), str(worker_native.__version__)
-    if found != own:
-        return Native("", f"kafka-ingest-worker-native is version {found}, the worker {own}")
+    own, installed = version_text(), str(worker_native.__version__)
+    if installed != own:
+        return Native("", f"kafka-ingest-worker-native is version {installed}, the worker {own}")
     try:
         client = version("confluent-kafka")
     except PackageNotFoundError:

@@ -6,17 +6,19 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from worker.config.settings import Settings
 from worker.core import delivery
 from worker.core.counters import LedgerKey, Slot, Stats
+from worker.core.delivery import Committed, Intent
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import fields
 from worker.core.records import Key
 from worker.ingest.assignment import Assignment
 from worker.ingest.topic_sinks import TopicSinks
 from worker.ingest.write_pipeline import WritePipeline
-from worker.kafka.group_consumer import Committed, GroupConsumer
+from worker.kafka.group_consumer import GroupConsumer
 from worker.kafka.readers import ReadError
 from worker.sinks import Sink
 
@@ -25,7 +27,13 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.1
 _RETRY_S = 1.0
 
-_Start = tuple[delivery.Resume, str, int]  # where, the topic's id, the offset below which all was counted before
+
+class _Start(NamedTuple):
+    """Where a partition continues."""
+
+    at: delivery.Resume
+    topic_id: str
+    accounted_offset: int  # below it this supervisor has counted all events
 
 
 class RebalanceHandler:
@@ -61,7 +69,7 @@ class RebalanceHandler:
         self._want_sinks()
         self._slot.add("rebalances")
         return {
-            key: start[0].position if (start := starts.get(key)) and not start[0].is_at_end else None for key in keys
+            key: start.at.position if (start := starts.get(key)) and not start.at.is_at_end else None for key in keys
         }
 
     def start_deferred_partitions(self) -> None:
@@ -72,9 +80,9 @@ class RebalanceHandler:
         self._want_sinks()
         keys = [key for key in keys if self._topic_sinks.get(key[0]).is_open]
         for key, start in self._find_starts(keys).items():
-            if start is None or start[0].is_at_end:
+            if start is None or start.at.is_at_end:
                 self._start(key, start)
-            elif self._group_consumer.begin(*key, start[0].position):
+            elif self._group_consumer.begin(*key, start.at.position):
                 self._assignment.resume_all()
                 self._start(key, start)
         if keys and not set(keys).isdisjoint(self._assignment.waiting()):
@@ -139,57 +147,52 @@ class RebalanceHandler:
     def _find_starts(self, keys: Collection[Key]) -> dict[Key, _Start | None]:
         """Find where partitions continue. None stands for a partition that is stopped.
 
-        The answers lack partitions of deleted topics, and all that an outage of Kafka or a store hides: they wait on.
+        Partitions of deleted topics are left out. So are those for which Kafka or the store does not answer: they stay
+        assigned and paused, and are tried again.
         """
         starts: dict[Key, _Start | None] = {}
         try:
             if keys:
                 counted = self._stats.accounted()
-                for key, known in self._group_consumer.committed(list(keys)).items():
-                    starts[key] = self._find_start(key, known, counted)
+                for key, committed in self._group_consumer.committed(list(keys)).items():
+                    starts[key] = self._find_start(key, committed, counted)
         except Retryable as error:
             self._pipeline.report(error)
         return starts
 
-    def _find_start(self, key: Key, known: Committed, counted: Mapping[LedgerKey, int]) -> _Start | None:
+    def _find_start(self, key: Key, committed: Committed, counted: Mapping[LedgerKey, int]) -> _Start | None:
         """Find where a partition continues: at the offset, or at the unfinished range, that the group's commit names.
 
         `counted` has the offsets that this supervisor has accounted for. None: the partition is stopped.
         """
         topic, partition = key
         sink = self._topic_sinks.get(topic).sink
-        accounted_offset = counted.get((topic, known.topic_id, partition), 0)
-        if known.offset is None and not any(name == topic and id_ != known.topic_id for name, id_, _ in counted):
-            self._refuse_to_start_over(key, known, known.log_start, "has no committed offset")
-        elif kind := delivery.parse_start_marker(known.metadata):
-            self._check_start(key, known, kind)
+        accounted_offset = counted.get((topic, committed.topic_id, partition), 0)
+        if committed.offset is None and not any(
+            name == topic and id_ != committed.topic_id for name, id_, _ in counted
+        ):
+            self._refuse_to_start_over(key, committed, committed.log_start, "has no committed offset")
+        elif kind := delivery.parse_start_marker(committed.metadata):
+            self._check_start(key, committed, kind)
         try:
-            start = delivery.resume(
-                known.offset,
-                known.metadata,
-                known.topic_id,
-                known.log_start,
-                accounted_offset,
-                sink.exactly_once,
-                known.end,
-            )
+            at = delivery.resume(committed, accounted_offset, sink.exactly_once)
         except delivery.DataLost as loss:
-            stored_to = self._find_stored_end(key, loss)
+            stored_to = self._find_stored_end(key, loss.intent, committed.log_start)
             if stored_to is None:
                 self._stop_after_loss(key, str(loss))
                 return None
             # The rest is read again for its dead letters; its rows are stored under the token of the whole range.
-            end = None if known.end is None else max(known.end, stored_to)
-            start = delivery.Resume(loss.log_start, stored_to, end=end, recut_end=stored_to)
-        self._warn_of_empty_store(key, known)
-        return start, known.topic_id, accounted_offset
+            end = None if committed.end is None else max(committed.end, stored_to)
+            at = delivery.Resume(committed.log_start, stored_to, end=end, recut_end=stored_to)
+        self._warn_of_empty_store(key, committed)
+        return _Start(at, committed.topic_id, accounted_offset)
 
-    def _warn_of_empty_store(self, key: Key, known: Committed) -> None:
+    def _warn_of_empty_store(self, key: Key, committed: Committed) -> None:
         """Say that the group has read what the store does not have; once for each store."""
         sink = self._topic_sinks.get(key[0]).sink
-        if sink in self._compared or known.offset is None or known.offset <= known.log_start:
+        if sink in self._compared or committed.offset is None or committed.offset <= committed.log_start:
             return
-        if delivery.parse_start_marker(known.metadata):  # it has read nothing
+        if delivery.parse_start_marker(committed.metadata):  # it has read nothing
             return
         self._compared.add(sink)
         with suppress(Retryable):  # only a warning is lost
@@ -200,29 +203,29 @@ class RebalanceHandler:
                 "are in another store, all is well; another --group-id reads them again",
                 self._settings.group_id,
                 *key,
-                known.offset,
+                committed.offset,
             )
 
-    def _check_start(self, key: Key, known: Committed, kind: str) -> None:
+    def _check_start(self, key: Key, committed: Committed, kind: str) -> None:
         """Raise Fatal where the store has events that the group would store again after `--start`, or leave a gap to.
 
         A time stands for the same offset however often it is resolved. `latest` does not: if the group's offsets have
         expired, what came since the last row would be skipped.
         """
-        assert known.offset is not None
-        begin = known.log_start if kind == "latest" else max(known.offset, known.log_start)
-        if not delivery.of_another_topic(known.metadata, known.topic_id):
-            self._refuse_to_start_over(key, known, begin, f"begins at offset {known.offset} (--start)")
+        assert committed.offset is not None
+        begin = committed.log_start if kind == "latest" else max(committed.offset, committed.log_start)
+        if not delivery.of_another_topic(committed.metadata, committed.topic_id):
+            self._refuse_to_start_over(key, committed, begin, f"begins at offset {committed.offset} (--start)")
 
-    def _refuse_to_start_over(self, key: Key, known: Committed, begin: int, state: str) -> None:
+    def _refuse_to_start_over(self, key: Key, committed: Committed, begin: int, state: str) -> None:
         """Raise Fatal where the store has events from `begin` on of a partition that the group has not read.
 
         An intent is committed before the first insert. So the commit has expired, or another group wrote the rows. Rows
         beyond the log's end are of an earlier topic of the same name.
         """
         topic, partition = key
-        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, begin, known.end)
-        if last is not None and last < known.log_end:
+        last = self._topic_sinks.get(topic).sink.last_stored_offset(topic, partition, begin, committed.end)
+        if last is not None and last < committed.log_end:
             group = self._settings.group_id
             reset = f"kafka-consumer-groups --reset-offsets --group {group} --topic {topic}:{partition}"
             raise Fatal(
@@ -237,14 +240,13 @@ class RebalanceHandler:
     def _start(self, key: Key, start: _Start | None) -> None:
         if start is None:  # it is stopped
             return
-        at, topic_id, accounted_offset = start
-        self._assignment.start(key, at, topic_id, self._topic_sinks.get(key[0]).sink.fields, accounted_offset)
-        log.info("took a partition", extra=fields(topic=key[0], partition=key[1], offset=at.position))
-
-    def _find_stored_end(self, key: Key, loss: delivery.DataLost) -> int | None:
-        """Return where an intent ends that covers all that retention has removed, and whose rows are in the store."""
-        intent = loss.intent
         sink = self._topic_sinks.get(key[0]).sink
-        if intent is None or not sink.exactly_once or loss.log_start > intent.end:
+        self._assignment.start(key, start.at, start.topic_id, sink.fields, start.accounted_offset)
+        log.info("took a partition", extra=fields(topic=key[0], partition=key[1], offset=start.at.position))
+
+    def _find_stored_end(self, key: Key, intent: Intent | None, log_start: int) -> int | None:
+        """Return where an intent ends that covers all that retention has removed, and whose rows are in the store."""
+        sink = self._topic_sinks.get(key[0]).sink
+        if intent is None or not sink.exactly_once or log_start > intent.end:
             return None
         return intent.end if sink.count_stored_rows(*key, intent.start, intent.end) == intent.rows else None

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
+from worker.core.delivery import Committed
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.core.native import native, reader_in_use
@@ -24,17 +25,6 @@ from worker.kafka.readers import NativeReader, PythonReader, Read, RecordReader
 from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
-
-
-class Committed(NamedTuple):
-    """A partition's commit and its log's bounds at assignment."""
-
-    offset: int | None  # None: never committed
-    metadata: str | None
-    topic_id: str
-    log_start: int
-    log_end: int
-    end: int | None = None  # of `--until`
 
 
 class GroupConsumer:

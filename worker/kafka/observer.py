@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -18,16 +19,18 @@ _T = TypeVar("_T")
 
 
 class Observer:
-    """A consumer that never subscribes, and an AdminClient. All calls block, and come from the same thread.
+    """A consumer that never subscribes, and an AdminClient where it is needed.
 
-    They raise Retryable while Kafka does not answer, and Fatal if it refuses this client. (The consumer asks for the
-    group's offsets: an AdminClient has no group, and librdkafka crashes there when the coordinator moves: #5040.)
+    All calls block, and come from the same thread. They raise Retryable while Kafka does not answer, and Fatal if it
+    refuses this client. (The consumer asks for the group's offsets: an AdminClient has no group, and librdkafka crashes
+    there when the coordinator moves: #5040.)
     """
 
     def __init__(
         self, settings: Settings, properties: Mapping[str, Any] = MappingProxyType({}), *, where: str = ""
     ) -> None:
         """`properties` are further ones of the consumer; `where` is the beginning of error texts."""
+        self._settings = settings
         self._where = where
         self._last_error: KafkaError | None = None  # of error_cb, which knows the reason
         client = {**client_properties(settings), "log_level": 0}  # error_cb gets the same errors
@@ -35,9 +38,12 @@ class Observer:
         own = {"group.id": settings.group_id, "enable.auto.commit": False}
         try:
             self._consumer = Consumer({**client, **own, **properties}, error_cb=self._on_error)
-            self._admin = AdminClient({**non_consumer_properties(settings), "log_level": 0})
         except KafkaException as error:
             raise client_error(error) from None
+
+    @cached_property
+    def _admin(self) -> AdminClient:
+        return AdminClient({**non_consumer_properties(self._settings), "log_level": 0})
 
     def close(self) -> None:
         self._consumer.close()

@@ -36,8 +36,8 @@ def offsets_at(consumer: Consumer, keys: Sequence[Key], time_ms: int | None) -> 
     ends = _list_offsets(consumer, keys, _LATEST)
     if time_ms is None:
         return ends
-    found = _list_offsets(consumer, keys, time_ms)
-    return {key: offset if offset >= 0 else ends[key] for key, offset in found.items()}
+    offsets = _list_offsets(consumer, keys, time_ms)
+    return {key: offset if offset >= 0 else ends[key] for key, offset in offsets.items()}
 
 
 def _list_offsets(consumer: Consumer, keys: Sequence[Key], time_ms: int) -> dict[Key, int]:

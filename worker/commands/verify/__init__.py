@@ -12,8 +12,9 @@ from typing import TextIO
 
 from worker.commands.dlq.dead_letters import read_dead_letters
 from worker.commands.progress import ProgressBar
-from worker.commands.verify.clickhouse import verify_clickhouse
-from worker.commands.verify.redis import verify_redis
+from worker.commands.verify.clickhouse import ClickHouseComparison
+from worker.commands.verify.comparison import Scope
+from worker.commands.verify.redis import Keys, RedisComparison
 from worker.commands.verify.rows import Rows
 from worker.commands.verify.skipped import skipped_by, tombstones
 from worker.config.settings import Settings
@@ -44,23 +45,35 @@ def _verify(
     settings: Settings, backend: str, limit: int, allow_merged: bool, out: TextIO, progress: TextIO | None
 ) -> int:
     decode = with_schemas(open_decoder(settings.format, schema_source(settings), settings.transform))
-    find_skipped = skipped_by(decode) if settings.transform else tombstones
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
-        count = log_reader.existing_partitions()
-        begins = _begins(settings, backend, log_reader, count)
-        ends = {} if settings.until_ms is None else log_reader.offsets_at(count, settings.until_ms)
-        accounted = log_reader.accounted(count)
-        dead_letters = _dead_letter_offsets(settings)
+        scopes = _scopes(settings, backend, log_reader)
         if bar.is_shown:
-            bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
+            bar.total = sum(high - low for low, high in (log_reader.bounds(scope.partition) for scope in scopes))
         if backend == "redis":
-            return verify_redis(
-                settings, log_reader, decode, begins or {}, ends, accounted, dead_letters, limit, out, bar
-            )
+            with closing(Keys(settings)) as keys:
+                return RedisComparison(settings, log_reader, decode, keys, limit, out, bar).run(scopes)
+        find_skipped = skipped_by(decode) if settings.transform else tombstones
         with closing(Rows(settings)) as rows:
-            return verify_clickhouse(
-                log_reader, begins, ends, accounted, dead_letters, rows, find_skipped, limit, allow_merged, out, bar
-            )
+            return ClickHouseComparison(log_reader, rows, find_skipped, limit, allow_merged, out, bar).run(scopes)
+
+
+def _scopes(settings: Settings, backend: str, log_reader: LogReader) -> list[Scope]:
+    """Return what of each partition is to be compared."""
+    count = log_reader.existing_partitions()
+    begins = _begins(settings, backend, log_reader, count)
+    ends = {} if settings.until_ms is None else log_reader.offsets_at(count, settings.until_ms)
+    accounted = log_reader.accounted(count)
+    dead_letters = _dead_letter_offsets(settings)
+    return [
+        Scope(
+            partition,
+            None if begins is None else begins.get(partition, 0),
+            ends.get(partition),
+            committed,
+            dead_letters.get(partition, ()),
+        )
+        for partition, committed in sorted(accounted.items())
+    ]
 
 
 def _begins(settings: Settings, backend: str, log_reader: LogReader, count: int) -> dict[int, int] | None:

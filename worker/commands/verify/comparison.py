@@ -6,8 +6,39 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 PROBLEMS = ("missing", "doubled", "extra")
+
+
+class Scope(NamedTuple):
+    """One partition, and what of it the group has to have stored."""
+
+    partition: int
+    begin: int | None  # the offset where the group began; 0: with the log. None: only the rows tell
+    end: int | None  # the offset where `--until` ends it
+    committed: int | None  # None: the group has committed nothing
+    dead_letters: Sequence[int]  # the offsets that have dead letters, ascending
+
+    def notes(self, low: int, high: int) -> list[str]:
+        """Return what a comparison up to the committed offset does not cover; the log is [low, high)."""
+        committed, end, lines = self.committed, self.end, []
+        if committed is None:
+            lines.append("the group has not committed anything here")
+        elif committed < low:
+            lines.append(f"lost: retention removed {committed}-{low - 1} before the group read them")
+        elif end is not None and end <= committed < high:
+            lines.append(f"the events from {committed} on are not compared: --until")
+        elif committed < high:
+            last = (high if end is None else end) - 1
+            lines.append(f"{committed}-{last} are not committed yet, and may be missing")
+        elif committed > high:
+            lines.append(
+                f"the group has committed {committed}, but the log ends at {high}: was the topic created again?"
+            )
+        if low:
+            lines.append(f"retention removed the events before {low}")
+        return lines
 
 
 class Ranges:
@@ -97,25 +128,3 @@ class Account:
     def is_good(self, *, merged: bool = False) -> bool:
         """Whether every event is accounted for once. Missing rows are accepted if rows were `merged`."""
         return not any(getattr(self, problem).count for problem in PROBLEMS if not (merged and problem == "missing"))
-
-
-def notes(committed: int | None, low: int, high: int, end: int | None) -> list[str]:
-    """Return what a comparison up to the committed offset does not cover.
-
-    The log is [low, high); `end` is where `--until` ends it.
-    """
-    lines = []
-    if committed is None:
-        lines.append("the group has not committed anything here")
-    elif committed < low:
-        lines.append(f"lost: retention removed {committed}-{low - 1} before the group read them")
-    elif end is not None and end <= committed < high:
-        lines.append(f"the events from {committed} on are not compared: --until")
-    elif committed < high:
-        last = (high if end is None else end) - 1
-        lines.append(f"{committed}-{last} are not committed yet, and may be missing")
-    elif committed > high:
-        lines.append(f"the group has committed {committed}, but the log ends at {high}: was the topic created again?")
-    if low:
-        lines.append(f"retention removed the events before {low}")
-    return lines
