@@ -55,7 +55,7 @@ class Soak:
         words = ("--batch-rows", "100000", "--linger-ms", "1000", "--processes", str(options.processes))
         self.worker = stack.enter_context(self.job.start(*words))
         self.pages = Pages(self.worker)
-        self.names = {self.worker.pid: "supervisor", min(self.worker.children()): "monitor"}  # it is forked first
+        self.names = {self.worker.pid: "supervisor", self.worker.children()[0]: "monitor"}  # it is forked first
         self.scale = min(1.0, self.seconds / _TENTHS / 2 / _SINK_DOWN_FOR_S)
         rules = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "alerts.yml"
         rules.write_text(prometheus.hastened((prometheus.GRAFANA / "alerts.yml").read_text(), self.scale))

@@ -169,7 +169,7 @@ class Worker:
         self._process.send_signal(number)
 
     def children(self) -> list[int]:
-        """Return the pids of its direct children."""
+        """Return the pids of its direct children, the oldest first."""
         return children(self.pid)
 
     def kill_tree(self) -> None:
@@ -206,7 +206,7 @@ def run_worker(*arguments: str, env: Mapping[str, str] | None = None) -> Worker:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's direct children; none if it has ended (Linux)."""
+    """Return the pids of a process's direct children, the oldest first; none if it has ended (Linux)."""
     pids: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
