@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from threading import local
 from typing import Any, NoReturn
 
 from clickhouse_driver import Client, errors
@@ -36,18 +37,31 @@ log = logging.getLogger(__name__)
 _MAX_OFFSET = 2**63 - 1
 
 
+class _Connection(local):
+    """The client of the current thread: the consumer looks rows up while its writer inserts."""
+
+    def __init__(self, settings: Settings, clients: list[Client]) -> None:
+        self.client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
+        clients.append(self.client)
+
+
 class ClickHouseSink:
-    """One connection and one table. `template` creates a missing table, in the form of events.sql."""
+    """One table, and a connection for each thread. `template` creates a missing table, in the form of events.sql."""
 
     def __init__(self, settings: Settings, template: str = "") -> None:
         self._settings = settings
         self._template = template
         self.has_created_table = False
         self._table = table_name(settings.table)
-        self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
+        self._clients: list[Client] = []  # of all threads
+        self._connection = _Connection(settings, self._clients)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._opened_schema: Schema | None = None
         self._reader = SchemaReader(settings, self._execute, self._where, self._client.settings)
+
+    @property
+    def _client(self) -> Client:
+        return self._connection.client
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -248,7 +262,8 @@ class ClickHouseSink:
         return {}
 
     def close(self) -> None:
-        self._client.disconnect()
+        for client in self._clients:
+            client.disconnect()
 
     def _encode_origin(self, name: str, kind: str, batch: Batch) -> bytes:
         if name == "_offset":
