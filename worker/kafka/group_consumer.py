@@ -6,7 +6,7 @@ librdkafka does not survive a fork: a GroupConsumer is created in the process th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -106,7 +106,7 @@ class GroupConsumer:
             raise Retryable(text, reason="connection") from None
 
     def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
-        ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
+        ids = self._topic_ids({topic for topic, _ in partitions})
         keys = [key for key in partitions if key[0] in ids]
         commits: dict[Key, Committed] = {}
         if not keys:
@@ -134,16 +134,22 @@ class GroupConsumer:
     def topic_id(self, topic: str) -> str:
         """Return the topic's current id; call it in any thread. Raises Retryable, or TopicNotFound."""
         try:
-            ids = topic_ids(self._admin, [topic])
+            ids = self._topic_ids([topic])
         except KafkaException as error:
             raise_auth_error(error.args[0])
-            self._admin = self._new_admin()  # in case the old client is the cause
             raise Retryable(
                 f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection"
             ) from None
         if topic not in ids:
             raise TopicNotFound(topic)
         return ids[topic]
+
+    def _topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        try:
+            return topic_ids(self._admin, sorted(topics))
+        except KafkaException:
+            self._admin = self._new_admin()  # in case the old client is the cause
+            raise
 
     def _new_admin(self) -> AdminClient:
         return AdminClient(self._admin_properties, logger=logging.getLogger(LIBRDKAFKA))
