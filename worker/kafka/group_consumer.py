@@ -94,9 +94,9 @@ class GroupConsumer:
         return read
 
     def committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
-        """Return the group's commits, the topic ids and the logs' bounds, without partitions of deleted topics.
+        """Return the group's commits, the topic ids and the logs' bounds.
 
-        Raises Retryable.
+        Partitions of deleted topics, and those without a leader, are left out. Raises Retryable.
         """
         try:
             return self._committed(partitions)
@@ -114,7 +114,13 @@ class GroupConsumer:
         ends = {} if self._until_ms is None else offsets_at(self._consumer, keys, self._until_ms)
         for item in checked(self._consumer.committed([TopicPartition(*key) for key in keys], timeout=10)):
             key = item.topic, item.partition
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=10)
+            try:
+                low, high = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=10)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                    raise
+                log.warning("%s[%d] has no leader: it waits, and the other partitions continue", *key)
+                continue
             offset = item.offset if item.offset >= 0 else None
             commits[key] = Committed(offset, item.metadata, ids[item.topic], low, high, ends.get(key))
         return commits
