@@ -53,6 +53,7 @@ class Observer:
         try:
             answer = request()
         except KafkaException as error:
+            raise_auth_error(error.args[0])
             self._consumer.poll(0)  # serves error_cb
             raise self._to_retryable(self._last_error or error.args[0]) from None
         self._last_error = None
