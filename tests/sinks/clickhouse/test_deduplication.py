@@ -19,6 +19,8 @@ from worker.sinks.clickhouse.sink import ClickHouseSink
         ("TTL t + INTERVAL 50 YEAR TO DISK 'default'", 1),
         ("TTL t + INTERVAL 50 YEAR TO VOLUME 'default', t + INTERVAL 60 YEAR RECOMPRESS CODEC(ZSTD(1))", 1),
         ("TTL t + INTERVAL 50 YEAR", None),
+        ("TTL t + INTERVAL 50 YEAR DELETE WHERE _topic = 'moved TO DISK'", None),
+        ("TTL t + INTERVAL 50 YEAR DELETE WHERE _topic = ' RECOMPRESS CODEC(ZSTD(1))'", None),
         ("TTL t + INTERVAL 50 YEAR TO DISK 'default', t + INTERVAL 60 YEAR DELETE WHERE _partition = 1", None),
     ],
 )

@@ -15,6 +15,8 @@ Ask = Callable[[str, dict[str, Any]], Any]
 _LEAST_WINDOW = 1000  # parts
 _INSERTS_PER_S = 100  # into one table by all its writers: more, and ClickHouse cannot keep up with merging the parts
 _MOST_PARTS_PER_INSERT = 100  # the server's default max_partitions_per_insert_block
+# At the end of a TTL rule: in the middle, the words may be those of a text in its WHERE.
+_keeps_rows = re.compile(r"\b(TO (DISK|VOLUME) (IF EXISTS )?'[^']*'|RECOMPRESS CODEC\(.*\))$", re.DOTALL).search
 _TYPES = {"_topic": "LowCardinality(String)", "_partition": "Int32", "_offset": "Int64"}
 
 
@@ -113,8 +115,7 @@ def removing_ttl(engine_full: str) -> str:
     if not found:
         return ""
     rules = [rule.strip() for rule in split_at_commas(found[1])]
-    removing = [rule for rule in rules if not re.search(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", rule)]
-    return ", ".join(removing)
+    return ", ".join(rule for rule in rules if not _keeps_rows(rule))
 
 
 def _plain_columns(sorting_key: str) -> set[str]:
