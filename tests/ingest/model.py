@@ -120,6 +120,7 @@ class World:
         self.clock = 0
         self.missing_schemas = 0  # how many more record batches name a schema that nobody has fetched
         self.registry_is_down = False
+        self.leaderless: set[Key] = set()  # Kafka answers nothing about these
         self.unanswered = 0  # how many more questions for commits Kafka does not answer
         self.rejected: set[int] = set()  # positions in the next record batch whose schema the registry lacks
 
@@ -173,6 +174,14 @@ class FakeGroupConsumer:
         self.positions |= self.on_assign(list(KEYS))
         self.paused = {key for key, position in self.positions.items() if position is None}
 
+    def assign_again(self, key: Key) -> None:
+        """Take one partition and give it back, as incremental assignment does, while the others are read on."""
+        self.on_revoke([key])
+        self.positions.pop(key)
+        start = self.on_assign([key])[key]
+        self.positions[key] = start
+        (self.paused.add if start is None else self.paused.discard)(key)
+
     def revoke(self) -> None:
         self.on_revoke(list(KEYS))
         self.positions, self.world.owner = {}, None
@@ -210,7 +219,7 @@ class FakeGroupConsumer:
             self.world.unanswered -= 1
             raise Retryable("no answer", reason="connection")
         found = {}
-        for key in partitions:
+        for key in (key for key in partitions if key not in self.world.leaderless):
             log = self.world.logs[key]
             offset, metadata = log.committed or (None, None)
             found[key] = Committed(offset, metadata, log.topic_id, log.start, log.end, log.until)

@@ -178,6 +178,21 @@ class Delivery(RuleBasedStateMachine):
         """The table of one topic fails, or works again."""
         self.world.tables[topic].is_down = is_down
 
+    @rule(key=PARTITIONS)
+    def assign_again(self, key: Key) -> None:
+        """One partition moves away and comes back; the others stay."""
+        if owner := self.world.owner:
+            try:
+                owner.assign_again(key)
+            except TopicRecreated:  # its process ends, without a commit
+                self.world.owner = None
+                owner.expelled = True
+
+    @rule(keys=st.sets(PARTITIONS))
+    def lose_leaders(self, keys: set[Key]) -> None:
+        """These partitions have no leader, all others have one."""
+        self.world.leaderless = keys
+
     @rule(count=st.integers(1, 4))
     def leave_unanswered(self, count: int) -> None:
         """Kafka does not tell what the group has committed."""
@@ -273,6 +288,7 @@ class Delivery(RuleBasedStateMachine):
         for table in world.tables.values():
             table.is_down = False
         world.registry_is_down = False
+        world.leaderless = set()
         if world.owner is not None:
             self.revoke(world.owner)
         member = Member(world, SLOTS - 1, self.exactly_once, 1000, 0)
