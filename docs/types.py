@@ -1,4 +1,4 @@
-"""Write the table of all ClickHouse types into docs/mapping.md: `python -m docs.types` starts a server and queries it."""
+"""Write the table of all ClickHouse types into docs/mapping.md, from a server: `python -m docs.types`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAMILIES = "SELECT name, alias_to FROM system.data_type_families ORDER BY lower(
 
 _WHOLE = "a whole number"
 _INTERVALS = ("Nanosecond", "Microsecond", "Millisecond", "Second", "Minute", "Hour", "Day", "Week", "Month", "Quarter")
-# Each type of the server: an example as DESCRIBE shows it, and its source (empty: the worker rejects it, with a reason).
+# Each type of the server: an example as DESCRIBE shows it, and its source (empty: rejected, with a reason).
 TYPES: dict[str, tuple[str, str]] = {
     **{f"{sign}{bits}": (f"{sign}{bits}", _WHOLE) for sign in ("Int", "UInt") for bits in (8, 16, 32, 64)},
     **{f"{sign}{bits}": (f"{sign}{bits}", f"{_WHOLE}, or its text") for sign in ("Int", "UInt") for bits in (128, 256)},
