@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
@@ -47,12 +47,21 @@ _ReadColumn = Callable[[list[Any], Field], list[Any]]
 
 def compile_schema(schema: RegisteredSchema) -> ReadEvents:
     """Return the reader of a schema's payloads. Raises InvalidSchema."""
+    return _Reader(_message_types(schema))
+
+
+def message_classes(schema: RegisteredSchema) -> list[type[Message]]:
+    """Return the class of each message type of a schema. Raises InvalidSchema."""
+    return list(map(GetMessageClass, _message_types(schema)))
+
+
+def _message_types(schema: RegisteredSchema) -> Sequence[Descriptor]:
     files = _compile({**dict(schema.references), _FILE: schema.text})
     pool = DescriptorPool()
     try:
         for file in files.file:
             pool.Add(file)
-        return _Reader(pool.FindFileByName(_FILE).message_types_by_name.values())
+        return list(pool.FindFileByName(_FILE).message_types_by_name.values())
     except (TypeError, KeyError) as error:
         raise InvalidSchema(f"its descriptor is refused: {error}") from None
 
@@ -91,8 +100,8 @@ def _well_known() -> Path:
 class _Reader:
     """Reads payloads of one schema: a list of indexes that names the message type, then the message."""
 
-    def __init__(self, types: Iterable[Descriptor]) -> None:
-        self._types = list(types)
+    def __init__(self, types: Sequence[Descriptor]) -> None:
+        self._types = types
         self._parsers: dict[bytes, ToJson] = {}  # by indexes
 
     def __call__(self, payloads: Sequence[bytes], keys: Collection[str] | None) -> list[Any]:
