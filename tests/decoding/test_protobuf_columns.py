@@ -17,7 +17,7 @@ from worker.decoding.converters import reject_reason, texts
 from worker.decoding.formats import open_format, with_schemas
 from worker.decoding.framing import frame
 from worker.decoding.json import Unreadable
-from worker.decoding.protobuf import _indexes_end, _Reader, compile_schema
+from worker.decoding.protobuf import _indexes, _Reader, compile_schema
 
 PROTO3 = """
 syntax = "proto3";
@@ -74,7 +74,7 @@ PATHS = [
     time text big raw status history maybe left right inner value children counts by_flag wrapped anything took ratio
     words from blobs nope inner.text inner.time inner.maybe inner.words inner.counts inner.wrapped inner.nope
     inner.inner.text inner.inner.status inner.inner.right counts.a by_flag.true.text anything.a anything.a.b
-    inner.anything.a nope.text text.a time.seconds words.a wrapped.value
+    inner.anything.a nope.text text.a time.seconds words.a wrapped.value inner.counts.a
     """.split()  # noqa: SIM905  # one a line would be 43 lines
 ]
 
@@ -159,7 +159,7 @@ def by_its_event(payload: bytes, fields: list[Field]) -> Any:
         if isinstance(message, Unreadable):
             return message.reason, ""
         keep_only(field.path, message)
-        end = _indexes_end(payload)
+        end = _indexes(payload)[1]
         (event,) = reader([payload[:end] + message.SerializePartialToString()], {field.path[0]})
         if isinstance(event, Unreadable):
             return event.reason, field.name

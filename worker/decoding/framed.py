@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from operator import itemgetter
 from typing import Any
 
 from worker.core.records import Decoded, Field
@@ -44,21 +45,25 @@ class FramedDecoder:
         ids = {head: number for head in heads if (number := schema_id(head)) is not None}
         readers = self._schemas.readers(ids.values())
         by_head = {head: readers[ids[head]] if head in ids else _read_unframed for head in heads}
-        if len(by_head) == 1:
-            return parse(next(iter(by_head.values())), payloads)
-        return _read_groups(payloads, by_head, parse)
+        return read_groups(
+            payloads, heads, itemgetter(slice(HEAD_BYTES)), lambda head, group: parse(by_head[head], group)
+        )
 
 
-def _read_groups(payloads: Sequence[bytes], by_head: dict[bytes, ReadEvents], parse: Parse) -> list[Any]:
-    groups: dict[bytes, list[int]] = {}
-    for index, payload in enumerate(payloads):
-        groups.setdefault(payload[:HEAD_BYTES], []).append(index)
-    events: list[Any] = [None] * len(payloads)
-    for head, indices in groups.items():
-        group = parse(by_head[head], [payloads[index] for index in indices])
-        for index, event in zip(indices, group, strict=True):
-            events[index] = event
-    return events
+def read_groups(
+    items: Sequence[Any], keys: Collection[Any], key_of: Callable[[Any], Any], read: Callable[[Any, Any], list[Any]]
+) -> list[Any]:
+    """Return a value for each item: `read` gets all items of a key. `keys` are the different keys of the items."""
+    if len(keys) == 1:
+        return read(next(iter(keys)), items)
+    groups: dict[Any, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(key_of(item), []).append(index)
+    values: list[Any] = [None] * len(items)
+    for key, indices in groups.items():
+        for index, value in zip(indices, read(key, [items[index] for index in indices]), strict=True):
+            values[index] = value
+    return values
 
 
 def _read_unframed(payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:

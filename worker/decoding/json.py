@@ -42,7 +42,7 @@ def decode_events(
     try:
         return Decoded(_columns(events, fields, read), None, len(events), ())
     except CONVERT_ERRORS:
-        return _decode_with_rejects(events, texts, fields, read)
+        return _with_rejects(events, texts, fields, read)
 
 
 class Unreadable:
@@ -174,9 +174,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _decode_with_rejects(
-    events: list[Any], payloads: Sequence[bytes], fields: Sequence[Field], read: ReadField
-) -> Decoded:
+def _with_rejects(events: list[Any], texts: Sequence[bytes], fields: Sequence[Field], read: ReadField) -> Decoded:
     """Find the invalid events field by field, and convert the others."""
     rejects: list[Reject] = []
     kept: list[int] = []
@@ -188,7 +186,7 @@ def _decode_with_rejects(
         else:
             kept.append(index)
     for field in fields:
-        reasons = _reject_reasons([events[index] for index in kept], [payloads[index] for index in kept], field, read)
+        reasons = _reject_reasons([events[index] for index in kept], [texts[index] for index in kept], field, read)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
         kept = [i for i, reason in zip(kept, reasons, strict=True) if not reason]
     columns = _columns([events[index] for index in kept], fields, read)

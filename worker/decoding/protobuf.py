@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,8 +28,9 @@ from worker.core.records import Field
 from worker.core.schemas import RegisteredSchema
 from worker.decoding import instants, json
 from worker.decoding.converters import BadValue
+from worker.decoding.framed import read_groups
 from worker.decoding.framing import HEAD_BYTES
-from worker.decoding.json import Unreadable
+from worker.decoding.json import ReadField, Unreadable
 from worker.decoding.schema_cache import InvalidSchema, ReadEvents
 
 if importlib.util.find_spec("grpc_tools") is None:
@@ -39,29 +40,19 @@ _FILE = "worker.proto"  # the schema itself; its references have names of their 
 _COMPILE_S = 60.0
 _MAX_INDEXES = 64  # levels of nested message types that a payload may name
 
-_MAX_COLUMNS = 4096  # pairs of a message type and a field for which a column's reader is kept
+_MAX_COLUMNS = 4096  # paths in message types whose readers are kept
 
 ToJson = Callable[[Any], Any]
-_ReadColumn = Callable[[list[Any], Field], list[Any]]
 
 
-def compile_schema(schema: RegisteredSchema) -> ReadEvents:
+def compile_schema(schema: RegisteredSchema) -> _Reader:
     """Return the reader of a schema's payloads. Raises InvalidSchema."""
-    return _Reader(_message_types(schema))
-
-
-def message_classes(schema: RegisteredSchema) -> list[type[Message]]:
-    """Return the class of each message type of a schema. Raises InvalidSchema."""
-    return list(map(GetMessageClass, _message_types(schema)))
-
-
-def _message_types(schema: RegisteredSchema) -> Sequence[Descriptor]:
     files = _compile({**dict(schema.references), _FILE: schema.text})
     pool = DescriptorPool()
     try:
         for file in files.file:
             pool.Add(file)
-        return list(pool.FindFileByName(_FILE).message_types_by_name.values())
+        return _Reader(pool.FindFileByName(_FILE).message_types_by_name.values())
     except (TypeError, KeyError) as error:
         raise InvalidSchema(f"its descriptor is refused: {error}") from None
 
@@ -100,9 +91,9 @@ def _well_known() -> Path:
 class _Reader:
     """Reads payloads of one schema: a list of indexes that names the message type, then the message."""
 
-    def __init__(self, types: Sequence[Descriptor]) -> None:
-        self._types = types
-        self._parsers: dict[bytes, ToJson] = {}  # by indexes
+    def __init__(self, types: Iterable[Descriptor]) -> None:
+        self._types = list(types)
+        self._parsers: dict[tuple[int, ...], ToJson] = {}  # by indexes
 
     def __call__(self, payloads: Sequence[bytes], keys: Collection[str] | None) -> list[Any]:
         wanted = None if keys is None else frozenset(keys)
@@ -111,8 +102,8 @@ class _Reader:
     def parse(self, payloads: Sequence[bytes]) -> list[Any]:
         """Return each payload's message, or Unreadable; the JSON value of a message whose type is a well-known one."""
         try:
-            end = _indexes_end(payloads[0])
-            (indexes,) = {payload[HEAD_BYTES:end] for payload in payloads}
+            indexes, end = _indexes(payloads[0])
+            (_,) = {payload[HEAD_BYTES:end] for payload in payloads}
             parse = self._parser(indexes)
             return [parse(payload[end:]) for payload in payloads]
         except _READ_ERRORS:  # also if the payloads are of several message types
@@ -120,21 +111,25 @@ class _Reader:
 
     def _parse_one(self, payload: bytes) -> Any:
         try:
-            end = _indexes_end(payload)
-            return self._parser(payload[HEAD_BYTES:end])(payload[end:])
+            indexes, end = _indexes(payload)
+            return self._parser(indexes)(payload[end:])
         except _READ_ERRORS:
             return _UNDECODABLE
 
-    def _parser(self, indexes: bytes) -> Callable[[bytes], Any]:
+    def _parser(self, indexes: tuple[int, ...]) -> ToJson:
         if indexes not in self._parsers:
-            first, *rest = _indexes(indexes)
-            descriptor = self._types[first]
-            for index in rest:
-                descriptor = descriptor.nested_types[index]
-            parse = GetMessageClass(descriptor).FromString
-            to_json = _WELL_KNOWN.get(descriptor.full_name)
-            self._parsers[indexes] = parse if to_json is None else lambda body: to_json(parse(body))
+            kind = self.message_class(indexes)
+            to_json = _WELL_KNOWN.get(kind.DESCRIPTOR.full_name)
+            self._parsers[indexes] = (lambda body: to_json(kind.FromString(body))) if to_json else kind.FromString
         return self._parsers[indexes]
+
+    def message_class(self, indexes: tuple[int, ...]) -> Any:
+        """Return the class of a message type. Raises IndexError if there is no such type."""
+        first, *rest = indexes
+        descriptor = self._types[first]
+        for index in rest:
+            descriptor = descriptor.nested_types[index]
+        return GetMessageClass(descriptor)
 
 
 _UNDECODABLE = Unreadable("undecodable")
@@ -156,24 +151,19 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return number >> 1, at
 
 
-def _indexes_end(payload: bytes) -> int:
-    """Return the position after the list of indexes, which begins with its length."""
+def _indexes(payload: bytes) -> tuple[tuple[int, ...], int]:
+    """Return a payload's list of indexes, which begins with its length, and the position after it.
+
+    The indexes are the message type in the file, then the one nested in it, and so on.
+    """
     count, at = _varint(payload, HEAD_BYTES)
     if count > _MAX_INDEXES:
         raise ValueError("no list of indexes")
-    for _ in range(count):
-        _, at = _varint(payload, at)
-    return at
-
-
-def _indexes(data: bytes) -> list[int]:
-    """Return the indexes of a list: the message type in the file, then the one nested in it, and so on."""
-    count, at = _varint(data, 0)
     indexes: list[int] = []
     for _ in range(count):
-        index, at = _varint(data, at)
+        index, at = _varint(payload, at)
         indexes.append(index)
-    return indexes or [0]
+    return tuple(indexes) or (0,), at
 
 
 def parse(read: ReadEvents, payloads: Sequence[bytes]) -> list[Any]:
@@ -192,29 +182,19 @@ def _event(message: Any, keys: frozenset[str] | None) -> Any:
 
 
 def field_values(messages: list[Any], field: Field) -> list[Any]:
-    """Return what `json.field_values` returns for the events of messages, but convert only what the field's path names.
+    """Return what `json.field_values` returns for the events of messages; only the field's path is converted.
 
-    Raises as `json.field_values` does, and BadValue if Protobuf's JSON has no form for a value.
+    Raises as `json.field_values` does, and BadValue for a value that has no form in JSON.
     """
-    kinds = set(map(type, messages))
-    if len(kinds) == 1:
-        return _values_of(kinds.pop(), messages, field)
-    column: list[Any] = [None] * len(messages)
-    for kind in kinds:
-        indices = [index for index, message in enumerate(messages) if type(message) is kind]
-        group = _values_of(kind, [messages[index] for index in indices], field)
-        for index, value in zip(indices, group, strict=True):
-            column[index] = value
-    return column
-
-
-def _values_of(kind: Any, messages: list[Any], field: Field) -> list[Any]:
-    if not issubclass(kind, Message):
-        return json.field_values(messages, field)
     try:
-        return _column(kind, field.path, field.required)(messages, field)
+        return read_groups(messages, set(map(type, messages)), type, partial(_values_of_kind, field))
     except _READ_ERRORS:
         raise BadValue("undecodable") from None
+
+
+def _values_of_kind(field: Field, kind: Any, messages: list[Any]) -> list[Any]:
+    read = _column(kind.DESCRIPTOR, field.path) if issubclass(kind, Message) else json.field_values
+    return read(messages, field)
 
 
 @lru_cache(_MAX_COLUMNS)
@@ -223,71 +203,41 @@ def _converter(descriptor: Descriptor, keys: frozenset[str] | None) -> ToJson:
 
 
 @lru_cache(_MAX_COLUMNS)
-def _column(kind: Any, path: tuple[str, ...], required: bool) -> _ReadColumn:
-    """Return what reads the values at a path in messages of one type."""
-    descriptor, parents = kind.DESCRIPTOR, 0
-    for key in path[:-1]:
-        step = descriptor.fields_by_name.get(key)
-        if step is None or step.is_repeated or step.message_type is None or step.message_type.full_name in _WELL_KNOWN:
-            break
-        descriptor, parents = step.message_type, parents + 1
-    last: Any = descriptor.fields_by_name.get(path[parents])
-    if last is None:
-        return _no_column
-    if len(path) > parents + 1:
-        return _column_of_json(
-            path[:parents], _Converters().of(descriptor, path[parents : parents + 1]), path[parents:]
+def _column(descriptor: Descriptor, path: tuple[str, ...]) -> ReadField:
+    """Return what reads the values at a path in messages of one type; None stands for an absent message."""
+    name, *rest = path
+    member: Any = descriptor.fields_by_name.get(name)
+    if member is None:
+        return lambda messages, field: json.field_values([{}], field) * len(messages)
+    if not rest:
+        return _member_column(member, _Converters().of_field(member))
+    kind = member.message_type
+    if kind is None or member.is_repeated or kind.full_name in _WELL_KNOWN:
+        convert = _converter(descriptor, frozenset((name,)))
+        return lambda messages, field: json.field_values(
+            [{} if each is None else convert(each) for each in messages], field._replace(path=path)
         )
-    return _column_of_field(path[:parents], last, required)
+    child, read = _member_column(member, None), _column(kind, tuple(rest))
+    return lambda messages, field: read(child(messages, field._replace(missing=None)), field)
 
 
-def _no_column(messages: list[Any], field: Field) -> list[Any]:
-    if field.required:
-        raise KeyError(field.name)
-    return [field.missing] * len(messages)
-
-
-def _column_of_json(parents: Sequence[str], convert: ToJson, path: tuple[str, ...]) -> _ReadColumn:
-    """Return what reads a path that leads on into a map or a well-known type."""
-
-    def read(messages: list[Any], field: Field) -> list[Any]:
-        events = [{} if each is None else convert(each) for each in _children(messages, parents, field.required)]
-        return json.field_values(events, field._replace(path=path))
-
-    return read
-
-
-def _column_of_field(parents: Sequence[str], last: FieldDescriptor, required: bool) -> _ReadColumn:
-    name, has_presence, to_json = last.name, last.has_presence, _Converters().of_field(last)
+def _member_column(member: FieldDescriptor, to_json: ToJson | None) -> ReadField:
+    name, has_presence = member.name, member.has_presence
     get: ToJson = attrgetter(name)
+    value = get if to_json is None else lambda message: to_json(get(message))
 
     def read(messages: list[Any], field: Field) -> list[Any]:
-        messages = _children(messages, parents, required)
-        if has_presence:
-            messages = [each if each is None or each.HasField(name) else _absent(required) for each in messages]
-        if required or not (parents or has_presence):
-            column = list(map(get, messages))
-            return column if to_json is None else list(map(to_json, column))
-        to_value = get if to_json is None else lambda message: to_json(get(message))
-        return [field.missing if each is None else to_value(each) for each in messages]
+        if not field.required:
+            return [
+                field.missing if each is None or (has_presence and not each.HasField(name)) else value(each)
+                for each in messages
+            ]
+        if has_presence and False in [each.HasField(name) for each in messages]:
+            raise KeyError(name)
+        column = map(get, messages)
+        return list(column if to_json is None else map(to_json, column))
 
     return read
-
-
-def _children(messages: list[Any], parents: Sequence[str], required: bool) -> list[Any]:
-    """Return the message at a path in each message; None where it is absent, or KeyError if it is required."""
-    for key in parents:
-        messages = [
-            each if each is None else getattr(each, key) if each.HasField(key) else _absent(required)
-            for each in messages
-        ]
-    return messages
-
-
-def _absent(required: bool) -> Any:
-    if required:
-        raise KeyError
-    return None
 
 
 class _Converters:

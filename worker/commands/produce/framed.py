@@ -85,18 +85,15 @@ def _avro() -> tuple[str, _Body]:
 
 
 def _protobuf() -> tuple[str, _Body]:
-    from google.protobuf.message import Message
+    from worker.decoding.protobuf import compile_schema
 
-    from worker.decoding.protobuf import message_classes
-
-    device_event: Callable[..., Message]
-    (device_event,) = message_classes(RegisteredSchema("PROTOBUF", _PROTOBUF))
+    device_event = compile_schema(RegisteredSchema("PROTOBUF", _PROTOBUF)).message_class((0,))
 
     def body(event: dict[str, Any], _: bytes) -> bytes:
         seconds, millis = divmod(event["timestamp"], 1000)
         time = {"seconds": seconds, "nanos": millis * 10**6}
         message = device_event(timestamp=time, device_ip=event["device_ip"], error_code=event["error_code"])
-        return b"\0" + message.SerializeToString()  # 0: the first message type of the schema
+        return b"\0" + bytes(message.SerializeToString())  # 0: the first message type of the schema
 
     return _PROTOBUF, body
 
