@@ -196,6 +196,7 @@ def test_produce_writes_avro_that_is_counted_and_verified(devices_job: Job, sche
     with run_worker("check", *devices_job.arguments("--format", "protobuf", *registry[2:])) as other:
         assert other.wait() == 0, other.tail()
     assert any("of the kind AVRO; fix: --format avro" in line for line in other.stdout), other.stdout
+    assert not any("no events to check" in line for line in other.stdout), other.stdout
 
 
 @pytest.mark.parametrize("format", ["avro", "protobuf", "json-schema"])

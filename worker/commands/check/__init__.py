@@ -62,12 +62,14 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
         if sample and topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                payloads, findings = sample_as_json(topic_settings, read_sample(topic_settings, sample))
+                sampled = read_sample(topic_settings, sample)
+                payloads, findings = sample_as_json(topic_settings, sampled)
                 yield from findings
                 if transform:
                     payloads, findings = check_transform(transform.decode, payloads)
                     yield from findings
-                yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
+                if payloads or not sampled:  # else the findings have said why there is none
+                    yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)
     yield from check_options(settings, sum(existing.values()))
