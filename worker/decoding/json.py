@@ -185,6 +185,11 @@ def _with_rejects(events: list[Any], texts: Sequence[bytes], fields: Sequence[Fi
             rejects.append(Reject(index, "not_object", ""))
         else:
             kept.append(index)
+    if rejects:  # often the other events are valid
+        try:
+            return Decoded(_columns([events[index] for index in kept], fields, read), kept, len(kept), rejects)
+        except CONVERT_ERRORS:
+            pass
     for field in fields:
         reasons = _reject_reasons([events[index] for index in kept], [texts[index] for index in kept], field, read)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]

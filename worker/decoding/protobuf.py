@@ -156,6 +156,8 @@ def _indexes(payload: bytes) -> tuple[tuple[int, ...], int]:
 
     The indexes are the message type in the file, then the one nested in it, and so on.
     """
+    if payload[HEAD_BYTES] == 0:  # nearly always
+        return (0,), HEAD_BYTES + 1
     count, at = _varint(payload, HEAD_BYTES)
     if count > _MAX_INDEXES:
         raise ValueError("no list of indexes")
@@ -163,7 +165,7 @@ def _indexes(payload: bytes) -> tuple[tuple[int, ...], int]:
     for _ in range(count):
         index, at = _varint(payload, at)
         indexes.append(index)
-    return tuple(indexes) or (0,), at
+    return tuple(indexes), at
 
 
 def parse(read: ReadEvents, payloads: Sequence[bytes]) -> list[Any]:
