@@ -27,6 +27,7 @@ def options() -> str:
         "",
         "An option that only the other store uses is an error (exit code 2): it would have no effect. The file and the",
         "environment may serve workers of both stores, so they may name both addresses and passwords.",
+        "If they name both stores in `backend`, the flag `--backend` with one ignores the options of the other.",
     ]
     group = ""
     for item in fields(Settings):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from worker.commands.check.finding import Stored
 from worker.commands.check.read_sample import sample_ranges
 from worker.commands.check.sample import check_sample
+from worker.core.records import Field
 from worker.sinks.clickhouse.table import Column, bind_columns
 
 ABSENT = object()
@@ -44,6 +45,11 @@ def findings(
             "String",
             {"a": None},
             "the events have null there: give the column a of t another type, or fix the producer",
+        ),
+        (
+            "String",
+            {"a": {"b": "x"}},
+            "the events have an object there: --map a.KEY=a for a field of it, or --types a=lenient for its JSON text",
         ),
         ("Int8", {"a": 300}, "ALTER TABLE t MODIFY COLUMN a Int64, or fix the producer"),
         ("String", {}, "name the field that fills it (--map FIELD=a), or give the column a DEFAULT"),
@@ -93,7 +99,7 @@ def test_the_type_of_a_key_or_of_a_table_that_does_not_exist_yet_is_not_altered(
     assert missing[0].endswith("fix: CREATE TABLE t yourself, with Int64 for a (docs/mapping.md), or fix the producer")
     assert "--map" not in "".join(missing)  # it needs a table
     assert missing[-2].endswith(
-        "fix: CREATE TABLE t with columns for these events (docs/mapping.md), or another --topic"
+        "fix: CREATE TABLE t for these events, as worker check --propose prints it, or another --topic"
     )
 
 
@@ -187,3 +193,33 @@ def test_fields_that_are_stored_entirely_or_in_part_are_not_listed_as_not_stored
         "OK    sample: 2 of the 2 sampled events would be stored",
         "OK    sample: fields that are not stored: a.c",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "expected"),
+    [
+        ("Array(String)", "issue.lables[].name", "its DEFAULT; fix: --map issue.labels[].name=c"),
+        ("Nullable(String)", "sender.logn", "NULL; fix: --map sender.login=c"),
+    ],
+)
+def test_a_field_of_map_that_no_event_has_is_a_warning_with_the_field_it_may_mean(
+    kind: str, field: str, expected: str
+) -> None:
+    column = Column("c", kind, "DEFAULT", "[]", "[]") if kind.startswith("Array") else Column("c", kind)
+    (binding,) = bind_columns([column], {"c": field})
+    event = {"issue": {"labels": [{"name": "bug"}]}, "sender": {"url": "u", "login": "l"}}
+    line = str(next(check_sample([orjson.dumps(event)], [Stored(binding.field, "c", kind)], "t")))
+    assert line == f"WARN  sample: column c {kind} from {field}: in none of the 1 sampled events, so it is {expected}"
+
+
+def test_a_path_through_an_array_is_written_with_brackets() -> None:
+    (binding,) = bind_columns([Column("c", "Array(String)")], {"c": "issue.labels.name"})
+    event = {"issue": {"labels": [{"name": "bug"}]}}
+    line = str(next(check_sample([orjson.dumps(event)], [Stored(binding.field, "c", "Array(String)")], "t")))
+    assert line.endswith("1 wrong_type of the 1 sampled events; fix: --map issue.labels[].name=c")
+
+
+def test_a_device_or_a_time_that_no_event_has_is_another_field() -> None:
+    stored = Stored(Field("timestamp", ("timestamp",), list))
+    line = str(next(check_sample([b'{"ts": 1}'], [stored], "t")))
+    assert line.endswith("fix: --device-field or --time-field with a field of these events")

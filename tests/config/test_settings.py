@@ -51,6 +51,7 @@ def test_a_variable_may_name_a_file_with_the_value(tmp_path: Path) -> None:
         ({"kafka": {"ssl.keystore.password": "x"}}, "every user of this machine can see"),
         ({"clickhouse_url": "clickhouse://u:p@x/"}, "WORKER_CLICKHOUSE_PASSWORD_FILE"),
         ({"max_bad_ratio": "nan"}, "from 0 to 1"),
+        ({"format": "avro"}, "--format: avro needs a schema registry; name it with --schema-registry-url URL"),
     ],
 )
 def test_an_invalid_value_is_refused_with_what_to_write(flags: dict[str, Any], message: str) -> None:
@@ -102,7 +103,14 @@ def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
 
 # A value that is not the default of each option that only one store uses.
 _OF_BACKEND = {
-    "redis": {"redis_key": "k", "windows": "day", "window_ttl": "day=1d", "by": "country", "time_field": "at"},
+    "redis": {
+        "redis_key": "k",
+        "windows": "day",
+        "window_ttl": "day=1d",
+        "window_time_zone": "Europe/Amsterdam",
+        "by": "country",
+        "time_field": "at",
+    },
     "clickhouse": {"table": "t", "map": "a=b", "types": "a=lenient", "delivery": "at-least-once"},
 }
 _OTHER = {"redis": "clickhouse", "clickhouse": "redis"}
@@ -157,6 +165,18 @@ def test_an_option_of_the_other_store_is_refused_wherever_it_stands(
         with pytest.raises(UsageError, match=f"no effect with --backend {_OTHER[backend]}") as caught:
             _load({"backend": _OTHER[backend], **flags}, environ, config)
         assert caught.value.code == ExitCode.USAGE
+
+
+def test_the_flag_that_leaves_a_store_out_also_leaves_out_what_the_file_says_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('backend = "redis,clickhouse"\nby = "country"\ntable = "t"\n[map]\na = "b"')
+    for backend, expected in (("clickhouse", ("", "t", {"b": "a"})), ("redis", ("country", "events", {}))):
+        settings, origins = load({"backend": backend}, {"WORKER_WINDOWS": "day"}, file)
+        reject_other_backends_options(settings, origins)
+        assert (settings.by, settings.table, settings.map) == expected
+        assert bool(settings.windows) == (backend == "redis")
+    with pytest.raises(UsageError, match="--by: it has no effect with --backend clickhouse"):
+        _load({"backend": "clickhouse", "by": "country"}, {}, file)
 
 
 def test_a_flag_of_the_other_store_is_refused_even_with_the_default() -> None:

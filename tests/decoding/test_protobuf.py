@@ -126,6 +126,21 @@ def test_optional_fields_oneofs_enums_maps_messages_and_well_known_types() -> No
     }
 
 
+@pytest.mark.parametrize("serialized", [(True, True), (True, False), (False, True)])
+def test_a_schema_that_is_registered_as_a_descriptor(serialized: tuple[bool, bool]) -> None:
+    """Confluent's serializer for Python registers descriptors in base64, and Apicurio returns them as they are."""
+    file = Event.DESCRIPTOR.file
+    texts = [TEXT, GEO]
+    for i, descriptor in enumerate((file, Event.DESCRIPTOR.fields_by_name["geo"].message_type.file)):
+        if serialized[i]:
+            texts[i] = b64encode(descriptor.serialized_pb).decode()
+    reader = compile_schema(RegisteredSchema("PROTOBUF", texts[0], (("common/geo.proto", texts[1]),)))
+    body = Event(device_ip="10.0.0.1", geo={"country": "NL"}).SerializeToString()
+    assert reader([frame(1, INDEX + body)], {"device_ip", "geo"}) == [
+        {"device_ip": "10.0.0.1", "geo": {"country": "NL"}}
+    ]
+
+
 def test_indexes_name_the_message_type() -> None:
     assert read(b"\x00\x08\x05", b"\x02\x00\x08\x05", b"\x04\x00\x00\x0a\x01z") == [{"x": 5}, {"x": 5}, {"y": "z"}]
     bad = (

@@ -145,6 +145,8 @@ def test_a_backfill_between_two_times_by_two_hosts_that_are_killed(
     assert job.judge(range(first, last)) == EXACT
     with run_worker("verify", *job.arguments(*bounds)) as verify:
         assert verify.wait() == 0, verify.stdout
+    assert f"{job.topic}[0]: the events from {ends[0]} on are not compared: --until" in verify.stdout
+    assert not any("not committed yet" in line for line in verify.stdout)
 
 
 def test_events_that_come_during_the_run_are_read_only_if_they_precede_the_time(rows_job: Job) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.certificates import make_certificates
 from tests.support.served import Answers
-from worker.config.settings import Settings, UsageError
+from worker.config.settings import Settings
 from worker.core.errors import Fatal, Retryable
 from worker.core.schemas import RegisteredSchema
 from worker.kafka.schema_registry import SchemaRegistry
@@ -130,11 +130,6 @@ def test_tls_with_a_ca_of_ones_own(answers: Answers, tmp_path: Path) -> None:
         registry_of(answers, url, schema_registry_ca=str(certificates.unrelated)).fetch(1)
     with pytest.raises(Fatal, match=r"--schema-registry-ca .*nowhere.pem: No such file"):
         registry_of(answers, url, schema_registry_ca=str(tmp_path / "nowhere.pem"))
-
-
-def test_a_format_without_its_registry_is_a_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="--format avro needs --schema-registry-url"):
-        SchemaRegistry(Settings(format="avro"))
 
 
 def test_a_real_registry(schema_registry: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.job import Job, MakeJob
-from tests.support.kit import Service
+from tests.support.kit import Service, create_topic
 
 
 @pytest.fixture
@@ -23,4 +23,18 @@ def redis_env(kafka: Service, redis_server: Service, topic_name: str, group_id: 
         "WORKER_REDIS_KEY": redis_key,
         "WORKER_TOPIC": topic_name,
         "WORKER_GROUP_ID": group_id,
+    }
+
+
+@pytest.fixture
+def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: str, group_id: str) -> dict[str, str]:
+    """The addresses of the servers, and a topic of two partitions that keeps old messages."""
+    create_topic(kafka.address, topic_name, 2, {"retention.ms": "-1"})
+    return {
+        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
+        "WORKER_CLICKHOUSE_URL": clickhouse.address,
+        "WORKER_REDIS_URL": redis_server.address,
+        "WORKER_TOPIC": topic_name,
+        "WORKER_GROUP_ID": group_id,
+        "WORKER_METRICS_PORT": "0",
     }

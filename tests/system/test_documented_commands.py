@@ -81,11 +81,12 @@ def commands(page: Path) -> list[str]:
     return texts
 
 
-# test_jobs.py runs mapping.md, and test_transform.py transform.md: they have the events of the jobs.
+# The tests of these pages have the events of their jobs.
+OF_OTHER_TESTS = {"mapping.md": "test_jobs.py", "recipes.md": "test_recipes.py", "transform.md": "test_transform.py"}
 WITH_COMMANDS = [
     page
     for page in PAGES
-    if page.name not in ("mapping.md", "transform.md") and any(command not in NOT_RUN for command in commands(page))
+    if page.name not in OF_OTHER_TESTS and any(command not in NOT_RUN for command in commands(page))
 ]
 
 

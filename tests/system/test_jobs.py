@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,11 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.kit import Service, create_topic, run_sql, run_worker, send
+from tests.support.guide import Guide
+from tests.support.kit import run_sql, run_worker, send
 from worker.core.errors import ExitCode
 
-GUIDE = Path(__file__).parents[2] / "docs/mapping.md"
-
-
-@pytest.fixture
-def env(kafka: Service, redis_server: Service, clickhouse: Service, topic_name: str, group_id: str) -> dict[str, str]:
-    """The addresses of the servers, and a topic of two partitions."""
-    create_topic(kafka.address, topic_name, 2)
-    return {
-        "WORKER_BOOTSTRAP_SERVERS": kafka.address,
-        "WORKER_CLICKHOUSE_URL": clickhouse.address,
-        "WORKER_REDIS_URL": redis_server.address,
-        "WORKER_TOPIC": topic_name,
-        "WORKER_GROUP_ID": group_id,
-        "WORKER_METRICS_PORT": "0",
-    }
-
-
-def blocks(language: str) -> list[str]:
-    """Return the guide's blocks of code in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+GUIDE = Guide("mapping.md")
 
 
 def run(env: Mapping[str, str], *words: str, code: int = ExitCode.OK) -> list[str]:
@@ -55,11 +36,11 @@ def write(env: Mapping[str, str], events: list[dict[str, Any]]) -> None:
 def test_the_guides_access_log_is_stored_as_the_guide_says(
     env: dict[str, str], table_name: str, tmp_path: Path
 ) -> None:
-    sql(env, blocks("sql")[0].replace("access_log", table_name))
+    sql(env, GUIDE.blocks("sql")[0].replace("access_log", table_name))
     config = tmp_path / "access_log.toml"
-    config.write_text(blocks("toml")[0])
+    config.write_text(GUIDE.blocks("toml")[0])
     env["WORKER_TABLE"] = table_name  # the file's topic and table, but this test's own
-    event = json.loads(blocks("json")[0])
+    event = json.loads(GUIDE.blocks("json")[0])
     events = [{**event, "bytes": n, "remote_addr": f"10.1.{n // 256}.{n % 256}"} for n in range(500)]
     events[3] = {**events[3], "upstream": None, "user_agent": None}
     events[4] = {key: value for key, value in events[4].items() if key not in ("upstream", "user_agent")}
@@ -67,15 +48,15 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
     write(env, [*events, *bad])
 
     unguided = tmp_path / "unguided.toml"
-    unguided.write_text(blocks("toml")[0].partition("[map]")[0])
+    unguided.write_text(GUIDE.blocks("toml")[0].partition("[map]")[0])
     findings = run(env, "check", "--config", str(unguided), code=ExitCode.FAILED)
     fixes = [match[1] for line in findings if (match := re.search(r"fix: --map (\S+)", line))]
-    expected = [line.split(" = ") for line in blocks("toml")[0].partition("[map]\n")[2].splitlines()]
+    expected = [line.split(" = ") for line in GUIDE.blocks("toml")[0].partition("[map]\n")[2].splitlines()]
     assert sorted(fixes) == sorted(f"{field}={json.loads(column)}" for field, column in expected)
 
-    commands = [shlex.split(line)[1:] for line in blocks("console")[0].splitlines()]
+    commands = GUIDE.commands(config)
     assert [words[0] for words in commands] == ["check", "--config", "verify"]
-    printed = [run(env, *[str(config) if word == config.name else word for word in words]) for words in commands]
+    printed = [run(env, *words) for words in commands]
     assert any(line.startswith("OK    devices: counted in column remote_addr") for line in printed[0]), printed[0]
     assert any(re.search(r"OK    sample: \d\d+ of the \d+ sampled events would be stored", line) for line in printed[0])
     assert printed[1][-1] == "Total devices: 500"
@@ -96,7 +77,7 @@ def test_the_guides_access_log_is_stored_as_the_guide_says(
     ]
 
     # Numbers that come as text, with a lenient column; a dead letter is replayed, and becomes a row.
-    assert 'status = "lenient"' in blocks("toml")[1]
+    assert 'status = "lenient"' in GUIDE.blocks("toml")[1]
     replay = ("dlq", "replay", "--reason", "wrong_type", "--yes", "--config", str(config))
     run(env, *replay)
     write(env, [{**event, "status": "abc"}, {**event, "status": "404"}])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.guide import Guide
 from tests.support.job import Job, MakeJob, consumers, kill
 from tests.support.kit import PATIENCE_S, Service, host_and_port, run_sql, run_worker, wait_until
 from tests.support.oracle import EXACT, event, events
 from tests.support.proxy import END_OF_STREAM, Proxy
 from worker.core.errors import ExitCode
 
-GUIDE = Path(__file__).parents[2] / "docs/transform.md"
+GUIDE = Guide("transform.md")
 
 DROP = """
 def transform(events):
@@ -36,11 +36,6 @@ def transform(events):
         results.insert(0, None if code == 3 else {**event, "error_code": code})
     return results
 """
-
-
-def blocks(language: str) -> list[str]:
-    """Return the guide's blocks of code in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
 
 
 def module(directory: Path, source: str, name: str = "fleet") -> Mapping[str, str]:
@@ -60,25 +55,28 @@ def sql(job: Job, statement: str) -> Any:
 
 
 def test_the_guides_readings_are_stored_as_the_guide_says(rows_job: Job, tmp_path: Path) -> None:
-    sql(rows_job, blocks("sql")[0].replace("readings", rows_job.target))
+    sql(rows_job, GUIDE.blocks("sql")[0].replace("readings", rows_job.target))
     config = tmp_path / "readings.toml"
-    config.write_text(blocks("toml")[0])
-    reading = json.loads(blocks("json")[0])
-    readings = [{**reading, "device": f"{'test' if n % 5 == 0 else 's'}-{n}", "fahrenheit": n} for n in range(500)]
+    config.write_text(GUIDE.blocks("toml")[0])
+    reading = json.loads(GUIDE.blocks("json")[0])
+    begin_ns = reading["timestamp"]
+    readings = [
+        {**reading, "device": f"{'test' if n % 5 == 0 else 's'}-{n}", "fahrenheit": n, "timestamp": begin_ns + n}
+        for n in range(500)
+    ]
     del readings[7]["fahrenheit"]
     readings[8]["fahrenheit"] = "warm"
     rows_job.create()
     rows_job.send([json.dumps(reading).encode() for reading in readings])
     env = {
-        **module(tmp_path, blocks("python")[1]),
+        **module(tmp_path, GUIDE.blocks("python")[1]),
         "WORKER_BOOTSTRAP_SERVERS": rows_job.kafka,
         "WORKER_CLICKHOUSE_URL": rows_job.url,
         "WORKER_GROUP_ID": rows_job.group,
         "WORKER_METRICS_PORT": "0",
     }
     printed = []
-    for line in blocks("console")[0].splitlines():
-        words = [str(config) if word == config.name else word for word in shlex.split(line)[1:]]
+    for words in GUIDE.commands(config):
         words += ["--topic", rows_job.topic, "--table", rows_job.target]
         with run_worker(*words, env=env) as command:
             assert command.wait() == 0, command.tail()
@@ -89,10 +87,10 @@ def test_the_guides_readings_are_stored_as_the_guide_says(rows_job: Job, tmp_pat
     assert printed[2][-1] == total
     rows = sql(rows_job, f"SELECT device, celsius, toUnixTimestamp64Nano(timestamp) FROM {rows_job.target}")
     assert sorted(rows) == sorted(
-        (f"s-{n}", round((n - 32) / 1.8, 2), reading["timestamp"]) for n in range(500) if n % 5 and n not in (7, 8)
+        (f"s-{n}", round((n - 32) / 1.8, 2), begin_ns + n) for n in range(500) if n % 5 and n not in (7, 8)
     )
     letters = rows_job.dead_letters()
-    number = next(i for i, text in enumerate(blocks("python")[1].splitlines(), 1) if 'pop("fahrenheit")' in text)
+    number = next(i for i, text in enumerate(GUIDE.blocks("python")[1].splitlines(), 1) if 'pop("fahrenheit")' in text)
     assert {(letter.offset, letter.reason, dict(letter.headers)["error"].decode()) for letter in letters} == {
         (7, "transform_failed", f"KeyError in fleet.py:{number}"),
         (8, "transform_failed", f"TypeError in fleet.py:{number}"),

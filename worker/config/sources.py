@@ -51,7 +51,10 @@ def load(
     """
     texts: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for name, text, origin in [*_from_file(config), *_from_environment(environ), *_from_flags(flags)]:
+    given = [*_from_file(config), *_from_environment(environ)]
+    if "backend" in flags:
+        given = _without_other_backends(given, flags["backend"])
+    for name, text, origin in [*given, *_from_flags(flags)]:
         if isinstance(text, Mapping):
             texts.setdefault(name, {}).update(text)
             origins.update({f"{name}.{key}": origin for key in text})
@@ -66,10 +69,21 @@ def load(
         if key in OWNED_PROPERTIES:
             raise UsageError(f"{origins[f'kafka.{key}']} {key} cannot be set: {OWNED_PROPERTIES[key]}")
     settings = Settings(**values)
+    if settings.format != "json" and not settings.schema_registry_url:
+        raise UsageError(
+            f"{origins['format']}: {settings.format} needs a schema registry; name it with --schema-registry-url URL"
+        )
     is_empty = settings.start == "latest" or (settings.start_ms or 0) >= (settings.until_ms or 0)
     if settings.until and is_empty:
         raise UsageError(f"{origins['until']}: {settings.until} is not after --start {settings.start}")
     return settings, origins
+
+
+def _without_other_backends(given: list[tuple[str, Any, str]], backend: str) -> list[tuple[str, Any, str]]:
+    """Leave out the options of a store that the file or the environment names, and the flag --backend does not."""
+    named = {store for name, text, _ in given if name == "backend" for store in text.split(",") if store}
+    only = {item.name: item.metadata["backend"] for item in fields(Settings)}
+    return [value for value in given if only[value[0]] not in named.difference(backend.split(","))]
 
 
 def reject_other_backends_options(settings: Settings, origins: Mapping[str, str]) -> None:

@@ -48,10 +48,11 @@ def decode_events(
 class Unreadable:
     """Stands for a payload that is no event, among events; `reason` is one of counters.REJECT_REASONS."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("detail", "reason")
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, detail: str = "") -> None:
         self.reason = reason
+        self.detail = detail  # for `check`
 
 
 def read_events(payloads: Sequence[bytes]) -> list[Any]:

@@ -1,8 +1,9 @@
 """Protobuf: framed payloads → messages → columns of the wanted fields, or events in the form of JSON.
 
-A registry has .proto text, and Google's library reads descriptors: `grpcio-tools` carries the compiler, which runs once
-for each schema. The forms are those of Protobuf's JSON mapping, but with the fields' own names and with numbers for
-64-bit integers; docs/formats.md has the table.
+A registry has .proto text, or a descriptor in base64, as Confluent's serializer for Python registers it. Google's
+library reads descriptors: `grpcio-tools` carries the compiler, which runs once for each schema. The forms are those of
+Protobuf's JSON mapping, but with the fields' own names and with numbers for 64-bit integers; docs/formats.md has the
+table.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
@@ -60,24 +61,46 @@ def compile_schema(schema: RegisteredSchema) -> _Reader:
 def _compile(sources: dict[str, str]) -> descriptor_pb2.FileDescriptorSet:
     with tempfile.TemporaryDirectory(prefix="worker-proto-") as name:
         directory = Path(name)
+        descriptors = descriptor_pb2.FileDescriptorSet()
         for path, text in sources.items():
             if ".." in PurePosixPath(path).parts or path.startswith("/"):
                 raise InvalidSchema(f"it imports {path!r}, which leads out of its directory")
+            if descriptor := _descriptor(path, text):
+                descriptors.file.append(descriptor)
+                continue
             file = directory / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         # A process of its own: the compiler writes to stderr, and ends the process for some errors.
+        (directory / ".descriptors").write_bytes(descriptors.SerializeToString())
         arguments = [f"-I{directory}", f"-I{_well_known()}", "--include_imports", f"-o{directory / '.set'}"]
-        command = [sys.executable, "-m", "grpc_tools.protoc", *arguments, str(directory / _FILE)]
+        arguments += ["--descriptor_set_in=.descriptors"] if descriptors.file else []
+        command = [sys.executable, "-m", "grpc_tools.protoc", *arguments, _FILE]
         try:
             done = subprocess.run(
-                command, check=False, capture_output=True, text=True, errors="replace", timeout=_COMPILE_S
+                command,
+                cwd=directory,
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_COMPILE_S,
             )
         except subprocess.TimeoutExpired:
             raise InvalidSchema(f"it did not compile within {_COMPILE_S:g} s") from None
         if done.returncode:
             raise InvalidSchema(f"it does not compile: {' | '.join(done.stderr.strip().splitlines())[:500]}")
         return descriptor_pb2.FileDescriptorSet.FromString((directory / ".set").read_bytes())
+
+
+def _descriptor(path: str, text: str) -> descriptor_pb2.FileDescriptorProto | None:
+    """Return the descriptor that a registry has in base64, by the name that imports use; None for .proto text."""
+    try:
+        descriptor = descriptor_pb2.FileDescriptorProto.FromString(b64decode(text, validate=True))
+    except (ValueError, DecodeError):
+        return None
+    descriptor.name = path
+    return descriptor if text else None
 
 
 def _well_known() -> Path:

@@ -61,8 +61,8 @@ class SchemaCache:
             return self._compile(schema), inf
         except InvalidSchema as error:
             log.warning("schema %d: %s; its events are dead letters (unknown_schema)", schema_id, error)
-            return _read_unknown, time.monotonic() + _UNKNOWN_S
+            return partial(_read_unknown, f"schema {schema_id}: {error}"), time.monotonic() + _UNKNOWN_S
 
 
-def _read_unknown(payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
-    return [Unreadable("unknown_schema")] * len(payloads)
+def _read_unknown(error: str, payloads: Sequence[bytes], _keys: Collection[str] | None) -> list[Any]:
+    return [Unreadable("unknown_schema", error)] * len(payloads)

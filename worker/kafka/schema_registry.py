@@ -14,7 +14,7 @@ import urllib.request
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from worker.config.settings import Settings, UsageError
+from worker.config.settings import Settings
 from worker.core.errors import Fatal, Retryable
 from worker.core.schemas import RegisteredSchema
 
@@ -40,8 +40,6 @@ class SchemaRegistry:
     """Raises Fatal for what retrying cannot fix, until the registry has answered once; after that only Retryable."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.format != "json" and not settings.schema_registry_url:
-            raise UsageError(f"--format {settings.format} needs --schema-registry-url")
         parts = urlsplit(settings.schema_registry_url)
         credentials, _, hosts = parts.netloc.rpartition("@")
         self._bases = [f"{parts.scheme}://{host}{parts.path.rstrip('/')}" for host in hosts.split(",")]

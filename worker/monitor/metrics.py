@@ -90,6 +90,9 @@ METRICS: dict[str, Kind] = {
     "worker_kafka_up": _gauge("1 while Kafka answers the monitor"),
     "worker_topic_partitions": _gauge("Partitions of the topic", "topic"),
     "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
+    "worker_window_devices": _gauge(
+        "Distinct devices of the last closed minute, hour and day (--windows); late events change it", "topic", "window"
+    ),
     # the processes
     "worker_processes": _gauge("Running consumer processes"),
     "worker_processes_wanted": _gauge("Number of consumer processes that should run"),
@@ -191,6 +194,7 @@ class Collector:
         is_current = state.devices is not None and state.store_up
         devices = {(topic, settings.counting_backend): n for topic, n in state.devices_by_topic.items()}
         yield _family("worker_devices", devices if is_current else {})
+        yield _family("worker_window_devices", state.devices_by_window if is_current else {})
 
     def _processes(self) -> Iterator[Metric]:
         running, settings = running_slots(self._stats), self._state.settings

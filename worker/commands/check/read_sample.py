@@ -5,34 +5,57 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
+from confluent_kafka import Message
+
+from worker.commands.check.finding import Finding
+from worker.commands.check.registry import sample_as_json
+from worker.commands.check.transform import check_transform
 from worker.config.settings import Settings
+from worker.decoding.transform import Transform
 from worker.kafka.log_reader import LogReader
 
 _RANGES = 60  # reading one takes 50 to 100 ms
 _BYTES = 64 << 20
+_METADATA = {"_key": Message.key, "_headers": Message.headers}
 _POSITIONS = ("end", "begin", "middle")
 
 Range = tuple[int, int, int]
 """Partition, first offset, end offset."""
 
 
-def read_sample(settings: Settings, size: int) -> list[bytes]:
+def sample_events(
+    settings: Settings, size: int, transform: Transform | None, metadata: set[str] | None = None
+) -> tuple[list[bytes], list[Finding]]:
+    """Return the events of a sample as JSON, as `transform` returns them, and the findings; see `read_sample`."""
+    payloads, findings = sample_as_json(settings, read_sample(settings, size, metadata))
+    if not transform:
+        return payloads, findings
+    payloads, transformed = check_transform(transform.decode, payloads)
+    return payloads, findings + transformed
+
+
+def read_sample(settings: Settings, size: int, metadata: set[str] | None = None) -> list[bytes]:
     """Return up to `size` events of the topic, in log order, without tombstones; fewer if they exceed 64 MiB.
 
-    Raises Retryable if the brokers do not answer, and Fatal if they refuse this client.
+    Adds `_key` and `_headers` to `metadata` if messages have these. Raises Retryable if the brokers do not answer, and
+    Fatal if they refuse this client.
     """
     payloads: list[bytes] = []
     with closing(LogReader(settings, settings.topic)) as log_reader:
         ranges = sample_ranges({p: log_reader.bounds(p) for p in range(log_reader.partitions())}, size)
         for partition, start, end in ranges:
-            payloads += _read(log_reader, partition, start, end, _BYTES // len(ranges))
+            payloads += _read(log_reader, partition, start, end, _BYTES // len(ranges), metadata)
     return payloads
 
 
-def _read(log_reader: LogReader, partition: int, start: int, end: int, most_bytes: int) -> Iterator[bytes]:
+def _read(
+    log_reader: LogReader, partition: int, start: int, end: int, most_bytes: int, metadata: set[str] | None
+) -> Iterator[bytes]:
     """Yield the payloads of a range until they exceed `most_bytes`; at least one."""
     size = 0
     for messages in log_reader.read(partition, start, end):
+        if metadata is not None:
+            metadata |= {name for name, has in _METADATA.items() if any(map(has, messages))}
         for message in messages:
             if (payload := message.value()) is not None:
                 yield payload

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from worker.commands.check.finding import Finding, fail_with, ok, warn
+from worker.commands.check.finding import Finding, fail, fail_with, ok, warn
 from worker.config.redaction import redact_url
 from worker.config.settings import Settings
 from worker.core.errors import WorkerError
@@ -32,7 +32,9 @@ def check_registry(settings: Settings, topics: Iterable[str]) -> Iterator[Findin
         for topic in topics:
             yield _check_subject(settings, registry.latest(f"{topic}-value"), f"{topic}-value")
     except WorkerError as error:
-        yield fail_with("schema registry", error)
+        yield fail_with(
+            "schema registry", error, "" if "; " in str(error) else "--schema-registry-url (is it running?)"
+        )
 
 
 def _check_subject(settings: Settings, latest: LatestSchema | None, subject: str) -> Finding:
@@ -57,12 +59,15 @@ def sample_as_json(settings: Settings, payloads: Sequence[bytes]) -> tuple[list[
         return list(payloads), []
     read = with_schemas(open_format(settings.format, schema_source(settings)).read_events)
     events = read(payloads)
-    unreadable = Counter(event.reason for event in events if isinstance(event, Unreadable))
-    findings = [
-        warn("sample", f"{count} {reason} of the {len(payloads)} sampled events", _FIXES.get(reason, _FIX))
-        for reason, count in unreadable.most_common()
-    ]
-    return [orjson.dumps(event) for event in events if not isinstance(event, Unreadable)], findings
+    unreadable = Counter((event.reason, event.detail) for event in events if isinstance(event, Unreadable))
+    findings = []
+    for (reason, detail), count in unreadable.most_common():
+        result = f"{count} {reason} of the {len(payloads)} sampled events{': ' if detail else ''}{detail}"
+        findings.append(warn("sample", result, _FIXES.get(reason, _FIX)))
+    readable = [orjson.dumps(event) for event in events if not isinstance(event, Unreadable)]
+    if findings and not readable:
+        findings.append(fail("sample", f"none of the {len(payloads)} sampled events would be stored", "see above"))
+    return readable, findings
 
 
 _FIX = "the producer, or accept them as dead letters"

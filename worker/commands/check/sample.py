@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher
-from types import NoneType
 from typing import Any
 
 import orjson
@@ -16,19 +15,13 @@ from worker.config.field_paths import format_path
 from worker.core.records import Field, Reject
 from worker.decoding.json import decode
 from worker.sinks.clickhouse import types
+from worker.sinks.clickhouse.inference import DEPTH, KINDS, Path, optional
 from worker.sinks.clickhouse.names import quoted, shown
 
 _SHOWN = 20  # fields that are not stored
 _CANDIDATES = 500  # fields, of the most events, that are compared with columns
 _SIMILAR = 0.7
-_DEPTH = 4  # levels of nested objects that are searched for fields
 _NOT_NULLABLE = ("Array", "Map", "Tuple", "Nested")
-_KINDS = {
-    **{str: "text", int: "a number", float: "a number", bool: "true or false", dict: "an object", list: "an array"},
-    **{NoneType: "null", object: "no object above it"},
-}
-
-Path = tuple[str, ...]
 
 
 def check_sample(
@@ -39,9 +32,7 @@ def check_sample(
     Each fix that is proposed was tried on these events. `of_topic` follows "events" in the texts.
     """
     if not payloads:
-        yield ok(
-            "sample", f"there are no events{of_topic} to check" if of_topic else "the topic has no events to check"
-        )
+        yield ok("sample", f"there are no events{of_topic} to check")
         return
     fields = [stored for stored in fields if not stored.field.of_message]
     rows = decode(payloads, tuple(stored.field for stored in fields)).rows
@@ -60,12 +51,16 @@ def check_sample(
     for stored in fields:
         name = f"column {stored}" if stored.column else stored.field.name
         rejects = [reject for reject in decode(payloads, (stored.field,)).rejects if reject.field]
-        fix = f"--map {format_path(suggested[stored.column])}={stored.column}" if stored.column in suggested else ""
+        fix = ""
+        if stored.column in suggested:
+            inner = stored.field.name.removeprefix(format_path(stored.field.path))  # "[].name"
+            fix = f"--map {format_path(suggested[stored.column])}{inner}={stored.column}"
         if faults := Counter(reject.reason for reject in rejects):
-            fix = fix or _lenient(stored, payloads) or _fix(stored, rejects, payloads, table)
+            fix = fix or _lenient(stored, rejects, payloads) or _fix(stored, rejects, payloads, table)
             yield warn("sample", f"{name}: {_tally(faults)} {total}", fix)
         elif stored in absent:
-            value = "NULL" if stored.field.missing is None else "its DEFAULT"
+            is_null = stored.field.missing is None and not stored.type.startswith(_NOT_NULLABLE)
+            value = "NULL" if is_null else "its DEFAULT"
             result = f"{name}: in none {total}, so " + (f"it is {value}" if stored.column else "all count under (none)")
             fix = fix or ("" if stored.column else "--by with a field of these events")
             yield warn("sample", result, fix) if fix else ok("sample", result)
@@ -88,7 +83,11 @@ def suggest(unfit: Sequence[Stored], ignored: Counter[Path], payloads: Sequence[
     frequent = [path for path, _ in ignored.most_common(_CANDIDATES) if all(map(str.isprintable, path))]
     paths = sorted({path[:depth] for path in frequent for depth in range(1, len(path) + 1)})
     pairs = sorted(
-        ((_similarity(stored.column, path), stored, path) for stored in unfit for path in paths),
+        (
+            (max(_similarity(name, path) for name in (stored.column, "_".join(stored.field.path))), stored, path)
+            for stored in unfit
+            for path in paths
+        ),
         key=lambda pair: -pair[0],
     )
     suggested: dict[str, Path] = {}
@@ -130,19 +129,29 @@ def _tally(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
-def _lenient(stored: Stored, payloads: Sequence[bytes]) -> str:
+def _lenient(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes]) -> str:
     """Return the option with which the column would take all of the events; empty if it would not."""
     if not stored.type or "[]" in stored.field.name:
         return ""
     field = stored.field._replace(convert=types.codec(stored.type, "lenient").convert)
-    return "" if decode(payloads, (field,)).rejects else f"--types {stored.column}=lenient"
+    if decode(payloads, (field,)).rejects:
+        return ""
+    lenient, kinds = f"--types {stored.column}=lenient", _kinds(stored, rejects, payloads)
+    if "an object" not in kinds:
+        return lenient
+    return f"{kinds}--map {field.name}.KEY={stored.column} for a field of it, or {lenient} for its JSON text"
 
 
 def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], table: str) -> str:
     """Return what fixes the events of `rejects`, which this field does not accept."""
+    is_absent = all(_at(event, stored.field.path) is _ABSENT for event in _objects(payloads))
     if not stored.column:
-        return f"{_kinds(stored, rejects, payloads)}fix the producer"
-    if not any(_at(event, stored.field.path) is not _ABSENT for event in _objects(payloads)) and stored.exists:
+        other = "--device-field or --time-field with a field of these events" if is_absent else "fix the producer"
+        return f"{_kinds(stored, rejects, payloads)}{other}"
+    for depth in range(1, len(path := stored.field.path)):
+        if any(type(_at(event, path[:depth])) is list for event in _objects(payloads)):
+            return f"--map {format_path(path[:depth])}[].{format_path(path[depth:])}={stored.column}"
+    if is_absent and stored.exists:
         return f"name the field that fills it (--map FIELD={stored.column}), or give the column a DEFAULT"
     kind = next((kind for kind in _wider(stored.type) if _fits_type(stored.field, kind, payloads)), "")
     if not stored.exists:
@@ -159,13 +168,13 @@ def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], t
 def _fix_for_all(fields: Sequence[Stored], table: str) -> str:
     if all(field.exists for field in fields):
         return "see above, or another --topic or --table"
-    return f"CREATE TABLE {table} with columns for these events (docs/mapping.md), or another --topic"
+    return f"CREATE TABLE {table} for these events, as worker check --propose prints it, or another --topic"
 
 
 def _kinds(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes]) -> str:
     """Return which kinds of JSON values the events have where the type of the column is wrong."""
     wrong = [payloads[reject.index] for reject in rejects if reject.reason == "wrong_type"]
-    kinds = {_KINDS[type(_at(event, stored.field.path))] for event in _objects(wrong)}
+    kinds = {KINDS[type(_at(event, stored.field.path))] for event in _objects(wrong)}
     return f"the events have {' and '.join(sorted(kinds))} there: " if kinds else ""
 
 
@@ -176,7 +185,7 @@ def _wider(kind: str) -> Iterator[str]:
     wide = [name for name in ("Int64", "UInt64") if integer and integer[2] != "64"]
     yield from (f"Nullable({name})" if nullable else name for name in wide)
     if not nullable and not kind.startswith(_NOT_NULLABLE):
-        yield from map(_nullable, [kind, *wide])
+        yield from map(optional, [kind, *wide])
 
 
 def _fits_type(field: Field, kind: str, payloads: Sequence[bytes]) -> bool:
@@ -187,11 +196,6 @@ def _fits_type(field: Field, kind: str, payloads: Sequence[bytes]) -> bool:
         return False
     required = field.required and codec.null is not None
     return _fits(field._replace(convert=codec.convert, required=required), payloads)
-
-
-def _nullable(kind: str) -> str:
-    inner = kind.removeprefix("LowCardinality(")
-    return f"Nullable({kind})" if inner == kind else f"LowCardinality(Nullable({inner[:-1]}))"
 
 
 def _objects(payloads: Sequence[bytes]) -> Iterator[dict[str, Any]]:
@@ -228,7 +232,7 @@ def _leaves(value: dict[str, Any], parent: Path, stored: set[Path]) -> Iterator[
         path = (*parent, key)
         if path in stored:
             continue
-        if type(inner) is dict and inner and len(path) < _DEPTH:
+        if type(inner) is dict and inner and len(path) < DEPTH:
             yield from _leaves(inner, path, stored)
         elif all(other[: len(path)] != path for other in stored):  # the null parent of a stored field is not listed
             yield path

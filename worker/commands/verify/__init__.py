@@ -48,15 +48,18 @@ def _verify(
     with closing(LogReader(settings, settings.topic)) as log_reader, ProgressBar(progress) as bar:
         count = log_reader.existing_partitions()
         begins = _begins(settings, backend, log_reader, count)
+        ends = {} if settings.until_ms is None else log_reader.offsets_at(count, settings.until_ms)
         accounted = log_reader.accounted(count)
         dead_letters = _dead_letter_offsets(settings)
         if bar.is_shown:
             bar.total = sum(high - low for low, high in map(log_reader.bounds, range(count)))
         if backend == "redis":
-            return verify_redis(settings, log_reader, decode, begins or {}, accounted, dead_letters, limit, out, bar)
+            return verify_redis(
+                settings, log_reader, decode, begins or {}, ends, accounted, dead_letters, limit, out, bar
+            )
         with closing(Rows(settings)) as rows:
             return verify_clickhouse(
-                log_reader, begins, accounted, dead_letters, rows, find_skipped, limit, allow_merged, out, bar
+                log_reader, begins, ends, accounted, dead_letters, rows, find_skipped, limit, allow_merged, out, bar
             )
 
 

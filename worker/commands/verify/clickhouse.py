@@ -23,6 +23,7 @@ SLICE = 1_000_000  # offsets that are compared at a time: about 200 MB
 def verify_clickhouse(
     log_reader: LogReader,
     begins: Mapping[int, int] | None,
+    ends: Mapping[int, int],
     accounted: Mapping[int, int | None],
     dead_letters: Mapping[int, array[int]],
     rows: Rows,
@@ -35,8 +36,9 @@ def verify_clickhouse(
     """Compare the rows with the events below the committed offsets; print the result, return OK or FAILED.
 
     `begins` has the offset where the group began, of each partition where it is not the log's start. None: it is the
-    first offset that has a row or a dead letter. `accounted` has the committed offset of each partition, `dead_letters`
-    the offsets that have dead letters. `limit` is how many ranges of each problem are shown.
+    first offset that has a row or a dead letter. `ends` has the offset where `--until` ends it. `accounted` has the
+    committed offset of each partition, `dead_letters` the offsets that have dead letters. `limit` is how many ranges of
+    each problem are shown.
     """
     total: Counter[str] = Counter()
     is_good = True
@@ -70,7 +72,11 @@ def verify_clickhouse(
         total.update(account.counts())
         bar.clear()
         summary = _summary(account.counts(), rows.absence)
-        lines = [summary, *_problems(account, rows.absence), *_notes(account, committed, low, high)]
+        lines = [
+            summary,
+            *_problems(account, rows.absence),
+            *_notes(account, committed, low, high, ends.get(partition)),
+        ]
         lines += [f"the events before {begin} are not compared: --start"] if begin > low else []
         for line in lines:
             print(f"{log_reader.topic}[{partition}]: {line}", file=out, flush=True)
@@ -144,9 +150,9 @@ def _label(problem: str, absence: str) -> str:
     return "without a row of their own" if absence and problem == "missing" else problem
 
 
-def _notes(account: Account, committed: int | None, low: int, high: int) -> list[str]:
+def _notes(account: Account, committed: int | None, low: int, high: int, end: int | None) -> list[str]:
     """Return what the numbers do not cover."""
-    lines = notes(committed, low, high)
+    lines = notes(committed, low, high, end)
     if account.removed:
         lines.append(f"{account.removed} rows are older than the log: only duplicates are detected among them")
     if account.both:

@@ -99,15 +99,21 @@ class Account:
         return not any(getattr(self, problem).count for problem in PROBLEMS if not (merged and problem == "missing"))
 
 
-def notes(committed: int | None, low: int, high: int) -> list[str]:
-    """Return what a comparison up to the committed offset does not cover; the log is [low, high)."""
+def notes(committed: int | None, low: int, high: int, end: int | None) -> list[str]:
+    """Return what a comparison up to the committed offset does not cover.
+
+    The log is [low, high); `end` is where `--until` ends it.
+    """
     lines = []
     if committed is None:
         lines.append("the group has not committed anything here")
     elif committed < low:
         lines.append(f"lost: retention removed {committed}-{low - 1} before the group read them")
+    elif end is not None and end <= committed < high:
+        lines.append(f"the events from {committed} on are not compared: --until")
     elif committed < high:
-        lines.append(f"{committed}-{high - 1} are not committed yet, and may be missing")
+        last = (high if end is None else end) - 1
+        lines.append(f"{committed}-{last} are not committed yet, and may be missing")
     elif committed > high:
         lines.append(f"the group has committed {committed}, but the log ends at {high}: was the topic created again?")
     if low:

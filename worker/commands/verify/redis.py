@@ -46,6 +46,7 @@ def verify_redis(
     log_reader: LogReader,
     decode: Decode,
     begins: Mapping[int, int],
+    ends: Mapping[int, int],
     accounted: Mapping[int, int | None],
     dead_letters: Mapping[int, array[int]],
     limit: int,
@@ -54,10 +55,10 @@ def verify_redis(
 ) -> int:
     """Compare the key with the events below the committed offsets; print the result, return OK or FAILED.
 
-    `begins` has the offset where the group began, of each partition where it is not the log's start. `accounted`
-    has the committed offset of each partition, `dead_letters` the offsets that have dead letters. `limit` is how many
-    ranges without a dead letter are shown. If ClickHouse is written, too, it may refuse an event that is valid for
-    Redis. So the key need not have the devices of events with dead letters.
+    `begins` has the offset where the group began, of each partition where it is not the log's start, and `ends`
+    where `--until` ends it. `accounted` has the committed offset of each partition, `dead_letters` the offsets that
+    have dead letters. `limit` is how many ranges without a dead letter are shown. If ClickHouse is written, too, it may
+    refuse an event that is valid for Redis. So the key need not have the devices of events with dead letters.
     """
     key = settings.redis_key_name
     scratch = f"{same_slot(key)}:verify:{secrets.token_hex(6)}"
@@ -89,7 +90,7 @@ def verify_redis(
                 )
                 for note in [
                     *([f"without a dead letter {without}"] if without.count else []),
-                    *notes(committed, low, high),
+                    *notes(committed, low, high, ends.get(partition)),
                 ]:
                     print(f"{name}: {note}", file=out)
             stored, missing = keys.count(copy), keys.count(copy, due) - keys.count(copy)

@@ -30,7 +30,7 @@ _DEVICE_EVENT = {
     "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
 }
 # The columns that are filled from Kafka's message: what each has, fitting types, a value, and how to get the values.
-_METADATA: dict[str, tuple[str, str, Any, Any]] = {
+METADATA: dict[str, tuple[str, str, Any, Any]] = {
     "_key": ("a message's key", "String", b"", metadata.keys),
     "_timestamp": ("a message's timestamp", "DateTime64(3) or DateTime", 0, metadata.timestamps),
     "_headers": ("a message's headers", "Map(String, String)", {"name": b"value"}, metadata.headers),
@@ -86,15 +86,19 @@ def bind_columns(
 
 def _is_filled_from_message(column: Column, mapped: Mapping[str, str]) -> bool:
     """Whether Kafka's metadata fills the column: not where `--map` names a field for it, or the server computes it."""
-    if column.name not in _METADATA or column.name in mapped:
+    if column.name not in METADATA or column.name in mapped:
         return False
     return column.default == "EPHEMERAL" or not is_filled_by_server(column)
 
 
 def default_columns() -> list[Column]:
     """Return the columns of the table that the worker creates if it is missing, without reading the server."""
-    statement = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
-    return [Column(name, kind) for name, kind in re.findall(r"^ {4}([a-z_]+) +(.+),$", statement, re.MULTILINE)]
+    return [Column(name, kind) for name, kind in re.findall(r"^ {4}([a-z_]+) +(.+),$", events_template(), re.MULTILINE)]
+
+
+def events_template() -> str:
+    """Return the statement that creates the table for device events, with {table} for its quoted name."""
+    return files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
 
 
 def is_filled_by_server(column: Column) -> bool:
@@ -183,7 +187,7 @@ def _bind(column: Column, field: str, rules: str) -> ColumnBinding:
 
 def _bind_to_message(column: Column) -> ColumnBinding:
     name = column.name
-    what, suitable, sample, values = _METADATA[name]
+    what, suitable, sample, values = METADATA[name]
     if name == "_headers" and _leaf(column.type) == "Array":
         sample, values = [["name", b"value"]], metadata.header_pairs
     try:
