@@ -33,7 +33,7 @@ def open_format(name: str, fetch: FetchSchema) -> Format:
     if name == "json":
         return Format(json.decode, json.read_events)
     try:
-        decoder = FramedDecoder(_schemas(name, fetch), is_json=name == "json-schema")
+        decoder = _framed(name, fetch)
     except ImportError as error:
         raise Fatal(
             f"--format {name} needs the package {error.name}; install it: pip install 'kafka-ingest-worker[{name}]'"
@@ -47,11 +47,14 @@ def open_decoder(name: str, fetch: FetchSchema, transform: str) -> Decode:
     return load_transform(transform, opened.read_events).decode if transform else opened.decode
 
 
-def _schemas(name: str, fetch: FetchSchema) -> SchemaCache:
+def _framed(name: str, fetch: FetchSchema) -> FramedDecoder:
     if name == "json-schema":
-        return SchemaCache(fetch, KINDS[name], lambda _: json.read_framed_events)
+        return FramedDecoder(SchemaCache(fetch, KINDS[name], lambda _: json.read_framed_events), is_json=True)
     library = importlib.import_module(f"worker.decoding.{name}")
-    return SchemaCache(fetch, KINDS[name], library.compile_schema)
+    schemas = SchemaCache(fetch, KINDS[name], library.compile_schema)
+    if name == "avro":
+        return FramedDecoder(schemas, is_json=False)
+    return FramedDecoder(schemas, is_json=False, parse=library.parse, read_field=library.field_values)
 
 
 def with_schemas(call: Callable[_P, _T]) -> Callable[_P, _T]:
