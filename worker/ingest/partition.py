@@ -270,6 +270,8 @@ class Partition:
             self._append(batch, head)
             if batch.consumed >= limit:
                 self.seal()
+            if head is records:
+                return
             records = records.since(len(head.payloads))
 
     def _begin(self) -> Batch:
