@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher
-from types import NoneType
 from typing import Any
 
 import orjson
@@ -16,19 +15,13 @@ from worker.config.field_paths import format_path
 from worker.core.records import Field, Reject
 from worker.decoding.json import decode
 from worker.sinks.clickhouse import types
+from worker.sinks.clickhouse.inference import DEPTH, KINDS, Path, optional
 from worker.sinks.clickhouse.names import quoted, shown
 
 _SHOWN = 20  # fields that are not stored
 _CANDIDATES = 500  # fields, of the most events, that are compared with columns
 _SIMILAR = 0.7
-_DEPTH = 4  # levels of nested objects that are searched for fields
 _NOT_NULLABLE = ("Array", "Map", "Tuple", "Nested")
-_KINDS = {
-    **{str: "text", int: "a number", float: "a number", bool: "true or false", dict: "an object", list: "an array"},
-    **{NoneType: "null", object: "no object above it"},
-}
-
-Path = tuple[str, ...]
 
 
 def check_sample(
@@ -165,7 +158,7 @@ def _fix_for_all(fields: Sequence[Stored], table: str) -> str:
 def _kinds(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes]) -> str:
     """Return which kinds of JSON values the events have where the type of the column is wrong."""
     wrong = [payloads[reject.index] for reject in rejects if reject.reason == "wrong_type"]
-    kinds = {_KINDS[type(_at(event, stored.field.path))] for event in _objects(wrong)}
+    kinds = {KINDS[type(_at(event, stored.field.path))] for event in _objects(wrong)}
     return f"the events have {' and '.join(sorted(kinds))} there: " if kinds else ""
 
 
@@ -176,7 +169,7 @@ def _wider(kind: str) -> Iterator[str]:
     wide = [name for name in ("Int64", "UInt64") if integer and integer[2] != "64"]
     yield from (f"Nullable({name})" if nullable else name for name in wide)
     if not nullable and not kind.startswith(_NOT_NULLABLE):
-        yield from map(_nullable, [kind, *wide])
+        yield from map(optional, [kind, *wide])
 
 
 def _fits_type(field: Field, kind: str, payloads: Sequence[bytes]) -> bool:
@@ -187,11 +180,6 @@ def _fits_type(field: Field, kind: str, payloads: Sequence[bytes]) -> bool:
         return False
     required = field.required and codec.null is not None
     return _fits(field._replace(convert=codec.convert, required=required), payloads)
-
-
-def _nullable(kind: str) -> str:
-    inner = kind.removeprefix("LowCardinality(")
-    return f"Nullable({kind})" if inner == kind else f"LowCardinality(Nullable({inner[:-1]}))"
 
 
 def _objects(payloads: Sequence[bytes]) -> Iterator[dict[str, Any]]:
@@ -228,7 +216,7 @@ def _leaves(value: dict[str, Any], parent: Path, stored: set[Path]) -> Iterator[
         path = (*parent, key)
         if path in stored:
             continue
-        if type(inner) is dict and inner and len(path) < _DEPTH:
+        if type(inner) is dict and inner and len(path) < DEPTH:
             yield from _leaves(inner, path, stored)
         elif all(other[: len(path)] != path for other in stored):  # the null parent of a stored field is not listed
             yield path

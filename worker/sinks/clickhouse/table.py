@@ -30,7 +30,7 @@ _DEVICE_EVENT = {
     "error_code": ("Int", "UInt", "Float", "Decimal", "Enum"),
 }
 # The columns that are filled from Kafka's message: what each has, fitting types, a value, and how to get the values.
-_METADATA: dict[str, tuple[str, str, Any, Any]] = {
+METADATA: dict[str, tuple[str, str, Any, Any]] = {
     "_key": ("a message's key", "String", b"", metadata.keys),
     "_timestamp": ("a message's timestamp", "DateTime64(3) or DateTime", 0, metadata.timestamps),
     "_headers": ("a message's headers", "Map(String, String)", {"name": b"value"}, metadata.headers),
@@ -86,7 +86,7 @@ def bind_columns(
 
 def _is_filled_from_message(column: Column, mapped: Mapping[str, str]) -> bool:
     """Whether Kafka's metadata fills the column: not where `--map` names a field for it, or the server computes it."""
-    if column.name not in _METADATA or column.name in mapped:
+    if column.name not in METADATA or column.name in mapped:
         return False
     return column.default == "EPHEMERAL" or not is_filled_by_server(column)
 
@@ -183,7 +183,7 @@ def _bind(column: Column, field: str, rules: str) -> ColumnBinding:
 
 def _bind_to_message(column: Column) -> ColumnBinding:
     name = column.name
-    what, suitable, sample, values = _METADATA[name]
+    what, suitable, sample, values = METADATA[name]
     if name == "_headers" and _leaf(column.type) == "Array":
         sample, values = [["name", b"value"]], metadata.header_pairs
     try:
