@@ -51,6 +51,11 @@ class Partition:
     # what it is doing
 
     @property
+    def fields(self) -> Sequence[Field]:
+        """What it decodes of each event."""
+        return self._fields
+
+    @property
     def state(self) -> PartitionState:
         return self._progress.state
 
@@ -215,8 +220,11 @@ class Partition:
         self._split()
 
     def rebuild(self, fields: Sequence[Field]) -> None:
-        """Discard what is not accounted for, to be read again in another form; a block in doubt keeps its range."""
+        """Discard what is not stored, to be read again in another form; a block in doubt keeps its range."""
         self._use(fields)
+        if self.sealed and self.sealed[0].is_stored:
+            self.discard_backlog()
+            return
         if self.sealed and self.sealed[0].in_doubt:
             self._progress.replay(self.sealed[0])
         self.discard()

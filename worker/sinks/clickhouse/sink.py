@@ -89,6 +89,7 @@ class ClickHouseSink:
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._opened_schema: _Schema | None = None
+        self._described: list[Column] = []  # of the opened schema
         self._constants: dict[str, str] = {}  # of DEFAULTs, by the query for them
 
     @property
@@ -138,7 +139,9 @@ class ClickHouseSink:
                 self._create_table()
                 log.info("created the table %s", self._settings.table)
                 described = self._describe(self._settings.table)
-            self._opened_schema = self._read_schema(described)
+            if described != self._described:  # else what was formed for the schema stays valid
+                self._opened_schema = self._read_schema(described)
+                self._described = described
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
                 raise Fatal(explained(self._where, error)) from None
@@ -183,6 +186,7 @@ class ClickHouseSink:
         try:
             insert_block(self._client, query, settings, schema.header, batch.rows, data)
         except BlockMismatch as error:
+            self._described = []  # have `open` read the schema again
             raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
             if error.code in REFUSED_SETTINGS:
