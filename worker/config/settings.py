@@ -198,6 +198,13 @@ class Settings:
         parse=parsers.types,
         metavar="COLUMN=lenient",
     )
+    evolve: int = option(
+        "ClickHouse",
+        0,
+        "add columns for fields that many of the last events have, at most so many; 0: none (docs/mapping.md)",
+        parse=parsers.number(0, 1000),
+        unit="columns",
+    )
     delivery: str = option(
         "Delivery",
         "auto",

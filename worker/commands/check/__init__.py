@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from worker.commands.check.clickhouse import check_clickhouse
+from worker.commands.check.evolution import check_evolution
 from worker.commands.check.finding import Finding, Stored, fail_with
 from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
 from worker.commands.check.position import check_position
-from worker.commands.check.read_sample import read_sample
 from worker.commands.check.redis import check_redis
 from worker.commands.check.registry import check_registry, sample_as_json
 from worker.commands.check.sample import check_sample
@@ -22,6 +22,7 @@ from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import ExitCode, WorkerError
 from worker.decoding.transform import load_transform
+from worker.kafka.sample import read_sample
 from worker.sinks.clickhouse.names import shown
 
 
@@ -70,4 +71,9 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
                 yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)
+        if settings.evolve and topic in readable and fields and all(field.exists for field in fields):
+            try:
+                yield from check_evolution(topic_settings)
+            except WorkerError as error:
+                yield fail_with("evolve", error)
     yield from check_options(settings, sum(existing.values()))

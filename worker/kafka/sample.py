@@ -1,4 +1,4 @@
-"""Reads a sample of the topic: events from the begin, the middle and the end of the partitions."""
+"""Reads a sample of the topic: events from the begin, the middle and the end of the partitions, or the newest only."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from worker.kafka.log_reader import LogReader
 _RANGES = 60  # reading one takes 50 to 100 ms
 _BYTES = 64 << 20
 _POSITIONS = ("end", "begin", "middle")
+_NEWEST, _NEWEST_BYTES = 5000, 8 << 20
 
 Range = tuple[int, int, int]
 """Partition, first offset, end offset."""
 
 
-def read_sample(settings: Settings, size: int) -> list[bytes]:
-    """Return up to `size` events of the topic, in log order, without tombstones; fewer if they exceed 64 MiB.
+def read_newest(settings: Settings) -> list[bytes]:
+    """Return up to 5000 of the topic's last events, some from each partition; fewer if they exceed 8 MiB."""
+    return read_sample(settings, _NEWEST, _POSITIONS[:1], _NEWEST_BYTES)
+
+
+def read_sample(
+    settings: Settings, size: int, positions: Sequence[str] = _POSITIONS, most_bytes: int = _BYTES
+) -> list[bytes]:
+    """Return up to `size` events of the topic, in log order, without tombstones; fewer if they exceed `most_bytes`.
 
     Raises Retryable if the brokers do not answer, and Fatal if they refuse this client.
     """
     payloads: list[bytes] = []
     with closing(LogReader(settings, settings.topic)) as log_reader:
-        ranges = sample_ranges({p: log_reader.bounds(p) for p in range(log_reader.partitions())}, size)
+        ranges = sample_ranges({p: log_reader.bounds(p) for p in range(log_reader.partitions())}, size, positions)
         for partition, start, end in ranges:
-            payloads += _read(log_reader, partition, start, end, _BYTES // len(ranges))
+            payloads += _read(log_reader, partition, start, end, most_bytes // len(ranges))
     return payloads
 
 
@@ -41,8 +49,10 @@ def _read(log_reader: LogReader, partition: int, start: int, end: int, most_byte
                 return
 
 
-def sample_ranges(bounds: Mapping[int, tuple[int, int]], size: int) -> list[Range]:
-    """Return disjoint ranges of up to `size` offsets in all, spread over the partitions and over the log of each.
+def sample_ranges(
+    bounds: Mapping[int, tuple[int, int]], size: int, positions: Sequence[str] = _POSITIONS
+) -> list[Range]:
+    """Return disjoint ranges of up to `size` offsets in all, spread over the partitions and positions in each log.
 
     `bounds` has the log's start and end of each partition. With many partitions, or a small `size`, not every
     partition has a range at each position, or has one at all.
@@ -54,12 +64,12 @@ def sample_ranges(bounds: Mapping[int, tuple[int, int]], size: int) -> list[Rang
     if len(partitions) <= _RANGES and sum(bounds[p][1] - bounds[p][0] for p in partitions) <= size:
         return [(partition, *bounds[partition]) for partition in sorted(partitions)]
     partitions = partitions[:: -(-len(partitions) // most)]
-    rounds = range(len(_POSITIONS))
-    cells = [(p, _POSITIONS[(i + r) % len(_POSITIONS)]) for r in rounds for i, p in enumerate(partitions)][:most]
+    rounds = range(len(positions))
+    cells = [(p, positions[(i + r) % len(positions)]) for r in rounds for i, p in enumerate(partitions)][:most]
     ranges: list[Range] = []
     for partition in partitions:
-        positions = [position for cell, position in cells if cell == partition]
-        ranges += [(partition, *span) for span in _spans(*bounds[partition], size // len(cells), positions)]
+        chosen = [position for cell, position in cells if cell == partition]
+        ranges += [(partition, *span) for span in _spans(*bounds[partition], size // len(cells), chosen)]
     return sorted(ranges)
 
 

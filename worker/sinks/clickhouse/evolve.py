@@ -1,0 +1,124 @@
+"""`--evolve`: columns for fields that many of a topic's last events have, and the ALTER TABLE that adds them.
+
+The columns are Nullable, or have an empty DEFAULT where the type cannot be. Their COMMENT marks them, so the table
+itself says how many there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from worker.config.settings import Settings
+from worker.core.errors import Fatal
+from worker.sinks.clickhouse.connection import address, connect, has_right
+from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
+from worker.sinks.clickhouse.inference import infer, optional, printed
+from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, shown, table_name, table_values
+from worker.sinks.clickhouse.table import Column, bind_columns
+
+COMMENT = "added by worker --evolve"
+_SHARE = 0.5  # of the sampled events that have a value for the field
+_LEAST_EVENTS = 100
+EVOLVE_RIGHT = "ALTER ADD COLUMN"
+_is_plain_name = re.compile(r"(?!_)[\w-]+").fullmatch
+_text_type = re.compile(r"\b(?:UUID|IPv[46]|Date32)\b")  # of texts; another text would be a dead letter
+
+
+class Candidate(NamedTuple):
+    """A field of many events that no column has, and its column."""
+
+    field: str  # printable
+    column: str
+    definition: str  # type, and DEFAULT if there is one
+    share: float  # of the sampled events that have a value for it
+    reason: str  # why the column is not added; empty: it is
+
+
+def candidates(columns: Sequence[Column], events: Sequence[dict[str, Any]], settings: Settings) -> list[Candidate]:
+    """Return the fields that at least half of the events have and no column is filled from, the most frequent first.
+
+    `columns` are those of the table. There are no candidates with fewer than 100 events.
+    """
+    if len(events) < _LEAST_EVENTS:
+        return []
+    filled = [binding.field.path for binding in bind_columns(columns, settings.map, settings.types)]
+    filled += [tuple(column.name.split(".")) for column in columns]
+    left = settings.evolve - sum(column.comment == COMMENT for column in columns)
+    found: list[Candidate] = []
+    for field in sorted(infer(events), key=lambda field: field.nulls - field.present):
+        share = (field.present - field.nulls) / len(events)
+        if share < _SHARE or _is_part(field.path, filled):
+            continue
+        definition = optional(_text_type.sub("String", field.type)) if field.type else ""
+        reason = field.undecided.partition(": ")[0].partition("; ")[0]  # what follows is advice for a new table
+        if not reason and not all(map(_is_plain_name, field.path)):
+            reason = "its name begins with _, or has other characters than letters, digits, _ and -"
+        reason = reason or _binding_error(columns, field.column, definition, settings)
+        if not reason and left <= 0:
+            reason = f"the table has the {settings.evolve} columns that --evolve {settings.evolve} allows"
+        left -= not reason
+        found.append(Candidate(printed(field.path), field.column, definition, share, reason))
+    return found
+
+
+def _is_part(path: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the field, or part of it, has a column, or an object above it has."""
+    return any(all(a == b for a, b in zip(path, other, strict=False)) for other in others)
+
+
+def _binding_error(columns: Sequence[Column], name: str, definition: str, settings: Settings) -> str:
+    """Return why the worker could not fill the table with this column; empty if it can."""
+    try:
+        bind_columns([*columns, Column(name, definition.partition(" DEFAULT ")[0])], settings.map, settings.types)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+class EvolvingTable:
+    """A topic's table: one connection, for one thread. Every method raises Retryable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._table = table_name(settings.table)
+        self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
+        self._client = connect(settings.clickhouse_url, settings.clickhouse_password)
+
+    def check(self) -> None:
+        """Raise Fatal if columns cannot be added to the table."""
+        table = self._settings.table
+        engine_query = f"SELECT any(engine) FROM system.tables WHERE {IS_TABLE}"
+        engine = self._ask(lambda: self._client.execute(engine_query, table_values(table)))[0][0]
+        if "MergeTree" not in engine:
+            raise Fatal(
+                f"{self._where}: --evolve needs a table of the MergeTree family; the engine of {table} is "
+                f"{engine or 'unknown'}, which keeps no rows or cannot be altered; leave --evolve out"
+            )
+        if not self._ask(lambda: has_right(self._client, f"{EVOLVE_RIGHT} ON {self._table}")):
+            user = self._ask(lambda: self._client.execute("SELECT currentUser()"))[0][0]
+            grant = f"GRANT {EVOLVE_RIGHT} ON {shown(table)} TO {shown(quoted(user))}"
+            raise Fatal(f"{self._where}: --evolve needs a right that {user} lacks; {grant}")
+
+    def columns(self) -> list[Column]:
+        """Return the table's columns, without the values of DEFAULTs."""
+        rows = self._ask(lambda: self._client.execute(f"DESCRIBE TABLE {self._table}"))
+        return [Column(*row[:4])._replace(comment=row[4]) for row in rows]
+
+    def add(self, added: Sequence[Candidate]) -> None:
+        """Add columns. One that another host has added meanwhile stays as it is."""
+        clauses = ", ".join(
+            f"ADD COLUMN IF NOT EXISTS {quoted(item.column)} {item.definition} COMMENT {literal(COMMENT)}"
+            for item in added
+        )
+        self._ask(lambda: self._client.execute(f"ALTER TABLE {self._table} {clauses}"))
+
+    def close(self) -> None:
+        self._client.disconnect()
+
+    def _ask(self, request: Callable[[], Any]) -> Any:
+        try:
+            return request()
+        except DRIVER_ERRORS as error:
+            raise to_retryable(self._where, error) from None
