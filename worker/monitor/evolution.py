@@ -38,7 +38,7 @@ class Evolution:
         self._read_events = open_events(settings.format, schema_source(settings), settings.transform)
         self._columns: dict[str, list[Column]] = {}  # of each topic's table, in the last round
         self._has_changed = False  # whether one of the tables has, in the last round
-        self._refused: dict[str, str] = {}  # what was logged last, by topic
+        self._refused: dict[str, set[str]] = {}  # fields without a column in the last round, by topic
 
     async def start(self, topics: Iterable[str]) -> None:
         """Do the first round, before any consumer runs. Raises Fatal if a table cannot get columns."""
@@ -80,7 +80,7 @@ class Evolution:
         columns = self._compare(topic, table)
         events = self._read_events(read_newest(settings))
         found = candidates(columns, events, settings)
-        self._log_refused(topic, found)
+        self._log_refused(topic, [candidate for candidate in found if candidate.reason])
         if added := [candidate for candidate in found if not candidate.reason]:
             table.add(added)
             self._slot.add("evolved_columns", len(added))
@@ -98,13 +98,14 @@ class Evolution:
         self._columns[topic] = columns
         return columns
 
-    def _log_refused(self, topic: str, found: list[Candidate]) -> None:
-        """Log the fields of many events that get no column, when these change."""
-        refused = [f"{item.field} ({item.reason})" for item in found if item.reason]
-        text = "; ".join(refused[:_SHOWN]) + (f"; and {len(refused) - _SHOWN} more" if refused[_SHOWN:] else "")
-        if text != self._refused.get(topic, ""):
-            self._refused[topic] = text
-            log.info("--evolve: fields of topic %s that get no column: %s", topic, text or "none any more")
+    def _log_refused(self, topic: str, refused: list[Candidate]) -> None:
+        """Log the fields of many events that get no column, unless they had none in the last round."""
+        known = self._refused.get(topic, set())
+        self._refused[topic] = {item.field for item in refused}
+        new = [f"{item.field} ({item.reason})" for item in refused if item.field not in known]
+        if new:
+            more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
+            log.info("--evolve: fields of topic %s get no column: %s%s", topic, ", ".join(new[:_SHOWN]), more)
 
     async def _blocking(self, call: Callable[[_T], None], argument: _T) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, call, argument)
