@@ -16,14 +16,14 @@ from worker.core.errors import Retryable, WorkerError
 from worker.decoding.formats import open_events
 from worker.kafka.sample import read_newest
 from worker.kafka.schemas import schema_source
-from worker.sinks.clickhouse.evolve import Candidate, EvolvingTable, candidates
+from worker.sinks.clickhouse.evolve import EvolvingTable, candidates
 from worker.sinks.clickhouse.table import Column
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 30.0
 _SHARE = 20  # a round takes at most 1/20 of the time
-_SHOWN = 10
+_SHOWN = 10  # fields that get no column
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,6 @@ class Evolution:
         self._read_events = open_events(settings.format, schema_source(settings), settings.transform)
         self._columns: dict[str, list[Column]] = {}  # of each topic's table, in the last round
         self._has_changed = False  # whether one of the tables has, in the last round
-        self._refused: dict[str, set[str]] = {}  # fields without a column in the last round, by topic
 
     async def start(self, topics: Iterable[str]) -> None:
         """Do the first round, before any consumer runs. Raises Fatal if a table cannot get columns."""
@@ -80,16 +79,16 @@ class Evolution:
         columns = self._compare(topic, table)
         events = self._read_events(read_newest(settings))
         found = candidates(columns, events, settings)
-        self._log_refused(topic, [candidate for candidate in found if candidate.reason])
-        if added := [candidate for candidate in found if not candidate.reason]:
+        if added := [item for item in found if not item.reason]:
             table.add(added)
             self._slot.add("evolved_columns", len(added))
-            for item in added:
-                log.info(
-                    "added the column %s %s to %s: %.0f %% of the last %d events of topic %s have the field",
-                    item.column, item.definition, settings.table, 100 * item.share, len(events), topic,
-                )  # fmt: skip
             self._compare(topic, table)
+        for item in added:
+            share = f"{100 * item.share:.0f} % of the last {len(events)} events of topic {topic} have the field"
+            log.info("added the column %s %s to %s: %s", item.name, item.definition, settings.table, share)
+        refused = [f"{item.name} ({item.reason})" for item in found if item.reason]
+        if refused and self._has_changed:
+            log.info("--evolve: fields of topic %s that get no column: %s", topic, ", ".join(refused[:_SHOWN]))
 
     def _compare(self, topic: str, table: EvolvingTable) -> list[Column]:
         """Return the table's columns, and note whether they are others than before."""
@@ -97,15 +96,6 @@ class Evolution:
         self._has_changed |= columns != self._columns.get(topic)
         self._columns[topic] = columns
         return columns
-
-    def _log_refused(self, topic: str, refused: list[Candidate]) -> None:
-        """Log the fields of many events that get no column, unless they had none in the last round."""
-        known = self._refused.get(topic, set())
-        self._refused[topic] = {item.field for item in refused}
-        new = [f"{item.field} ({item.reason})" for item in refused if item.field not in known]
-        if new:
-            more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
-            log.info("--evolve: fields of topic %s get no column: %s%s", topic, ", ".join(new[:_SHOWN]), more)
 
     async def _blocking(self, call: Callable[[_T], None], argument: _T) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, call, argument)

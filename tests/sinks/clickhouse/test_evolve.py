@@ -31,7 +31,7 @@ def found(events: list[dict[str, Any]], table: list[Column] = TABLE, evolve: int
     """Return the definition of each candidate's column, or why it gets none; each event 100 times."""
     settings = Settings(topic="t", backend="clickhouse", evolve=evolve, map=mapped)
     return {
-        item.column: item.reason or item.definition
+        item.name: item.reason or item.definition
         for item in candidates(table, [{"id": 1, **event} for event in events * 100], settings)
     }
 
@@ -75,7 +75,7 @@ def test_fields_that_a_column_is_filled_from_get_no_other() -> None:
     table = [*TABLE, Column("geo", "JSON"), Column("bytes", "Int64"), Column("user.name", "String")]
     table += [Column("keys", "Array(String)"), Column("day", "Date", "MATERIALIZED")]
     settings = Settings(topic="t", backend="clickhouse", evolve=20, map={"bytes": "size", "keys": "tags[].k"})
-    columns = [item.column for item in candidates(table, [event] * 100, settings)]
+    columns = [item.name for item in candidates(table, [event] * 100, settings)]
     assert columns == ["user.id"]
 
 
@@ -93,6 +93,11 @@ def test_the_bound_counts_the_columns_that_are_marked_in_the_table() -> None:
         Column("y", "Nullable(String)", comment="mine"),
     ]
     assert found(events, marked, evolve=2) == {"c": "Nullable(Int64)", "a": limit, "b": limit}
+
+
+def test_a_table_whose_columns_all_have_defaults_gets_columns() -> None:
+    table = [Column("a", "Int64", "DEFAULT", "5"), Column("day", "Date", "DEFAULT", "today()")]
+    assert [item.name for item in candidates(table, [{"b": 1}] * 100, SETTINGS) if not item.reason] == ["b"]
 
 
 def test_few_events_prove_nothing() -> None:
@@ -127,7 +132,7 @@ def test_events_of_the_sample_and_events_without_the_fields_fit_the_added_column
         if not item.reason:
             kind, default, value = item.definition.partition(" DEFAULT ")
             constant = {"[]": "[]", "map()": "{}"}.get(value, "")
-            columns.append(Column(item.column, kind, default.strip(), value, constant, COMMENT))
+            columns.append(Column(item.name, kind, default.strip(), value, constant, COMMENT))
     fields = [binding.field for binding in bind_columns(columns, {})]
     assert decode([*payloads, b'{"id":2}'], fields).rows == len(payloads) + 1
     added = [item for item in candidates(columns, sample, SETTINGS) if not item.reason]
@@ -153,16 +158,16 @@ def test_columns_are_added_once_marked_and_quoted_and_the_sink_takes_the_table(
         assert sink.fields is fields, "batches stay valid where nothing has changed"
         hostile = "a`b\\'%s; DROP TABLE x --"
         first = [
-            Candidate("n", "n", "Nullable(Int64)", 1.0, ""),
-            Candidate("g.c", "g.c", "LowCardinality(Nullable(String))", 1.0, ""),
-            Candidate("l", "l", "Array(String) DEFAULT []", 1.0, ""),
-            Candidate("m", "m", "Map(String, Int64) DEFAULT map()", 1.0, ""),
-            Candidate("h", hostile, "Nullable(Int64)", 1.0, ""),
+            Candidate("n", "Nullable(Int64)", 1.0),
+            Candidate("g.c", "LowCardinality(Nullable(String))", 1.0),
+            Candidate("l", "Array(String) DEFAULT []", 1.0),
+            Candidate("m", "Map(String, Int64) DEFAULT map()", 1.0),
+            Candidate(hostile, "Nullable(Int64)", 1.0),
         ]
         table.add(first)
         table.add([item._replace(definition="Nullable(String)") for item in first])  # of another host: it is too late
         added = {column.name: column.type for column in table.columns() if column.comment == COMMENT}
-        assert added == {item.column: item.definition.partition(" DEFAULT ")[0] for item in first}
+        assert added == {item.name: item.definition.partition(" DEFAULT ")[0] for item in first}
         sink.open()
         assert sink.fields is not fields
         names = [binding.column for binding in sink.bindings]
@@ -197,7 +202,7 @@ def test_a_missing_right_is_named_with_the_statement_that_grants_it(table_name: 
         name: {"password": "", "grants": {"query": f"GRANT {rights.format(more)}"}}
         for name, more in (("poor", ""), ("able", ", ALTER ADD COLUMN"))
     }
-    candidate = Candidate("n", "n", "Nullable(Int64)", 1.0, "")
+    candidate = Candidate("n", "Nullable(Int64)", 1.0)
     with start_clickhouse(users=users) as server:
         run_sql(server.address, f"CREATE TABLE {table_name} (a Int64) ENGINE = MergeTree ORDER BY a")
 

@@ -22,10 +22,8 @@ def check_evolution(settings: Settings) -> Iterator[Finding]:
     of_events = f"of the last {len(events)} events of {settings.topic}"
     found = candidates(columns, events, settings)
     for item in found:
-        share = f"{100 * item.share:.0f} % {of_events}"
-        if item.reason:
-            yield ok("evolve", f"{item.field}, in {share}, gets no column: {item.reason}")
-        else:
-            yield ok("evolve", f"would add {item.column} {item.definition}, in {share}")
+        share = f"in {100 * item.share:.0f} % {of_events}"
+        refused = f"{item.name}, {share}, gets no column: {item.reason}"
+        yield ok("evolve", refused if item.reason else f"would add {item.name} {item.definition}, {share}")
     if not found:
         yield ok("evolve", f"no column to add for the fields {of_events}")

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import eq
 from typing import Any, NamedTuple
 
+from worker.config.field_paths import parse_element_path
 from worker.config.settings import Settings
 from worker.core.errors import Fatal
 from worker.sinks.clickhouse.connection import address, connect, has_right
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
-from worker.sinks.clickhouse.inference import infer, optional, printed
+from worker.sinks.clickhouse.inference import InferredField, infer, optional, printed
 from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, shown, table_name, table_values
-from worker.sinks.clickhouse.table import Column, bind_columns
+from worker.sinks.clickhouse.table import Column, bind_columns, has_constant_default
 
 COMMENT = "added by worker --evolve"
+EVOLVE_RIGHT = "ALTER ADD COLUMN"
 _SHARE = 0.5  # of the sampled events that have a value for the field
 _LEAST_EVENTS = 100
-EVOLVE_RIGHT = "ALTER ADD COLUMN"
 _is_plain_name = re.compile(r"(?!_)[\w-]+").fullmatch
 _text_type = re.compile(r"\b(?:UUID|IPv[46]|Date32)\b")  # of texts; another text would be a dead letter
 
@@ -29,11 +31,10 @@ _text_type = re.compile(r"\b(?:UUID|IPv[46]|Date32)\b")  # of texts; another tex
 class Candidate(NamedTuple):
     """A field of many events that no column has, and its column."""
 
-    field: str  # printable
-    column: str
+    name: str  # of both, printable
     definition: str  # type, and DEFAULT if there is one
     share: float  # of the sampled events that have a value for it
-    reason: str  # why the column is not added; empty: it is
+    reason: str = ""  # why the column is not added
 
 
 def candidates(columns: Sequence[Column], events: Sequence[dict[str, Any]], settings: Settings) -> list[Candidate]:
@@ -43,35 +44,31 @@ def candidates(columns: Sequence[Column], events: Sequence[dict[str, Any]], sett
     """
     if len(events) < _LEAST_EVENTS:
         return []
-    filled = [binding.field.path for binding in bind_columns(columns, settings.map, settings.types)]
-    filled += [tuple(column.name.split(".")) for column in columns]
+    filled = [tuple(column.name.split(".")) for column in columns]
+    filled += [parse_element_path(field)[0] for field in settings.map.values()]
     left = settings.evolve - sum(column.comment == COMMENT for column in columns)
     found: list[Candidate] = []
     for field in sorted(infer(events), key=lambda field: field.nulls - field.present):
         share = (field.present - field.nulls) / len(events)
-        if share < _SHARE or _is_part(field.path, filled):
+        # Neither the field, nor an object above it, nor a field in it has a column.
+        if share < _SHARE or any(all(map(eq, field.path, path)) for path in filled):
             continue
         definition = optional(_text_type.sub("String", field.type)) if field.type else ""
-        reason = field.undecided.partition(": ")[0].partition("; ")[0]  # what follows is advice for a new table
-        if not reason and not all(map(_is_plain_name, field.path)):
-            reason = "its name begins with _, or has other characters than letters, digits, _ and -"
-        reason = reason or _binding_error(columns, field.column, definition, settings)
+        reason = re.split("[:;] ", field.undecided)[0] or _fault(field, definition, columns, settings)
         if not reason and left <= 0:
             reason = f"the table has the {settings.evolve} columns that --evolve {settings.evolve} allows"
         left -= not reason
-        found.append(Candidate(printed(field.path), field.column, definition, share, reason))
+        found.append(Candidate(printed(field.path), definition, share, reason))
     return found
 
 
-def _is_part(path: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> bool:
-    """Whether the field, or part of it, has a column, or an object above it has."""
-    return any(all(a == b for a, b in zip(path, other, strict=False)) for other in others)
-
-
-def _binding_error(columns: Sequence[Column], name: str, definition: str, settings: Settings) -> str:
-    """Return why the worker could not fill the table with this column; empty if it can."""
+def _fault(field: InferredField, definition: str, columns: Sequence[Column], settings: Settings) -> str:
+    """Return why the worker should not or could not fill such a column; empty if it can."""
+    if not all(map(_is_plain_name, field.path)):
+        return "its name begins with _, or has other characters than letters, digits, _ and -"
+    table = [column._replace(default="") if has_constant_default(column) else column for column in columns]
     try:
-        bind_columns([*columns, Column(name, definition.partition(" DEFAULT ")[0])], settings.map, settings.types)
+        bind_columns([*table, Column(field.column, definition.partition(" DEFAULT ")[0])], settings.map, settings.types)
     except ValueError as error:
         return str(error)
     return ""
@@ -109,7 +106,7 @@ class EvolvingTable:
     def add(self, added: Sequence[Candidate]) -> None:
         """Add columns. One that another host has added meanwhile stays as it is."""
         clauses = ", ".join(
-            f"ADD COLUMN IF NOT EXISTS {quoted(item.column)} {item.definition} COMMENT {literal(COMMENT)}"
+            f"ADD COLUMN IF NOT EXISTS {quoted(item.name)} {item.definition} COMMENT {literal(COMMENT)}"
             for item in added
         )
         self._ask(lambda: self._client.execute(f"ALTER TABLE {self._table} {clauses}"))
