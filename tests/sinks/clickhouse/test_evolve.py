@@ -85,7 +85,7 @@ def test_an_object_that_becomes_a_scalar_gets_no_column_beside_those_of_its_fiel
 
 def test_the_bound_counts_the_columns_that_are_marked_in_the_table() -> None:
     events = [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}, {"c": 1}]
-    limit = "the table has the 2 columns that --evolve 2 allows"
+    limit = "--evolve 2 allows no more columns"
     assert found(events, evolve=2) == {"c": "Nullable(Int64)", "a": "Nullable(Int64)", "b": limit}
     marked = [
         *TABLE,

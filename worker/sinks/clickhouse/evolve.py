@@ -56,7 +56,7 @@ def candidates(columns: Sequence[Column], events: Sequence[dict[str, Any]], sett
         definition = optional(_text_type.sub("String", field.type)) if field.type else ""
         reason = re.split("[:;] ", field.undecided)[0] or _fault(field, definition, columns, settings)
         if not reason and left <= 0:
-            reason = f"the table has the {settings.evolve} columns that --evolve {settings.evolve} allows"
+            reason = f"--evolve {settings.evolve} allows no more columns"
         left -= not reason
         found.append(Candidate(printed(field.path), definition, share, reason))
     return found
@@ -90,7 +90,7 @@ class EvolvingTable:
         engine = self._ask(lambda: self._client.execute(engine_query, table_values(table)))[0][0]
         if "MergeTree" not in engine:
             raise Fatal(
-                f"{self._where}: --evolve needs a table of the MergeTree family; the engine of {table} is "
+                f"{self._where}: --evolve needs a table of the MergeTree family, and the engine of {table} is "
                 f"{engine or 'unknown'}, which keeps no rows or cannot be altered; leave --evolve out"
             )
         if not self._ask(lambda: has_right(self._client, f"{EVOLVE_RIGHT} ON {self._table}")):
