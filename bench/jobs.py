@@ -3,8 +3,9 @@
 An access log with nested fields into twelve columns, as docs/mapping.md has it; sensors' readings keyed by UUID into
 ReplacingMergeTree; a clickstream into daily distinct users by country, as HyperLogLogs in Redis. The scripts are those
 of somebody who knows the libraries (`peers/by_hand.py`): batches, orjson, columnar inserts, pipelines. They check
-nothing, keep no dead letters and are not exactly-once. Both read the same topic in turn, and what arrived is compared
-with what was sent. `--check` fails where the worker takes more than 1.5 times the CPU time of the script.
+nothing, keep no dead letters and are not exactly-once. All read the same topic in turn, the worker also with `--reader
+python`, and what arrived is compared with what was sent. `--check` fails where the worker takes more than 1.5 times the
+CPU time of the script.
 """
 
 from __future__ import annotations
@@ -83,15 +84,17 @@ def main(argv: list[str] | None = None) -> int:
         print(texts)
         return 1
     code = 0
-    for script, worker in zip(results[::2], results[1::2], strict=True):
+    for script, worker, python in zip(results[::3], results[1::3], results[2::3], strict=True):
         ratio = median(report.ratios(worker, script))
         code |= options.check and ratio > LIMIT
-        print(f"{worker.contender.name}: {ratio:.2f} × the script by hand, limit {LIMIT}")
+        share = median(report.ratios(worker, python))
+        name = worker.contender.name
+        print(f"{name}: {ratio:.2f} × the script by hand, limit {LIMIT}; {share:.2f} × the Python reader")
     return int(code)
 
 
 def _field(running: Services, shape: Shape, count: int, config: Path) -> Iterator[tuple[Contender, Dataset, Dataset]]:
-    """Yield the script and the worker, each with the topic and an empty one."""
+    """Yield the script, the worker, and the worker with the Python reader, each with the topic and an empty one."""
     rounds.progress(f"writing: {shape.name}")
     events = _events(shape, count)
     topics = [f"jobs-{shape.name}-{part}" for part in (len(events), 0)]
@@ -108,7 +111,8 @@ def _field(running: Services, shape: Shape, count: int, config: Path) -> Iterato
     words = tuple(word.format(config=config) for word in shape.options)
     script = contenders.peer(f"{shape.name}, by hand", shape.store, "by_hand", kind=shape.name)
     worker = contenders.ours(1, shape.store, words, name=f"{shape.name}, worker")
-    for contender in (script, worker):
+    python = contenders.ours(1, shape.store, (*words, "--reader", "python"), name=f"{shape.name}, Python reader")
+    for contender in (script, worker, python):
         yield replace(contender, statement=shape.table, arrived=arrived), data, nothing
 
 

@@ -52,9 +52,17 @@ def test_the_tests_that_the_guarantees_name_exist() -> None:
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
-    (table,) = re.findall(r"^\| reason \| means \|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(r"^\| reason \| meaning \|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     rows = [line.split("|")[1] for line in table.splitlines()[1:]]
     assert sorted(word for row in rows for word in re.findall(r"`(\w+)`", row)) == sorted(REJECT_REASONS)
+
+
+def test_the_log_lines_that_the_docs_quote_exist() -> None:
+    strings = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py")))
+    runbooks = " ".join((ROOT / "docs" / "runbooks.md").read_text().split())
+    quoted = [*re.findall(r"logs `([^`]+)`", runbooks), *re.findall(r'\d\. "([^"]+)"', runbooks)]
+    assert len(quoted) > 2
+    assert [text for text in quoted if text not in strings] == []
 
 
 def test_every_command_that_is_shown_in_a_line_is_one() -> None:

@@ -149,9 +149,9 @@ def _on_signals() -> Callable[[], bool]:
 
 
 def _timestamps(arguments: argparse.Namespace) -> int:
-    from worker.decoding import timestamps
+    from worker.commands.timestamps import timestamps
 
-    return timestamps.main(str(arguments.file))
+    return timestamps(arguments.file)
 
 
 def _top(arguments: argparse.Namespace) -> int:

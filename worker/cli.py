@@ -152,22 +152,15 @@ def _settings_arguments(parser: argparse.ArgumentParser, only: Container[str] = 
         if meta["secret"] or item.name not in only:
             continue  # secrets come only from the environment or a file
         group = groups.get(meta["group"]) or groups.setdefault(meta["group"], parser.add_argument_group(meta["group"]))
-        default = default_of(item)
-        shown = toml_value(default)
-        text = meta["help"] + (
-            f" [{shown}{' ' + meta['unit'] if meta['unit'] else ''}]" if shown not in ("", {}) else ""
-        )
-        text = text.replace("%", "%%")
-        if default == {}:
-            group.add_argument(flag_of(item.name), dest=item.name, action="append", metavar=meta["metavar"], help=text)
+        default = toml_value(default_of(item))
+        shown = f" [{default}{' ' if meta['unit'] else ''}{meta['unit']}]" if default not in ("", {}) else ""
+        metavar = "|".join(meta["choices"]) or meta["metavar"] or meta["unit"].upper() or "VALUE"
+        how: dict[str, Any] = {"metavar": metavar, "help": (meta["help"] + shown).replace("%", "%%")}
+        if default == {} or item.name == "topic":
+            how["action"] = "append"
         elif item.type in ("bool", bool):
-            group.add_argument(
-                flag_of(item.name), dest=item.name, action="store_const", const="true", help=meta["help"]
-            )
-        else:
-            metavar = "|".join(meta["choices"]) or meta["metavar"] or meta["unit"].upper() or "VALUE"
-            several: Any = {"action": "append"} if item.name == "topic" else {}
-            group.add_argument(flag_of(item.name), dest=item.name, metavar=metavar, help=text, **several)
+            how = {"action": "store_const", "const": "true", "help": meta["help"]}
+        group.add_argument(flag_of(item.name), dest=item.name, **how)
 
 
 def _produce_arguments(parser: argparse.ArgumentParser) -> None:

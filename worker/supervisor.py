@@ -12,20 +12,18 @@ import logging
 import os
 import select
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
 
 from worker.config.settings import Settings
 from worker.core import log as logs
 from worker.core import process
 from worker.core.accounts import ACCOUNTS, by_partition
-from worker.core.counters import MAX_SLOTS, REJECT_REASONS, Slot, Stats
-from worker.core.errors import ExitCode, Fatal
+from worker.core.child import FORWARDED, Child, describe_end
+from worker.core.counters import MAX_SLOTS, REJECT_REASONS, Stats
+from worker.core.errors import ExitCode
 from worker.core.log import each_time, fields
 from worker.core.process import ServiceManager
 
@@ -39,38 +37,6 @@ _CRASHES_ALLOWED = 6  # in a row, without an acknowledged batch in between
 _STABLE_S = 300.0  # a child that ran this long was not in a crash loop
 _HUNG_S = 120.0
 _MONITOR_STOP_S = 15.0
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1)
-
-Target = Callable[[], int]
-
-
-@dataclass(slots=True)
-class Child:
-    """An entry of the process table. `pid` is 0 while no process runs in it."""
-
-    name: str
-    target: Target
-    slot: Slot | None = None
-    stop_signal: signal.Signals = signal.SIGTERM
-    pid: int = 0
-    start_due: float = 0.0  # time.monotonic() of the next start
-    started: float = 0.0  # time.monotonic() of the last start
-    crashes: int = 0
-    accounted: int = 0  # events accounted for at the last start
-
-    @property
-    def process_name(self) -> str:
-        """The name in `ps`, of at most 15 characters: `worker/monitor`, `worker/cons-0`."""
-        return f"worker/{self.name.replace('consumer', 'cons')}"
-
-    def count_accounted(self) -> int:
-        """Return the number of events that all processes of this entry have accounted for."""
-        if self.slot is None:
-            return 0
-        return sum(
-            ledger.get("written") + ledger.get("dead_lettered") + ledger.get("skipped")
-            for ledger in self.slot.ledgers()
-        )
 
 
 class Supervisor:
@@ -91,7 +57,7 @@ class Supervisor:
         self._report, report_out = os.pipe()
         os.set_blocking(self._report, False)
         # The monitor ignores SIGTERM: a service manager sends it to the whole group, and the monitor ends last.
-        self._monitor = Child("monitor", lambda: monitor(report_out), stop_signal=signal.SIGUSR2)
+        self._monitor = Child("monitor", lambda: monitor(report_out), stats.monitor, stop_signal=signal.SIGUSR2)
         self._consumers: list[Child] = []
         self._wakeup, self._wakeup_out = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -105,10 +71,10 @@ class Supervisor:
         """Supervise; return the exit code."""
         process.set_name("worker")
         signal.set_wakeup_fd(self._wakeup_out, warn_on_full_buffer=False)
-        for number in _FORWARDED:
+        for number in FORWARDED:
             signal.signal(number, lambda *_: None)  # only wakes the loop, which reads the number from the pipe
-        self._spawn(self._monitor)
-        while self._children_alive() or self._deadline is None:
+        self._start(self._monitor)
+        while self._deadline is None or any(child.pid for child in self._children()):
             select.select([self._wakeup, self._report], [], [], _TICK_S)
             self._service_manager.notify("WATCHDOG=1")
             self._handle_signals()
@@ -127,12 +93,16 @@ class Supervisor:
     def _start_and_replace(self) -> None:
         """Start children that are due, and kill consumers that hang."""
         now = time.monotonic()
-        for child in (self._monitor, *self._consumers):
+        for child in self._children():
             if child.pid == 0 and now >= child.start_due:
-                self._spawn(child)
-            elif child.slot is not None and child.pid and self._is_hung(child.slot):
+                self._start(child)
+        for child in self._consumers:
+            if child.pid and now - child.slot.get("heartbeat_ns") / 1e9 > _HUNG_S:
                 log.error("%s made no progress for %g s: killing it", child.name, _HUNG_S, extra=fields(pid=child.pid))
-                self._kill(child, signal.SIGKILL)
+                child.kill(signal.SIGKILL)
+
+    def _start(self, child: Child) -> None:
+        child.start(self._settings.log_format, self._settings.log_level)
 
     def _drain(self, code: int) -> None:
         """Ask the consumers to drain. The first reason to stop sets the exit code."""
@@ -142,7 +112,7 @@ class Supervisor:
         self._deadline = time.monotonic() + self._settings.drain_timeout + 5
         self._service_manager.notify("STOPPING=1")
         for child in self._consumers:
-            self._kill(child, child.stop_signal)
+            child.kill(child.stop_signal)
 
     def _continue_drain(self) -> None:
         """Stop the monitor after the consumers have ended, and kill processes that exceed their deadline."""
@@ -153,14 +123,14 @@ class Supervisor:
                 log.error("consumers still running after the drain timeout: killed; no events are lost")
                 self._exit_code = self._exit_code or ExitCode.FAILED
                 for child in self._consumers:
-                    self._kill(child, signal.SIGKILL)
+                    child.kill(signal.SIGKILL)
         elif self._monitor.pid:
             if self._monitor.start_due != -1:
                 self._monitor.start_due = -1  # the signal is sent once
                 self._deadline = time.monotonic() + _MONITOR_STOP_S
-                self._kill(self._monitor, self._monitor.stop_signal)
+                self._monitor.kill(self._monitor.stop_signal)
             elif late:
-                self._kill(self._monitor, signal.SIGKILL)
+                self._monitor.kill(signal.SIGKILL)
 
     def _report_end(self) -> ExitCode:
         """Log what `--until-end` or `--until` has done with the events; FAILED where there were some, but no row."""
@@ -211,12 +181,12 @@ class Supervisor:
                             "second signal: stopping at once; events in flight are read again after the next start"
                         )
                         self._exit_code = ExitCode.FAILED
-                        for child in (*self._consumers, self._monitor):
-                            self._kill(child, signal.SIGKILL)
+                        for child in self._children():
+                            child.kill(signal.SIGKILL)
                 elif number == signal.SIGUSR1:
                     faulthandler.dump_traceback(file=logs.fileno(), all_threads=True)
-                    for child in (*self._consumers, self._monitor):
-                        self._kill(child, signal.SIGUSR1)
+                    for child in self._children():
+                        child.kill(signal.SIGUSR1)
 
     def _read_monitor(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -236,10 +206,8 @@ class Supervisor:
         if self._settings.processes and self._settings.processes > partitions and not self._consumers:
             log.info("%d processes for %d partitions: the others are standby", self._settings.processes, partitions)
         for index in range(len(self._consumers), wanted):
-            self._consumers.append(Child(f"consumer-{index}", self._consumer_target(index), self._stats.slot(index)))
-
-    def _consumer_target(self, index: int) -> Target:
-        return lambda: self._consume(index)
+            slot = self._stats.slot(index)
+            self._consumers.append(Child(f"consumer-{index}", partial(self._consume, index), slot))
 
     def _reap(self) -> None:
         while True:
@@ -249,21 +217,17 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            for child in (self._monitor, *self._consumers):
+            for child in self._children():
                 if child.pid == pid:
                     self._handle_end(child, status)
 
     def _handle_end(self, child: Child, status: int) -> None:
         """Restart an ended child with exponential backoff, or stop all processes."""
         code = os.waitstatus_to_exitcode(status)
-        child.pid = 0
-        if child.slot:
-            child.slot.set("pid", 0)
+        child.end()
         if self._deadline is not None:
-            if child in self._consumers and code not in (
-                ExitCode.OK,
-                -signal.SIGTERM,
-            ):  # SIGTERM: before its own handler
+            is_clean = code in (ExitCode.OK, -signal.SIGTERM)  # SIGTERM: before its own handler
+            if child in self._consumers and not is_clean:
                 self._exit_code = self._exit_code or ExitCode.FAILED
             return
         if code == ExitCode.OK and child is self._monitor:
@@ -279,69 +243,10 @@ class Supervisor:
             return
         pause = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** (child.crashes - 1))
         child.start_due = time.monotonic() + pause
-        log.warning("%s ended: %s; restarting in %g s", child.name, _describe(code), pause, extra=each_time())
+        log.warning("%s ended: %s; restarting in %g s", child.name, describe_end(code), pause, extra=each_time())
 
-    # processes
-
-    def _spawn(self, child: Child) -> None:
-        """Fork. Signals stay blocked until the child has installed its own handlers."""
-        for stream in (sys.stdout, sys.stderr):  # else the child would write what is buffered once more
-            with contextlib.suppress(OSError):  # nobody reads it any more
-                stream.flush()
-        parent = os.getpid()
-        restarted = child.start_due > 0
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
-        pid = os.fork()
-        if pid == 0:
-            self._run_child(child, parent)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        child.pid = pid
-        child.started = time.monotonic()
-        child.accounted = child.count_accounted()
-        if slot := child.slot:
-            slot.set("heartbeat_ns", time.monotonic_ns())
-            slot.set("started_ns", time.monotonic_ns())
-            slot.set("pid", pid)
-            if restarted:
-                slot.add("restarts")
-
-    def _run_child(self, child: Child, parent: int) -> NoReturn:
-        """Run the target in the child process, which ends with the parent and ignores SIGINT. Never returns."""
-        code: int = ExitCode.FAILED
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if child.stop_signal == signal.SIGTERM else signal.SIG_IGN)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            faulthandler.register(signal.SIGUSR1, file=logs.fileno(), all_threads=True)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-            process.end_with_parent()
-            process.set_name(child.process_name)
-            if os.getppid() != parent:  # the parent ended before prctl
-                os._exit(ExitCode.FAILED)
-            on_drop = partial((child.slot or self._stats.monitor).add, "dropped_log_lines")
-            logs.configure(self._settings.log_format, self._settings.log_level, child.name, on_drop)
-            code = child.target()
-        except Fatal as error:
-            logging.getLogger("worker").error("%s", error)
-            code = error.code
-        except BaseException:
-            logging.getLogger("worker").exception("%s failed", child.name)
-        finally:
-            with contextlib.suppress(Exception):
-                logs.finish()
-                sys.stdout.flush()
-            os._exit(code)
-
-    def _kill(self, child: Child, number: signal.Signals) -> None:
-        if child.pid:
-            os.kill(child.pid, number)
-
-    def _is_hung(self, slot: Slot) -> bool:
-        return time.monotonic_ns() - slot.get("heartbeat_ns") > _HUNG_S * 1e9
-
-    def _children_alive(self) -> bool:
-        return any(child.pid for child in (self._monitor, *self._consumers))
+    def _children(self) -> list[Child]:
+        return [self._monitor, *self._consumers]
 
 
 def _log_accounts(event: str, accounts: Mapping[str, int], **partition: object) -> None:
@@ -351,11 +256,3 @@ def _log_accounts(event: str, accounts: Mapping[str, int], **partition: object) 
         log.error("%s", event, extra=fields(**partition, **values, unaccounted=unaccounted))
     else:
         log.info("%s", event, extra=fields(**partition, **values))
-
-
-def _describe(code: int) -> str:
-    """Return how a child ended, as text."""
-    if code >= 0:
-        return f"exit code {code}"
-    hint = " (out of memory? see the kernel log)" if -code == signal.SIGKILL else ""
-    return f"{signal.Signals(-code).name}{hint}"

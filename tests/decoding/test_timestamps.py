@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from worker.commands.timestamps import check_file
+from worker.commands.timestamps import timestamps as run
 from worker.decoding import bounded_cache, timestamps
 from worker.decoding.timestamps import (
     FIRST,
     LAST,
-    check_file,
     column_to_millis,
     column_to_nanos,
-    main,
     normalize,
     to_iso,
     to_millis,
@@ -83,7 +83,7 @@ def outcome(convert: Any, value: Any) -> Any:
 @pytest.mark.parametrize("name", ["timestamps.txt", "timestamps-more.txt"])
 def test_all_cases_of_the_files_pass(name: str) -> None:
     out = io.StringIO()
-    passed, failed = check_file(str(DATA / name), out)
+    passed, failed = check_file(DATA / name, out)
     assert failed == 0, out.getvalue()
     assert passed >= 14
 
@@ -324,7 +324,7 @@ def test_the_command_prints_each_failing_line_and_the_counts(
         b"1726667942,error\n"
         b"1726667942"
     )
-    assert main(str(cases)) == 1
+    assert run(cases) == 1
     assert capsys.readouterr().out.splitlines() == [
         "line 8: 'yesterday': expected 2024-09-18T13:59:02.000Z, got an error: neither ISO 8601 nor Unix time",
         "line 9: '1726667942': expected 2024-09-18T13:59:03.000Z, got 2024-09-18T13:59:02.000Z",
@@ -337,10 +337,10 @@ def test_the_command_prints_each_failing_line_and_the_counts(
 def test_the_command_exits_with_0_if_all_passed_and_2_if_the_file_is_unreadable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(str(DATA / "timestamps.txt")) == 0
+    assert run(DATA / "timestamps.txt") == 0
     assert capsys.readouterr().out == "14 passed, 0 failed\n"
     for path in (tmp_path / "missing.txt", tmp_path):
-        assert main(str(path)) == 2
+        assert run(path) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
         assert str(path) in captured.err

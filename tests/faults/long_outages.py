@@ -22,8 +22,7 @@ def broker_gone_for_60_s(job: Job, kafka: Server) -> Scenario:
     job.create(2)
     with job.start("--processes", "2") as worker:
         job.send(events(10_000))
-        # Not in the middle of the second member's rebalance: a consumer waits a minute for offsets, then starts anew.
-        yield lambda: job.accounted() > 0 and all(process["partitions"] for process in status(worker)["processes"])
+        yield lambda: job.accounted() > 0  # the second member may still be joining
         kafka.stop()
         yield pause(60)
         assert len(descendants(worker.pid)) == 3

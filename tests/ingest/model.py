@@ -131,6 +131,7 @@ class World:
         self.clock = 0
         self.missing_schemas = 0  # how many more record batches name a schema that nobody has fetched
         self.registry_is_down = False
+        self.unanswered = 0  # how many more questions for commits Kafka does not answer
         self.rejected: set[int] = set()  # positions in the next record batch whose schema the registry lacks
 
     def recreate(self, topic: str) -> None:
@@ -158,7 +159,7 @@ class World:
 
     def _fetch_schema(self) -> None:
         if self.registry_is_down:
-            raise Retryable("down", reason="schema_registry", of_store=False)
+            raise Retryable("down", reason="schema_registry")
         self.missing_schemas = max(0, self.missing_schemas - 1)
 
 
@@ -216,6 +217,9 @@ class FakeGroupConsumer:
             read.ends.append((*key, log.end))
 
     def committed(self, partitions: list[Key]) -> dict[Key, Committed]:
+        if self.world.unanswered:
+            self.world.unanswered -= 1
+            raise Retryable("no answer", reason="connection")
         found = {}
         for key in partitions:
             log = self.world.logs[key]
@@ -279,8 +283,7 @@ class FakeSink:
     def write(self, batch: Batch) -> None:
         table = self.table
         table.writes += 1
-        if table.is_down:
-            raise Retryable("down", reason="connection")
+        self._raise_if_down()
         if batch.fields is not self.fields or not table.takes(self.fields):
             raise SchemaChanged("altered")
         assert [len(parts) for parts in batch.columns] == [len(batch.offsets)] * len(self.fields)
@@ -323,6 +326,7 @@ class FakeSink:
         self.table.tokens.add((token(batch), part))
 
     def _count(self, partition: int, start: int, end: int) -> int:
+        self._raise_if_down()
         return sum(
             count
             for (_, number, offset), count in self.table.rows.items()
@@ -332,7 +336,12 @@ class FakeSink:
     def count_stored_rows(self, _topic: str, partition: int, start: int, end: int) -> int | None:
         return self._count(partition, start, end) if self.exactly_once else None
 
+    def _raise_if_down(self) -> None:
+        if self.table.is_down:
+            raise Retryable("down", reason="connection")
+
     def last_stored_offset(self, _topic: str, partition: int, start: int, end: int | None = None) -> int | None:
+        self._raise_if_down()
         rows = self.table.rows if self.exactly_once else ()
         offsets = (offset for _, number, offset in rows if number == partition)
         return max((offset for offset in offsets if start <= offset < (end or math.inf)), default=None)
@@ -347,9 +356,6 @@ class FakeSink:
 class FakeDeadLetterProducer:
     def __init__(self, world: World) -> None:
         self.world = world
-
-    def topic_for(self, topic: str) -> str:
-        return f"{topic}.dlq"
 
     def write(self, topic: str, partition: int, dead_letters: list[DeadLetter]) -> None:
         if self.world.dead_letter_topic_is_down:

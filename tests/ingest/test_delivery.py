@@ -32,7 +32,7 @@ from worker.core.counters import Slot
 from worker.core.delivery import Intent, PartitionState, parse_intent, start_marker
 from worker.core.errors import Retryable
 from worker.core.records import Key
-from worker.ingest import consumer
+from worker.ingest import consumer, rebalance
 from worker.ingest.bad_ratio import BadRatio
 from worker.ingest.consumer import Consumer
 from worker.ingest.topic_sinks import TopicSink, TopicSinks
@@ -50,9 +50,10 @@ OUTCOMES = st.lists(st.sampled_from(["ok", "refused", "answer lost", "partial", 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_wait_before_a_pause() -> Iterator[None]:
-    """The model's clock counts turns, so waiting for two real seconds would change nothing."""
+    """The model's clock counts turns, so waiting for real seconds would change nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(consumer, "_PAUSE_AFTER_S", 0.0)
+        patch.setattr(rebalance, "_RETRY_S", 0.0)
         yield
 
 
@@ -176,6 +177,11 @@ class Delivery(RuleBasedStateMachine):
     def fail_store(self, topic: str, is_down: bool) -> None:
         """The table of one topic fails, or works again."""
         self.world.tables[topic].is_down = is_down
+
+    @rule(count=st.integers(1, 4))
+    def leave_unanswered(self, count: int) -> None:
+        """Kafka does not tell what the group has committed."""
+        self.world.unanswered = count
 
     @rule(count=st.integers(1, 3), is_down=st.booleans())
     def name_new_schemas(self, count: int, is_down: bool) -> None:
@@ -592,6 +598,26 @@ def test_events_wait_for_their_schema_and_none_is_passed_over(is_down: bool) -> 
     assert [log.committed_offset, other.committed_offset] == [12, 5]
     assert sorted(world.tables["a"].rows.values()) == [1] * 14
     assert len(world.dead_letters) == 1
+
+
+def test_an_outage_in_the_middle_of_an_assignment_is_waited_out() -> None:
+    world = World()
+    STATS.slot(0).set("ledgers", 0)
+    member = Member(world, 0, True, 1000, 0)
+    log = world.logs["a", 0]
+    log.append(["good"] * 3)
+    log.committed = (1, start_marker(log.topic_id, "2026"))  # so the table has to be asked, too
+    world.unanswered, world.tables["a"].is_down = 3, True
+    member.group_consumer.assign()
+    for _ in range(10):
+        member.turn()
+    assert not world.unanswered
+    assert log.committed[0] == 1
+    world.tables["a"].is_down = False
+    for _ in range(10):
+        member.turn()
+    assert log.committed_offset == 3
+    assert sorted(offset for _, _, offset in world.tables["a"].rows) == [1, 2]
 
 
 @pytest.mark.parametrize("lands", ["answer lost", "refused"])

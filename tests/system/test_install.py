@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests.support.job import Job, MakeJob
 from tests.support.kit import PATIENCE_S, Service
 from tests.support.oracle import EXACT, events
+from worker.core.native import TESTED_CONFLUENT_KAFKA
 from worker.core.version import version_text
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +124,11 @@ def test_the_sdist_has_the_sources_and_the_lock_and_nothing_else(sdist: Path) ->
     others = {"Cargo.toml", "Cargo.lock", "pyproject.toml", "worker_native.pyi", "LICENSE", "PKG-INFO"}
     assert names == sources | others
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras["native"] == [f"kafka-ingest-worker-native=={version_text()}"]
+    package, client = extras["native"]
+    assert package == f"kafka-ingest-worker-native=={version_text()}"
+    installed = SpecifierSet(client.removeprefix("confluent-kafka"))
+    minors = [f"{major}.{minor}" for major in range(1, 5) for minor in range(40)]
+    assert [minor for minor in minors if f"{minor}.1" in installed] == list(TESTED_CONFLUENT_KAFKA)
     assert (NATIVE / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 

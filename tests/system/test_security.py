@@ -1,7 +1,7 @@
 """TLS and logins against real servers: every command connects, and a refusal names the option to check, exit 78.
 
-Kafka has listeners with SASL_SSL (SCRAM-SHA-512) and with OAUTHBEARER. The local ClickHouse and Redis do not listen for
-TLS: a TLS proxy stands in front of them.
+Kafka has listeners with SASL_SSL (SCRAM-SHA-512), with OAUTHBEARER, and with TLS that requires a client certificate.
+The local ClickHouse and Redis do not listen for TLS: a TLS proxy stands in front of them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _JAAS = "org.apache.kafka.common.security"
 
 
 class Secured(NamedTuple):
-    """A Kafka with three listeners: `open_address` for the test, and two that need a login."""
+    """A Kafka with four listeners: `open_address` for the test, and three that authenticate clients."""
 
     open_address: str
     scram: str
     token: str
+    mutual: str
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def secured(certificates: Certificates) -> Iterator[Secured]:
-    scram, token = free_port(), free_port()
+    scram, token, mutual = free_port(), free_port(), free_port()
     properties = {
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(certificates.chain),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(certificates.authority),
+        "listener.name.mutual.ssl.client.auth": "required",
         "listener.name.scram.sasl.enabled.mechanisms": "SCRAM-SHA-512",
         "listener.name.scram.scram-sha-512.sasl.jaas.config": f"{_JAAS}.scram.ScramLoginModule required;",
         "listener.name.token.sasl.enabled.mechanisms": "OAUTHBEARER",
@@ -51,14 +55,14 @@ def secured(certificates: Certificates) -> Iterator[Secured]:
             f'{_JAAS}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";'
         ),
     }
-    listeners = {"SCRAM": ("SASL_SSL", scram), "TOKEN": ("SASL_PLAINTEXT", token)}
+    listeners = {"SCRAM": ("SASL_SSL", scram), "TOKEN": ("SASL_PLAINTEXT", token), "MUTUAL": ("SSL", mutual)}
     with start_kafka(properties, listeners=listeners) as server:
         admin = AdminClient({"bootstrap.servers": server.address})
         user = UserScramCredentialUpsertion(
             "ingest", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), CANARY.encode()
         )
         admin.alter_user_scram_credentials([user])["ingest"].result(PATIENCE_S)
-        yield Secured(server.address, f"127.0.0.1:{scram}", f"127.0.0.1:{token}")
+        yield Secured(server.address, f"127.0.0.1:{scram}", f"127.0.0.1:{token}", f"127.0.0.1:{mutual}")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,22 @@ def test_every_command_passes_tls_and_scram(
     finished("verify", *job, env=env)
     assert topic_name in finished("dlq", "list", *job, env=env)
     assert "replayed" in finished("dlq", "replay", "--yes", *job, env=env)
+
+
+def test_a_client_certificate_is_enough_where_the_broker_requires_one(
+    secured: Secured, certificates: Certificates, redis_server: Service, topic_name: str, group_id: str
+) -> None:
+    create_topic(secured.open_address, topic_name, 2)
+    send(secured.open_address, topic_name, [EVENT % i for i in range(50)])
+    tls = properties("security.protocol=SSL", f"ssl.ca.location={certificates.authority}")
+    key = properties(f"ssl.certificate.location={certificates.server}", f"ssl.key.location={certificates.server_key}")
+    job = [
+        *("run", "--bootstrap-servers", secured.mutual, "--topic", topic_name, "--group-id", group_id),
+        *("--redis-url", redis_server.address, "--metrics-port", "0", "--until-end"),
+    ]
+    assert "Total devices: 50" in finished(*job, *tls, *key, env={})
+    without = finished(*job, *tls, env={}, code=78)
+    assert "ssl.certificate.location" in without
 
 
 @pytest.mark.parametrize("group", ["group.protocol=consumer", "group.instance.id=host-1"])

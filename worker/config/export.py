@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from worker.config import field_paths
@@ -46,7 +46,7 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             item.name: {
-                "description": _describe(item.metadata["help"], item.metadata["unit"], flag_of(item.name), item.name),
+                "description": _describe(item),
                 **_schema_of(item.metadata, default_of(item)),
             }
             for item in fields(Settings)
@@ -65,8 +65,10 @@ def _schema_of(metadata: Mapping[str, Any], default: Any) -> dict[str, Any]:
     return {**kind, **({"default": toml_value(default)} if default != "" else {})}
 
 
-def _describe(help: str, unit: str, flag: str, name: str) -> str:
-    return f"{help}{f' [{unit}]' if unit else ''} ({flag}, {PREFIX}{name.upper()})"
+def _describe(item: Field[Any]) -> str:
+    unit = item.metadata["unit"]
+    text = item.metadata["help"] + (f" [{unit}]" if unit else "")
+    return f"{text} ({flag_of(item.name)}, {PREFIX}{item.name.upper()})"
 
 
 def _table(name: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:

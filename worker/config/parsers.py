@@ -66,7 +66,6 @@ def _processes(text: str) -> int | None:
 
 
 def _switch(text: str) -> bool:
-    """Parse a boolean."""
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.lower() not in words:
         raise ValueError("write true or false")
@@ -186,14 +185,12 @@ def _start(text: str) -> str:
 
 
 def _until(text: str) -> str:
-    """Parse a time, or an empty text."""
     if text:
         to_millis(text)
     return text
 
 
 def windows(text: str) -> str:
-    """Parse window names separated by commas."""
     names = [name for name in map(str.strip, text.split(",")) if name]
     if not set(names) <= set(WINDOWS):
         raise ValueError(f"write some of {', '.join(WINDOWS)}, separated by commas")

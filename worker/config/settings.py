@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,76 +60,76 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+_kafka = partial(option, "Kafka")
+_format = partial(option, "Format")
+_store = partial(option, "Store")
+_events = partial(option, "Events")
+_redis = partial(option, "Redis")
+_clickhouse = partial(option, "ClickHouse")
+_delivery = partial(option, "Delivery")
+_processes = partial(option, "Processes")
+_observability = partial(option, "Observability")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The options of `run`, `count`, `check`, `verify` and `dlq`; the fields' metadata is their documentation."""
 
-    topic: str = option(
-        "Kafka",
+    topic: str = _kafka(
         "",
         "topic to read; repeat the flag or separate topics with commas; ^… is a regular expression",
         parse=parsers.topics,
         metavar="T",
     )
-    bootstrap_servers: str = option("Kafka", "127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
-    group_id: str = option(
-        "Kafka", "", "consumer group; default: worker, the store, and its table or key", metavar="ID"
-    )
-    start: str = option(
-        "Kafka",
+    bootstrap_servers: str = _kafka("127.0.0.1:9092", "Kafka bootstrap servers", metavar="HOST:PORT,…")
+    group_id: str = _kafka("", "consumer group; default: worker, the store, and its table or key", metavar="ID")
+    start: str = _kafka(
         "earliest",
         "where a group without committed offsets begins: earliest, latest, or the first event at or after a time",
         parse=parsers.start,
         metavar="earliest|latest|TIME",
     )
-    kafka_password: str = option("Kafka", "", "sasl.password for Kafka", secret=True)
-    kafka: Mapping[str, str] = option(
-        "Kafka",
+    kafka_password: str = _kafka("", "sasl.password for Kafka", secret=True)
+    kafka: Mapping[str, str] = _kafka(
         {},
         "any librdkafka property (repeatable; in the variable, one per line)",
         parse=parsers.properties,
         metavar="KEY=VALUE",
     )
-    format: str = option(
-        "Format",
+    format: str = _format(
         "json",
         "format of the events; all but json are framed as Confluent's serializers do it (docs/formats.md)",
         choices=("json", "avro", "protobuf", "json-schema"),
     )
-    schema_registry_url: str = option(
-        "Format",
+    schema_registry_url: str = _format(
         "",
         "schema registry with the events' schemas, such as http://127.0.0.1:8081, with its user before an @",
         parse=parsers.optional_url("http", "https"),
         metavar="URL",
     )
-    schema_registry_password: str = option("Format", "", "password for the schema registry", secret=True)
-    schema_registry_token: str = option("Format", "", "bearer token for the schema registry", secret=True)
-    schema_registry_ca: str = option(
-        "Format", "", "certificates that the schema registry's must be signed by, if not the system's", metavar="FILE"
+    schema_registry_password: str = _format("", "password for the schema registry", secret=True)
+    schema_registry_token: str = _format("", "bearer token for the schema registry", secret=True)
+    schema_registry_ca: str = _format(
+        "", "certificates that the schema registry's must be signed by, if not the system's", metavar="FILE"
     )
-    backend: str = option(
-        "Store",
+    backend: str = _store(
         "redis",
         "store for the events; both: written in one pass (docs/guarantees.md)",
         choices=(*STORES, BOTH),
     )
-    device_field: str = option(
-        "Store",
+    device_field: str = _store(
         "device_ip",
         "field whose distinct values are counted, such as user.id; in ClickHouse, the column that it fills",
         parse=parsers.field_path,
         metavar="FIELD",
     )
-    transform: str = option(
-        "Events",
+    transform: str = _events(
         "",
         "Python function that changes or skips events before they are stored (docs/transform.md)",
         parse=parsers.function,
         metavar="MODULE:FUNCTION",
     )
-    redis_url: str = option(
-        "Redis",
+    redis_url: str = _redis(
         "redis://127.0.0.1:6379/0",
         "Redis server, redis+cluster://HOST:PORT,… or redis+sentinel://HOST:PORT,…/SERVICE/DB; rediss for TLS",
         parse=parsers.url(
@@ -136,137 +137,117 @@ class Settings:
         ),
         metavar="URL",
     )
-    redis_password: str = option("Redis", "", "password for Redis", secret=True)
-    redis_key: str = option(
-        "Redis",
+    redis_password: str = _redis("", "password for Redis", secret=True)
+    redis_key: str = _redis(
         "devices:{topic}",
         "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)",
     )
-    windows: str = option(
-        "Redis",
+    windows: str = _redis(
         "",
         "also a HyperLogLog per minute, hour or day of the events' own time (docs/windows.md)",
         parse=parsers.windows,
         metavar="minute,hour,day",
     )
-    time_field: str = option(
-        "Redis",
+    time_field: str = _redis(
         "timestamp",
         "field with the time that --windows use, such as meta.at",
         parse=parsers.field_path,
         metavar="FIELD",
     )
-    window_ttl: str = option(
-        "Redis",
+    window_ttl: str = _redis(
         "minute=1d,hour=30d,day=400d",
         "how long a window's keys live after its end",
         parse=parsers.window_ttl,
         metavar="WINDOW=TIME,…",
     )
-    by: str = option(
-        "Redis",
+    by: str = _redis(
         "",
         "also HyperLogLogs for each value of this field, for at most 256 values",
         parse=parsers.optional_field_path,
         metavar="FIELD",
     )
-    clickhouse_url: str = option(
-        "ClickHouse",
+    clickhouse_url: str = _clickhouse(
         "clickhouse://default@127.0.0.1:9000/default",
         "ClickHouse server, native protocol",
         parse=parsers.url("clickhouse", "clickhouses"),
         metavar="URL",
     )
-    clickhouse_password: str = option("ClickHouse", "", "password for ClickHouse", secret=True)
-    table: str = option(
-        "ClickHouse",
+    clickhouse_password: str = _clickhouse("", "password for ClickHouse", secret=True)
+    table: str = _clickhouse(
         "events",
         "ClickHouse table, created if missing; {topic} in it makes one per topic",
         parse=parsers.table,
     )
-    map: Mapping[str, str] = option(
-        "ClickHouse",
+    map: Mapping[str, str] = _clickhouse(
         {},
         "fill this column from that field; other columns are filled from the field of their name (repeatable)",
         parse=parsers.columns,
         metavar="FIELD=COLUMN",
     )
-    types: Mapping[str, str] = option(
-        "ClickHouse",
+    types: Mapping[str, str] = _clickhouse(
         {},
         'how strict a column is; lenient: "5" and true are numbers, 5 is text, 1 is true (repeatable, docs/mapping.md)',
         parse=parsers.types,
         metavar="COLUMN=lenient",
     )
-    evolve: int = option(
-        "ClickHouse",
+    evolve: int = _clickhouse(
         0,
         "add columns for fields that many of the last events have, at most so many; 0: none (docs/mapping.md)",
         parse=parsers.number(0, 1000),
         unit="columns",
     )
-    delivery: str = option(
-        "Delivery",
+    delivery: str = _delivery(
         "auto",
         "delivery to ClickHouse; auto: exactly-once if the table supports it",
         choices=("auto", "exactly-once", "at-least-once"),
         backend="clickhouse",
     )
-    batch_rows: int = option(
-        "Delivery", 100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events"
+    batch_rows: int = _delivery(100_000, "maximum size of a batch", parse=parsers.number(1, 10_000_000), unit="events")
+    linger_ms: int = _delivery(1000, "maximum age of a batch", parse=parsers.number(0, 600_000), unit="ms")
+    dead_letter_topic: str = _delivery(
+        "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
     )
-    linger_ms: int = option("Delivery", 1000, "maximum age of a batch", parse=parsers.number(0, 600_000), unit="ms")
-    dead_letter_topic: str = option(
-        "Delivery", "{topic}.dlq", "topic for events that can never be written", parse=parsers.dead_letter_topic
-    )
-    max_bad_ratio: float = option(
-        "Delivery",
+    max_bad_ratio: float = _delivery(
         1.0,
         "stop if more than this part of the last 10 000 or more events was invalid; 1: never",
         parse=parsers.number(0, 1, float),
     )
-    processes: int | None = option(
-        "Processes", None, "consumer processes; auto: one per partition", parse=parsers.processes, metavar="N|auto"
+    processes: int | None = _processes(
+        None, "consumer processes; auto: one per partition", parse=parsers.processes, metavar="N|auto"
     )
-    until_end: bool = option(
-        "Processes", False, "stop when all that was in the topic at start is written", parse=parsers.switch
-    )
-    until: str = option(
-        "Processes",
+    until_end: bool = _processes(False, "stop when all that was in the topic at start is written", parse=parsers.switch)
+    until: str = _processes(
         "",
         "stop when all events before the first one at or after this time (of Kafka's timestamps) are written",
         parse=parsers.until,
         metavar="TIME",
     )
-    reader: str = option(
-        "Processes",
+    reader: str = _processes(
         "auto",
         "what reads and decodes: the optional native package, if it can be used, or Python",
         choices=("auto", "native", "python"),
     )
-    drain_timeout: float = option(
-        "Processes",
+    drain_timeout: float = _processes(
         30.0,
         "time for the last writes when the worker stops",
         parse=parsers.number(0.1, 3600, float),
         unit="s",
     )
-    report: str = option(
-        "Observability",
+    report: str = _observability(
         "exact",
         "how ClickHouse counts the devices; approximate: within 1 %, by uniqCombined64; off: not at all",
         choices=("exact", "approximate", "off"),
     )
-    report_interval: float = option(
-        "Observability", 30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s"
+    report_interval: float = _observability(
+        30.0, "time between reports", parse=parsers.number(0.1, 86_400, float), unit="s"
     )
-    metrics_host: str = option("Observability", "127.0.0.1", "address of /metrics, /livez, /readyz and the status page")
-    metrics_port: int = option(
-        "Observability", 9108, "their port; 0: any free one, logged at start", parse=parsers.number(0, 65_535)
+    metrics_host: str = _observability("127.0.0.1", "address of /metrics, /livez, /readyz and the status page")
+    metrics_port: int = _observability(
+        9108, "their port; 0: any free one, logged at start", parse=parsers.number(0, 65_535)
     )
-    log_format: str = option("Observability", "text", "format of the log on stderr", choices=("text", "json"))
-    log_level: str = option(
-        "Observability", "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
+    log_format: str = _observability("text", "format of the log on stderr", choices=("text", "json"))
+    log_level: str = _observability(
+        "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
     )
 
     def __post_init__(self) -> None:
@@ -283,7 +264,6 @@ class Settings:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The stores that are written."""
         return tuple(self.backend.split(","))
 
     @property
@@ -318,11 +298,9 @@ class Settings:
 
     @property
     def table_by_topic(self) -> bool:
-        """Whether each topic has its own table."""
         return parsers.TOPIC_PLACEHOLDER in self.table
 
     def for_topic(self, topic: str) -> Settings:
-        """Return the settings for one of the topics."""
         return replace(self, topic=topic, table=self.table.replace(parsers.TOPIC_PLACEHOLDER, _table_part(topic)))
 
     @property
@@ -340,7 +318,6 @@ class Settings:
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a field."""
     return "-X" if name == "kafka" else "--" + name.replace("_", "-")
 
 
@@ -350,7 +327,6 @@ def toml_value(value: Any) -> Any:
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Return a field's default."""
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -172,38 +172,39 @@ def _from_file(config: Path | None) -> list[tuple[str, Any, str]]:
             raise UsageError(f"{config}: unknown key {key}{nearest(name, list(options))}")
         if options[name].metadata["secret"]:
             raise UsageError(f"{origin}: this file must not contain secrets; use {PREFIX}{name.upper()}_FILE")
-        if name == "kafka":
-            if not isinstance(value, dict):
-                raise UsageError(f"{origin}: write a table of librdkafka properties")
-            values.append((name, {k: _text(v) for k, v in value.items()}, origin))
-        elif name == "map":
-            values.append((name, _columns(value, origin), origin))
-        elif name == "types":
-            values.append((name, _types(value, origin), origin))
-        else:
-            values.append((name, _text(value), origin))
+        parse, advice = _TABLES.get(name, (_text, ""))
+        if advice and not isinstance(value, dict):
+            raise UsageError(f"{origin}: {advice}")
+        try:
+            values.append((name, parse(value), origin))
+        except ValueError as error:
+            raise UsageError(f"{origin}: {error}") from None
     return values
 
 
-def _columns(value: Any, origin: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise UsageError(f'{origin}: write a table, such as request.user.id = "user_id" below [map]')
-    try:
-        return field_paths.columns(value)
-    except ValueError as error:
-        raise UsageError(f"{origin}: {error}") from None
+def _properties(table: Mapping[str, Any]) -> dict[str, str]:
+    return {key: _text(value) for key, value in table.items()}
 
 
-def _types(value: Any, origin: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not set(map(str, value.values())) <= set(TYPE_RULES):
-        raise UsageError(f'{origin}: write a table of columns, such as status = "lenient" below [types]')
-    return {column: str(rule) for column, rule in value.items()}
+def _types(table: Mapping[str, Any]) -> dict[str, str]:
+    if not set(map(str, table.values())) <= set(TYPE_RULES):
+        raise ValueError(_TYPES_ADVICE)
+    return {column: str(rule) for column, rule in table.items()}
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list):  # of topics
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_TYPES_ADVICE = 'write a table of columns, such as status = "lenient" below [types]'
+# The tables of the file: how each is parsed, and what to write instead of a value that is no table.
+_TABLES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "kafka": (_properties, "write a table of librdkafka properties"),
+    "map": (field_paths.columns, 'write a table, such as request.user.id = "user_id" below [map]'),
+    "types": (_types, _TYPES_ADVICE),
+}
 
 
 def from_environment() -> Mapping[str, str]:

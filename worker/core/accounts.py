@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from worker.core.counters import Ledger, Slot, Stats
+from worker.core.counters import OUTCOMES, Ledger, Slot, Stats
 from worker.core.records import Key
 
-ACCOUNTS = ("consumed", "written", "dead_lettered", "skipped", "replayed", "in_flight")  # consumed: the sum of the rest
+ACCOUNTS = ("consumed", *OUTCOMES)
 _READ = (*ACCOUNTS, "bytes")
 _REREADS = 5
 _PERSISTENT_S = 1.0
@@ -39,7 +39,6 @@ class Accounts:
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
-        self._ledgers: dict[int, list[Ledger]] = {}  # by slot; ledgers are never removed
         self._since: dict[tuple[int, int], tuple[int, float]] = {}  # (slot, index of ledger) → difference, its time
 
     def read(self) -> Sums:
@@ -48,7 +47,7 @@ class Accounts:
         totals = [0] * len(_READ)
         for slot in self._stats.used():
             running = slot.get("pid") != 0
-            for i, ledger in enumerate(self._ledgers_of(slot)):
+            for i, ledger in enumerate(slot.ledgers()):
                 values = list(map(ledger.get, _READ))
                 totals = list(map(int.__add__, totals, values))
                 missing = values[0] - sum(values[1:6])
@@ -78,12 +77,6 @@ class Accounts:
         self._since[key] = missing, since
         return missing if now - since >= _PERSISTENT_S else 0
 
-    def _ledgers_of(self, slot: Slot) -> list[Ledger]:
-        ledgers = self._ledgers.get(slot.index, [])
-        if len(ledgers) != slot.get("ledgers"):
-            ledgers = self._ledgers[slot.index] = slot.ledgers()
-        return ledgers
-
 
 def by_partition(stats: Stats) -> dict[Key, Counter[str]]:
     """Return each partition's ACCOUNTS over all slots. Topics of the same name are added up."""
@@ -96,5 +89,4 @@ def by_partition(stats: Stats) -> dict[Key, Counter[str]]:
 
 
 def running_slots(stats: Stats) -> list[Slot]:
-    """Return the slots whose consumer is running."""
     return [slot for slot in stats.used() if slot.get("pid")]

@@ -46,8 +46,8 @@ class BatchState(Enum):
 class WriteResult(NamedTuple):
     """What one try to write a batch has reached."""
 
-    rows_stored: bool  # the store has acknowledged all rows
-    dead_letters_stored: bool  # so has the dead-letter topic all of them
+    rows_stored: bool = False  # the store has acknowledged all rows
+    dead_letters_stored: bool = False  # so has the dead-letter topic all of them
     in_doubt: bool = False  # rows were sent, and whether they were stored is unknown
     error: WorkerError | None = None  # why something is left to do
 
@@ -139,7 +139,6 @@ class Batch:
         self.end = offset
 
     def seal(self) -> None:
-        """Fix the range."""
         assert self.state is BatchState.FILLING
         self.state = BatchState.IN_DOUBT if self.replayed or self.recut else BatchState.SEALED
 
@@ -150,7 +149,6 @@ class Batch:
             self.state = BatchState.ANNOUNCED
 
     def begin_attempt(self) -> None:
-        """Count a try to write it."""
         self.attempts += 1
 
     def apply(self, result: WriteResult) -> None:

@@ -71,16 +71,13 @@ RETRY_REASONS = (
     "schema_registry",
     "other",
 )
+OUTCOMES = ("written", "dead_lettered", "skipped", "replayed", "in_flight")  # they explain what was consumed
 LEDGER_CELLS = (
     "partition",
     "assigned",
     "consumed",
     "bytes",
-    "written",
-    "dead_lettered",
-    "skipped",
-    "replayed",
-    "in_flight",
+    *OUTCOMES,
     "accounted_offset",
     "end",
 )
@@ -169,9 +166,7 @@ class Ledger:
     @property
     def unaccounted(self) -> int:
         """Consumed events that no account explains. Anything but 0 is a defect."""
-        return self.get("consumed") - sum(
-            self.get(cell) for cell in ("written", "dead_lettered", "skipped", "replayed", "in_flight")
-        )
+        return self.get("consumed") - sum(map(self.get, OUTCOMES))
 
     def close_after_crash(self) -> None:
         """Close the accounts of a process that died, perhaps while it recorded a batch. Open events are read again."""
@@ -209,7 +204,6 @@ class Slot:
         self._words[self._at + _CELL[cell]] += value
 
     def beat(self) -> None:
-        """Record that the consumer's loop is running."""
         self.set("heartbeat_ns", time.monotonic_ns())
 
     def observe(self, histogram: str, value: int, count: int = 1) -> None:
@@ -242,16 +236,17 @@ class Slot:
 
     def ledgers(self) -> list[Ledger]:
         """Every partition that this slot has ever owned."""
-        return [self.ledger_at(i) for i in range(self.get("ledgers"))]
+        count = self.get("ledgers")
+        if len(self._ledgers) != count:
+            self._ledgers = {ledger.key: ledger for ledger in map(self.ledger_at, range(count))}
+        return list(self._ledgers.values())
 
     def ledger(self, topic: str, topic_id: str, partition: int) -> Ledger:
         """Return the ledger of a partition, and create it if it is missing.
 
         A recreated topic has another id, and so other ledgers.
         """
-        count = self.get("ledgers")
-        if len(self._ledgers) != count:
-            self._ledgers = {ledger.key: ledger for ledger in self.ledgers()}
+        count = len(self.ledgers())
         if ledger := self._ledgers.get((topic, topic_id, partition)):
             return ledger
         if count == MAX_LEDGERS:

@@ -49,33 +49,37 @@ def start_marker(topic_id: str, start: str) -> str:
     return f"{plain(topic_id)};{'latest' if start == 'latest' else 'time'}"
 
 
+def _parse(metadata: str | None) -> list[str]:
+    """Return the topic id and what follows it in a commit's metadata; nothing where another tool committed."""
+    version, *parts = (metadata or "").split(";")
+    return parts if version == _VERSION else []
+
+
 def parse_start_marker(metadata: str | None) -> str:
     """Return `latest` or `time` for a commit with a start marker, else an empty text."""
-    version, *parts = (metadata or "").split(";")
-    return parts[1] if version == _VERSION and len(parts) == 2 else ""
+    parts = _parse(metadata)
+    return parts[1] if len(parts) == 2 else ""
 
 
 def of_another_topic(metadata: str | None, topic_id: str) -> bool:
     """Whether a commit was made for a deleted topic of this name. Commits of other tools never are."""
-    version, *parts = (metadata or "").split(";")
-    return version == _VERSION and bool(parts) and parts[0] != topic_id
+    parts = _parse(metadata)
+    return bool(parts) and parts[0] != topic_id
 
 
 def parse_intent(metadata: str | None) -> Intent | None:
     """Return the intent in a commit's metadata; None where there is none, as in commits of other tools."""
-    version, _, rest = (metadata or "").partition(";")
-    parts = rest.split(";")
-    if version != _VERSION or len(parts) not in (5, 6):
-        return None
+    parts = _parse(metadata)
     try:
         start, end, *numbers = map(int, parts[1:])
     except ValueError:
+        return None
+    if len(numbers) not in (2, 3):
         return None
     return Intent(parts[0], start, end, *numbers) if 0 <= start < end else None
 
 
 def intent_of(batch: Batch) -> Intent:
-    """Return the intent that announces a batch."""
     recut_end = batch.recut_end if batch.recut else 0
     return Intent(batch.topic_id, batch.start, batch.end, batch.rows, batch.intent_time_ms, recut_end)
 
@@ -217,7 +221,6 @@ class Progress:
             self.state = PartitionState.CONSUMING if self.limit is None else PartitionState.BISECTING
 
     def advance(self, offset: int) -> None:
-        """Continue to read at `offset`."""
         self.position = offset
 
     def commit(self, offset: int) -> None:

@@ -22,14 +22,13 @@ class WorkerError(Exception):
 class Retryable(WorkerError):
     """A server's error: the same write is retried until it succeeds.
 
-    `reason` is a short word from a bounded set, a metric's label. `of_store` is False for Kafka's errors,
-    except for those of the dead-letter topic. `backend` is the store whose error it is; empty: Kafka's.
+    `reason` is a short word from a bounded set, a metric's label. `backend` is the store whose error it is; for
+    Kafka's errors it is empty.
     """
 
-    def __init__(self, message: str, *, reason: str, of_store: bool = True, backend: str = "") -> None:
+    def __init__(self, message: str, *, reason: str, backend: str = "") -> None:
         super().__init__(message)
         self.reason = reason
-        self.of_store = of_store
         self.backend = backend
 
 

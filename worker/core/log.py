@@ -135,11 +135,13 @@ def _timestamp(record: logging.LogRecord) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
 
 
-class _Text(logging.Formatter):
+class _Formatter(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
+
+class _Text(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         if record.exc_info:
@@ -149,12 +151,8 @@ class _Text(logging.Formatter):
         return priority(record.levelno) + " ".join(parts)
 
 
-class _Json(logging.Formatter):
+class _Json(_Formatter):
     """Elastic Common Schema. The worker's own fields are under `worker`, the name that ECS leaves to applications."""
-
-    def __init__(self, process: str) -> None:
-        super().__init__()
-        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

@@ -46,7 +46,6 @@ class RejectTable:
         self._words[at + _COUNT] += count
 
     def read(self) -> list[RejectCount]:
-        """Return all entries."""
         return [self._read(index) for index in range(self._words[self._at])]
 
     def _read(self, index: int) -> RejectCount:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 
 def version_text() -> str:
-    """Return the worker's version."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

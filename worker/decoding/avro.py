@@ -147,18 +147,10 @@ def _decimal(scale: int) -> Callable[..., str]:
     return read
 
 
-def _base64(value: bytes, *_: Any) -> str:
-    return b64encode(value).decode()
-
-
-def _uuid(value: bytes, *_: Any) -> str:
-    return str(UUID(bytes=value))
-
-
 _READERS: dict[str, Callable[..., Any]] = {
-    "bytes-worker-base64": _base64,
-    "fixed-worker-base64": _base64,
-    "fixed-worker-uuid": _uuid,
+    "bytes-worker-base64": lambda value, *_: b64encode(value).decode(),
+    "fixed-worker-base64": lambda value, *_: b64encode(value).decode(),
+    "fixed-worker-uuid": lambda value, *_: str(UUID(bytes=value)),
     "int-worker-date": instants.date,
     "int-worker-time-millis": instants.time_of_day(3),
     "long-worker-time-micros": instants.time_of_day(6),

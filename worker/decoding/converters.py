@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from worker.core.records import Convert
 from worker.decoding.timestamps import column_to_millis, column_to_nanos
+
+_T = TypeVar("_T")
 
 
 class BadValue(Exception):
@@ -20,6 +22,12 @@ class BadValue(Exception):
 
 CONVERT_ERRORS = (BadValue, TypeError, ValueError, OverflowError, KeyError)
 """What a Convert raises for values that the field cannot hold."""
+
+
+def check_types(values: list[Any], *allowed: type) -> None:
+    """Raise BadValue unless each value is of one of these types; a subtype is none of them."""
+    if not set(map(type, values)) <= set(allowed):
+        raise BadValue("wrong_type")
 
 
 def reject_reason(convert: Convert, values: list[Any]) -> str:
@@ -105,21 +113,18 @@ def integers(low: int, high: int) -> Convert:
     return convert
 
 
-def millis(values: list[Any]) -> array[int]:
-    """Convert a column of timestamps in any accepted form to Unix milliseconds; the years 1900 to 2299."""
-    try:
-        return column_to_millis(values)
-    except ValueError:
-        raise BadValue("bad_timestamp") from None
+def _timestamps(to_column: Callable[[list[Any]], _T]) -> Callable[[list[Any]], _T]:
+    def convert(values: list[Any]) -> _T:
+        try:
+            return to_column(values)
+        except ValueError:
+            raise BadValue("bad_timestamp") from None
+
+    return convert
 
 
-def nanos(values: list[Any]) -> list[int]:
-    """Convert a column of timestamps in any form to Unix nanoseconds, of the years 1900 to 2299."""
-    try:
-        return column_to_nanos(values)
-    except ValueError:
-        raise BadValue("bad_timestamp") from None
-
+# Timestamps of the years 1900 to 2299 in any accepted form, to Unix milliseconds and nanoseconds.
+millis, nanos = _timestamps(column_to_millis), _timestamps(column_to_nanos)
 
 _INTEGERS = {
     code: range(-(1 << bits - 1), 1 << bits - 1) if code.islower() else range(1 << bits)

@@ -22,5 +22,4 @@ def schema_id(head: bytes) -> int | None:
 
 
 def frame(schema_id: int, body: bytes) -> bytes:
-    """Return the payload of a body."""
     return b"\0" + schema_id.to_bytes(4) + body

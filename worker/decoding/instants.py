@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import date as Date
 from typing import Any
 
-from worker.decoding.bounded_cache import store
+from worker.decoding.bounded_cache import BoundedCache
 
 _EPOCH_DAY = Date(1970, 1, 1).toordinal()
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # 0001-01-01T00:00:00Z … 9999-12-31T23:59:59Z
@@ -59,22 +59,17 @@ def time_of_day(digits: int) -> Callable[..., str]:
     return convert
 
 
-class _Dates(dict[int, str]):
-    """A cache: days since 1970 → `YYYY-MM-DD`; ValueError or OverflowError beyond the years 1 to 9999."""
-
-    def __missing__(self, days: int) -> str:
-        return store(self, days, Date.fromordinal(_EPOCH_DAY + days).isoformat())
+def _date(days: int) -> str:
+    """Return days since 1970 as `YYYY-MM-DD`; ValueError or OverflowError beyond the years 1 to 9999."""
+    return Date.fromordinal(_EPOCH_DAY + days).isoformat()
 
 
-class _Seconds(dict[int, str]):
-    """A cache: Unix seconds → `YYYY-MM-DDTHH:MM:SS`; OverflowError beyond the years 1 to 9999."""
-
-    def __missing__(self, second: int) -> str:
-        if not _FIRST_SECOND <= second <= _LAST_SECOND:
-            raise OverflowError
-        parts = time.gmtime(second)
-        return store(self, second, f"{parts.tm_year:04}" + time.strftime("-%m-%dT%H:%M:%S", parts))
+def _second(second: int) -> str:
+    """Return Unix seconds as `YYYY-MM-DDTHH:MM:SS`; OverflowError beyond the years 1 to 9999."""
+    if not _FIRST_SECOND <= second <= _LAST_SECOND:
+        raise OverflowError
+    parts = time.gmtime(second)
+    return f"{parts.tm_year:04}" + time.strftime("-%m-%dT%H:%M:%S", parts)
 
 
-_dates = _Dates()
-_seconds = _Seconds()
+_dates, _seconds = BoundedCache(_date), BoundedCache(_second)

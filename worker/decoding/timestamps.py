@@ -16,18 +16,13 @@ other scripts are rejected. The machine's time zone has no effect.
 from __future__ import annotations
 
 import re
-import sys
 from array import array
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from math import floor, isfinite
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import orjson
-
-from worker.core.errors import ExitCode
-from worker.decoding.bounded_cache import store
+from worker.decoding.bounded_cache import BoundedCache
 
 SECONDS_BELOW = 100_000_000_000  # as seconds this is the year 5138, as milliseconds March 1973
 FIRST = -2_208_988_800_000  # 1900-01-01T00:00:00.000Z … 2299-12-31T23:59:59.999Z: what a DateTime64(3) holds
@@ -217,25 +212,24 @@ def _rest_to_nanos(text: str) -> int:
     return int(fraction.ljust(9, "0")) + (offset if sign == "-" else -offset)
 
 
-class _Seconds(dict[str, int]):
-    """A cache: the first 19 characters of a string → milliseconds, to which those of the rest are added.
+class _Seconds(BoundedCache[str, int]):
+    """The first 19 characters of a string → milliseconds, to which those of the rest are added.
 
     A shorter key is the whole string, and its rest is empty. A key of 19 is the second of an ISO string. Any other key
     is a ValueError or KeyError: to_millis decides.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(to_millis)
         self._misses = 0  # of the last column
         self._values = 0  # in the last column
         self._bypassed = 0  # columns that still bypass this cache
 
     def __missing__(self, key: str) -> int:
         if len(key) < 19:
-            millis = to_millis(key)
-            return millis if len(key) > 10 else store(self, key, millis)  # Unix milliseconds rarely repeat
+            return to_millis(key) if len(key) > 10 else super().__missing__(key)  # Unix milliseconds rarely repeat
         self._misses += 1
-        return store(self, key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
+        return self.store(key, _minutes[key[_MINUTE]] + _SECONDS_OF_MINUTE[key[_OF_MINUTE]])
 
     def is_useful_for(self, values: int) -> bool:
         """Whether a column of `values` values should use this cache.
@@ -252,88 +246,22 @@ class _Seconds(dict[str, int]):
         return not self._bypassed
 
 
-class _Minutes(dict[str, int]):
-    """A cache: the first 16 characters of an ISO string → milliseconds, to which those of second and rest are added.
-
-    Any other key is a ValueError, and so is a minute within a day of FIRST or LAST: a zone could move it out of range.
-    """
+class _Rests(BoundedCache[str, int]):
+    """The characters after the first 19 → the milliseconds that they add."""
 
     def __missing__(self, key: str) -> int:
-        millis = _minute_millis(key)
-        if not FIRST + _DAY <= millis <= LAST - _DAY:
-            raise ValueError("near the end of the range")
-        return store(self, key, millis)
+        return self.store(key, self._compute(key) // _MILLI)
 
 
-class _Rests(dict[str, int]):
-    """A cache: the characters after the first 19 → the milliseconds that they add."""
-
-    def __missing__(self, key: str) -> int:
-        return store(self, key, _rest_to_nanos(key) // _MILLI)
-
-
-class _RestNanos(dict[str, int]):
-    """The characters after the first 19 → the nanoseconds that they add."""
-
-    def __missing__(self, key: str) -> int:
-        return store(self, key, _rest_to_nanos(key))
+def _inner_minute_millis(text: str) -> int:
+    """Return what _minute_millis does; ValueError within a day of FIRST or LAST: a zone could move it out of range."""
+    millis = _minute_millis(text)
+    if not FIRST + _DAY <= millis <= LAST - _DAY:
+        raise ValueError("near the end of the range")
+    return millis
 
 
 _seconds = _Seconds()
-_minutes = _Minutes()
-_rests = _Rests()
-_rest_nanos = _RestNanos()
-
-
-def main(path: str) -> int:
-    """Print the result of check_file; return the exit code: 1 if a case failed, 2 if the file cannot be read."""
-    try:
-        failed = check_file(path, sys.stdout)[1]
-    except OSError as error:
-        print(f"{path}: {error.strerror or error}; name a file with lines 'input,expected'", file=sys.stderr)
-        return ExitCode.USAGE
-    return ExitCode.FAILED if failed else ExitCode.OK
-
-
-def check_file(path: str, out: TextIO) -> tuple[int, int]:
-    """Test each `input,expected` line of a file and write failures and a summary; return how many passed and failed.
-
-    A quoted input is a string, an unquoted one a number if it is a JSON number, else a string. `expected` is the result
-    of normalize, or `error` if the input must be rejected. Empty lines and lines that begin with `#` are skipped.
-    """
-    passed = failed = 0
-    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line or line.startswith("#"):
-            continue
-        value, comma, expected = line.rpartition(",")
-        if not comma:
-            problem = f"{line!r}: no comma; a line is 'input,expected'"
-        else:
-            problem = _check_case(_parse_input(value.strip()), expected.strip())
-        if problem:
-            failed += 1
-            out.write(f"line {number}: {problem}\n")
-        else:
-            passed += 1
-    out.write(f"{passed} passed, {failed} failed\n")
-    return passed, failed
-
-
-def _check_case(value: str | int | float, expected: str) -> str:
-    """Return what is wrong with the value's normal form; empty if nothing is."""
-    try:
-        result = normalize(value)
-    except ValueError as error:
-        return "" if expected == "error" else f"{value!r}: expected {expected}, got an error: {error}"
-    return "" if result == expected else f"{value!r}: expected {expected}, got {result}"
-
-
-def _parse_input(text: str) -> str | int | float:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    try:
-        number = orjson.loads(text)
-    except ValueError:
-        return text
-    return number if type(number) in (int, float) else text
+_minutes = BoundedCache(_inner_minute_millis)
+_rest_nanos = BoundedCache(_rest_to_nanos)
+_rests = _Rests(_rest_to_nanos)

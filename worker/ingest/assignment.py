@@ -54,7 +54,7 @@ class Assignment:
         self._update()
 
     def waiting(self) -> list[Key]:
-        """Return the partitions that wait for their sinks, or for their topic to exist again."""
+        """Return the partitions that wait for their sinks, their topic or the group's offsets."""
         state = PartitionState.WAITING_FOR_SINK
         return [key for key, partition in self._partitions.items() if partition.state is state]
 
@@ -73,7 +73,6 @@ class Assignment:
         self.add(keys)
 
     def keys(self) -> list[Key]:
-        """Return all partitions that are owned."""
         return list(self._partitions)
 
     def topics(self) -> set[str]:
@@ -82,12 +81,10 @@ class Assignment:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of the payloads that were read and are not accounted for."""
         return sum(partition.pending_bytes for partition in self)
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything that was read is accounted for, and the group knows."""
         return all(partition.is_settled for partition in self)
 
     # reading
@@ -106,13 +103,9 @@ class Assignment:
             if partition := self.get((topic, number)):
                 partition.advance_to(offset)
 
-    def needed_schemas(self) -> list[SchemaNeeded]:
-        """Return what partitions need before they can be decoded further."""
-        return [partition.needed for partition in self if partition.needed]
-
-    def topics_without_schema(self) -> set[str]:
-        """Return the topics of these partitions."""
-        return {partition.topic for partition in self if partition.needed}
+    def needed_schemas(self) -> dict[str, SchemaNeeded]:
+        """Return the topics that need a schema before they can be decoded further, each with one that it needs."""
+        return {partition.topic: partition.needed for partition in self if partition.needed}
 
     def decode_again(self) -> None:
         """Read these partitions on from where a schema was missing."""
@@ -137,11 +130,9 @@ class Assignment:
         self._slot.set("paused", int(bool(topics)))
 
     def pause_all(self) -> None:
-        """Read nothing."""
         self.pause_topics({topic for topic, _ in self._partitions})
 
     def resume_all(self) -> None:
-        """Go on reading everything."""
         if self._paused_topics:
             self.pause_topics(set())
 

@@ -81,12 +81,10 @@ class Partition:
 
     @property
     def position(self) -> int:
-        """The next offset to read."""
         return self._progress.position
 
     @property
     def acknowledged(self) -> int:
-        """The offset up to which every event is accounted for."""
         return self._progress.acknowledged
 
     @property
@@ -176,7 +174,6 @@ class Partition:
     # the first sealed batch, on its way
 
     def commit(self, offset: int) -> None:
-        """Note what the group knows now."""
         self._progress.commit(offset)
 
     def acknowledge(self) -> bool:
@@ -258,7 +255,6 @@ class Partition:
         self._progress.stop()
 
     def release(self) -> None:
-        """Own it no longer."""
         self.discard()
         if self._ledger is not None:
             self._ledger.set("assigned", 0)

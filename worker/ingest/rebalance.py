@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 from worker.config.settings import Settings
 from worker.core import delivery
-from worker.core.counters import Slot, Stats
+from worker.core.counters import LedgerKey, Slot, Stats
 from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import fields
 from worker.core.records import Key
@@ -138,43 +138,52 @@ class RebalanceHandler:
         self._topic_sinks.want_only({topic for topic, _ in keys})
 
     def _find_starts(self, keys: Collection[Key]) -> dict[Key, _Start | None]:
-        """Find where partitions continue: at the offset, or at the unfinished range, that the group's commit names.
+        """Find where partitions continue. None stands for a partition that is stopped.
 
-        None stands for a partition that is stopped. Partitions of topics that are gone are not among the answers.
+        The answers lack partitions of deleted topics, and all that an outage of Kafka or a store hides: they wait on.
         """
-        if not keys:
-            return {}
-        counted = self._stats.accounted()
         starts: dict[Key, _Start | None] = {}
-        for key, known in self._group_consumer.committed(list(keys)).items():
-            accounted_offset = counted.get((key[0], known.topic_id, key[1]), 0)
-            exactly_once = self._topic_sinks.get(key[0]).sink.exactly_once
-            if known.offset is None and not any(topic == key[0] and id_ != known.topic_id for topic, id_, _ in counted):
-                self._refuse_to_start_over(key, known, known.log_start, "has no committed offset")
-            elif kind := delivery.parse_start_marker(known.metadata):
-                self._check_start(key, known, kind)
-            try:
-                start = delivery.resume(
-                    known.offset,
-                    known.metadata,
-                    known.topic_id,
-                    known.log_start,
-                    accounted_offset,
-                    exactly_once,
-                    known.end,
-                )
-            except delivery.DataLost as loss:
-                stored_to = self._find_stored_end(key, loss)
-                if stored_to is None:
-                    self._stop_after_loss(key, str(loss))
-                    starts[key] = None
-                    continue
-                # The rest is read again for its dead letters; its rows are stored under the token of the whole range.
-                end = None if known.end is None else max(known.end, stored_to)
-                start = delivery.Resume(loss.log_start, stored_to, end=end, recut_end=stored_to)
-            starts[key] = start, known.topic_id, accounted_offset
-            self._warn_of_empty_store(key, known)
+        try:
+            if keys:
+                counted = self._stats.accounted()
+                for key, known in self._group_consumer.committed(list(keys)).items():
+                    starts[key] = self._find_start(key, known, counted)
+        except Retryable as error:
+            self._pipeline.report(error)
         return starts
+
+    def _find_start(self, key: Key, known: Committed, counted: Mapping[LedgerKey, int]) -> _Start | None:
+        """Find where a partition continues: at the offset, or at the unfinished range, that the group's commit names.
+
+        `counted` has the offsets that this supervisor has accounted for. None: the partition is stopped.
+        """
+        topic, partition = key
+        sink = self._topic_sinks.get(topic).sink
+        accounted_offset = counted.get((topic, known.topic_id, partition), 0)
+        if known.offset is None and not any(name == topic and id_ != known.topic_id for name, id_, _ in counted):
+            self._refuse_to_start_over(key, known, known.log_start, "has no committed offset")
+        elif kind := delivery.parse_start_marker(known.metadata):
+            self._check_start(key, known, kind)
+        try:
+            start = delivery.resume(
+                known.offset,
+                known.metadata,
+                known.topic_id,
+                known.log_start,
+                accounted_offset,
+                sink.exactly_once,
+                known.end,
+            )
+        except delivery.DataLost as loss:
+            stored_to = self._find_stored_end(key, loss)
+            if stored_to is None:
+                self._stop_after_loss(key, str(loss))
+                return None
+            # The rest is read again for its dead letters; its rows are stored under the token of the whole range.
+            end = None if known.end is None else max(known.end, stored_to)
+            start = delivery.Resume(loss.log_start, stored_to, end=end, recut_end=stored_to)
+        self._warn_of_empty_store(key, known)
+        return start, known.topic_id, accounted_offset
 
     def _warn_of_empty_store(self, key: Key, known: Committed) -> None:
         """Say that the group has read what the store does not have; once for each store."""

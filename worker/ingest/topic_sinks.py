@@ -25,7 +25,6 @@ class TopicSink:
     failing_backend: str = ""  # the store that failed last; empty: the dead-letter topic
 
     def want(self, wanted: bool) -> None:
-        """Have the sink opened, unless it is open."""
         self.is_wanted = wanted and not self.is_open
 
     def fail(self, error: Retryable) -> None:
@@ -34,7 +33,6 @@ class TopicSink:
         self.backoff.fail()
 
     def open(self) -> None:
-        """Note that the sink was opened."""
         self.is_open, self.is_wanted = True, False
         self.backoff.reset()
 
@@ -86,6 +84,5 @@ class TopicSinks:
         return {sink.failing_backend for sink in self._by_topic.values() if sink.backoff.has_failed}
 
     def close(self) -> None:
-        """Close all connections."""
         for topic_sink in self._by_topic.values():
             topic_sink.sink.close()

@@ -99,12 +99,11 @@ class WritePipeline:
                 self._defer_topic(error)
             except Retryable as error:
                 self._commit_backoff.fail()
-                self._report(error)
+                self.report(error)
         self._writer.rest(timeout)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no batch is being written."""
         return not isinstance(self._job, WriteBatch)
 
     def backpressured_topics(self) -> set[str]:
@@ -112,19 +111,18 @@ class WritePipeline:
 
         The topics that fail are judged each by itself, all others together, for they share the writer.
         """
-        without_schema = self._assignment.topics_without_schema()
+        without_schema = set(self._assignment.needed_schemas())
         if not any(partition.sealed for partition in self._assignment):
             return without_schema
         failing = self._topic_sinks.failing_topics()
-        sealed: dict[str, int] = {}
-        size: dict[str, int] = {}
+        sealed, size = Counter[str](), Counter[str]()  # by failing topic; of all others together under ""
         for partition in self._assignment:
             group = partition.topic if partition.topic in failing else ""
-            sealed[group] = sealed.get(group, 0) + len(partition.sealed)
-            size[group] = size.get(group, 0) + partition.pending_bytes
-        full = {group for group in sealed if sealed[group] > 1 or (sealed[group] and size[group] > _MAX_PENDING_BYTES)}
+            sealed[group] += len(partition.sealed)
+            size[group] += partition.pending_bytes
+        full = {group for group, count in sealed.items() if count > 1 or (count and size[group] > _MAX_PENDING_BYTES)}
         topics = self._assignment.topics()
-        if failing and topics - failing and sum(size.values()) - size.get("", 0) > _MAX_PENDING_BYTES:
+        if failing and topics - failing and size.total() - size[""] > _MAX_PENDING_BYTES:
             self._assignment.discard_backlog(failing)
         return without_schema | {topic for topic in topics if (topic if topic in failing else "") in full}
 
@@ -145,7 +143,6 @@ class WritePipeline:
             self._job = None
 
     def close(self) -> None:
-        """Close the connections."""
         self._topic_sinks.close()
         self._writer.close()
 
@@ -158,7 +155,7 @@ class WritePipeline:
             self._writer.start(topic_sink.sink.open)
         elif self._schema_backoff.is_over and (needed := self._assignment.needed_schemas()):
             self._job = LoadSchemas()
-            self._writer.start(partial(load_schemas, needed))
+            self._writer.start(partial(load_schemas, needed.values()))
         elif partition := self._choose(flush):
             self._continue(partition)
         else:
@@ -228,8 +225,7 @@ class WritePipeline:
                 self._assignment.decode_again()
             case WriteBatch(partition) if result is not None:
                 self._take_result(partition, result)
-        self._slot.set("sink_up", int(not self._topic_sinks.failing_topics()))
-        self._show_failing_backends()
+        self._show_sinks()
 
     def _take_result(self, partition: Partition, result: WriteResult) -> None:
         partition.sealed[0].apply(result)
@@ -241,7 +237,7 @@ class WritePipeline:
             self._acknowledge(partition)
         except Retryable as error:  # the batch stays acknowledged; its commit is tried again
             self._commit_backoff.fail()
-            self._report(error)
+            self.report(error)
 
     def _acknowledge(self, partition: Partition) -> None:
         """Account for a batch that the store and the dead-letter topic have acknowledged.
@@ -292,13 +288,13 @@ class WritePipeline:
                 self._defer_topic(error)
             case OpenSink(topic_sink), Retryable():
                 topic_sink.fail(error)
-                self._report(error)
+                self.report(error)
             case LoadSchemas(), Retryable():
                 self._schema_backoff.fail()
-                self._report(error)
+                self.report(error)
             case WriteBatch(partition), Retryable():
                 self._topic_sinks.get(partition.topic).fail(error)
-                self._report(error)
+                self.report(error)
             case WriteBatch(partition), RowsRefused():
                 self._bisect(partition, error)
             case WriteBatch(partition), BlockTooLarge():
@@ -311,18 +307,18 @@ class WritePipeline:
             case _:
                 raise error
 
-    def _report(self, error: Retryable) -> None:
-        """Say what is waited for."""
+    def report(self, error: Retryable) -> None:
+        """Log and count an error that is waited out."""
         reason = error.reason if error.reason in RETRY_REASONS else "other"
         self._slot.add(f"retries_{error.backend or 'kafka'}_{reason}")
         self._slot.set_error(str(error))
-        if error.of_store:
-            self._slot.set("sink_up", 0)
-        self._show_failing_backends()
+        self._show_sinks(error.backend)
         log.warning("waiting, will try again: %s", error)
 
-    def _show_failing_backends(self) -> None:
-        failing = self._topic_sinks.failing_backends()
+    def _show_sinks(self, failing_backend: str = "") -> None:
+        """Record which stores can be reached; `failing_backend` has just failed."""
+        self._slot.set("sink_up", int(not (failing_backend or self._topic_sinks.failing_topics())))
+        failing = {failing_backend, *self._topic_sinks.failing_backends()}
         for store in STORES:
             self._slot.set(f"{store}_down", int(store in failing))
 

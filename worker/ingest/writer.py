@@ -56,14 +56,13 @@ def write_batch(
         if batch.dead_letters:
             dead_letters.write(batch.topic, batch.partition, batch.dead_letters)
     except SchemaChanged as error:
-        return WriteResult(rows_stored=False, dead_letters_stored=False, error=_reopen(sink) or error)
+        return WriteResult(error=_reopen(sink) or error)
     except BlockTooLarge as error:
-        return WriteResult(rows_stored=False, dead_letters_stored=False, in_doubt=True, error=error)
+        return WriteResult(in_doubt=True, error=error)
     except RowsRefused as error:  # nothing of this try was stored
-        return WriteResult(rows_stored=False, dead_letters_stored=False, error=error)
+        return WriteResult(error=error)
     except Retryable as error:
-        in_doubt = sent and not rows_stored
-        return WriteResult(rows_stored=rows_stored, dead_letters_stored=False, in_doubt=in_doubt, error=error)
+        return WriteResult(rows_stored=rows_stored, in_doubt=sent and not rows_stored, error=error)
     return WriteResult(rows_stored=True, dead_letters_stored=True)
 
 
@@ -112,13 +111,11 @@ class Backoff:
         return self._failures > 0
 
     def fail(self) -> None:
-        """Begin the next pause."""
         pause = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self._failures, 16))
         self._failures += 1
         self._until = time.monotonic() + pause * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin anew, with no pause."""
         self._failures, self._until = 0, 0.0
 
 

@@ -38,16 +38,12 @@ class DeadLetterProducer:
         self._producer: Producer | None = None
         self._existing: set[str] = set()  # dead-letter topics
 
-    def topic_for(self, topic: str) -> str:
-        """Return the dead-letter topic of a topic."""
-        return self._settings.for_topic(topic).dead_letter_topic_name
-
     def write(self, topic: str, partition: int, dead_letters: Sequence[DeadLetter]) -> None:
         """Write dead letters; return once all in-sync replicas have acknowledged all of them. Raises Retryable.
 
         After a failure all of them are written again. The origin headers identify a duplicate.
         """
-        target = self.topic_for(topic)
+        target = self._settings.for_topic(topic).dead_letter_topic_name
         if target not in self._existing:
             self._create_topic(target, topic)
             self._existing.add(target)
@@ -67,10 +63,6 @@ class DeadLetterProducer:
             raise Retryable(f"dead letters: {target} did not acknowledge them within {_FLUSH_S:g} s", reason="timeout")
         if failures:
             raise _to_retryable(target, failures[0])
-
-    def close(self) -> None:
-        """Release the producer. Every dead letter that counts has been acknowledged."""
-        self._producer = None
 
     def _open(self) -> Producer:
         properties: dict[str, Any] = {

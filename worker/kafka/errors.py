@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError
+import re
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.core.errors import Fatal, Retryable
 
@@ -23,6 +26,9 @@ _REQUIRED = {
     KafkaError._AUTHENTICATION: "its user name and password (-X sasl.username, WORKER_KAFKA_PASSWORD)",
     KafkaError._SSL: "the TLS properties (-X ssl.ca.location and so on)",
 }
+# The broker's TLS alerts about the client's certificate or protocol (RFC 8446, section 6.2). librdkafka reports them as
+# a lost connection.
+_tls_refusal = re.compile(r"SSL alert number (?:40|4[2-9]|70|116)\b")
 
 UNKNOWN_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
@@ -35,19 +41,31 @@ class TopicNotFound(Retryable):
         self.topic = topic
 
 
-def is_auth_error(error: KafkaError) -> bool:
-    """Whether the error is an authentication or authorization error."""
-    return error.code() in _REQUIRED
+def auth_error(error: KafkaError) -> Fatal | None:
+    """Return what an authentication or authorization error means, TLS included; None for any other error."""
+    required = _REQUIRED.get(error.code())
+    if error.code() == KafkaError._TRANSPORT and _tls_refusal.search(error.str()):
+        required = "the client's certificate (-X ssl.certificate.location, -X ssl.key.location)"
+    return Fatal(f"Kafka refuses this client: {error.str()}; check {required}") if required else None
 
 
 def raise_auth_error(error: KafkaError) -> None:
-    """Raise Fatal for an authentication or authorization error."""
-    if is_auth_error(error):
-        raise Fatal(f"Kafka refuses this client: {error.str()}; check {_REQUIRED[error.code()]}")
+    """Raise Fatal for an authentication or authorization error, TLS included."""
+    if fatal := auth_error(error):
+        raise fatal
 
 
 def commit_error(error: KafkaError) -> Retryable:
     """Return the error of a failed commit. Raises Fatal if rights are missing."""
     raise_auth_error(error)
     reason = "fenced" if error.code() in _EXPELLED else "connection"
-    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason, of_store=False)
+    return Retryable(f"Kafka refused a commit: {error.str()}", reason=reason)
+
+
+def checked(answers: Iterable[TopicPartition] | None) -> list[TopicPartition]:
+    """Return the answers for partitions. Raises KafkaException with the first error among them."""
+    answers = list(answers or ())
+    for answer in answers:
+        if answer.error:
+            raise KafkaException(answer.error)
+    return answers

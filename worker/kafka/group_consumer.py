@@ -6,17 +6,10 @@ librdkafka does not survive a fork: a GroupConsumer is created in the process th
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
@@ -24,7 +17,7 @@ from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.log import LIBRDKAFKA
 from worker.core.native import native, reader_in_use
 from worker.core.records import Key
-from worker.kafka.errors import TopicNotFound, commit_error, is_auth_error, raise_auth_error
+from worker.kafka.errors import TopicNotFound, auth_error, checked, commit_error, raise_auth_error
 from worker.kafka.properties import consumer_properties, non_consumer_properties
 from worker.kafka.read_range import offsets_at
 from worker.kafka.readers import NativeReader, PythonReader, Read, RecordReader
@@ -72,7 +65,6 @@ class GroupConsumer:
 
     @property
     def read_limit(self) -> int:
-        """How many messages one read returns at most."""
         return self._reader.limit
 
     def join(
@@ -96,7 +88,6 @@ class GroupConsumer:
         self.subscribe(topics)
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        """Replace the subscription."""
         if topics:
             self._consumer.subscribe(list(topics), **self._callbacks)
         else:
@@ -112,36 +103,29 @@ class GroupConsumer:
             raise self._failure
         return read
 
-    def committed(self, partitions: Sequence[Key], timeout: float = 60.0) -> dict[Key, Committed]:
-        """Return the group's commits, the topic ids and the log starts; retry for `timeout` seconds.
+    def committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
+        """Return the group's commits, the topic ids and the logs' bounds, without partitions of deleted topics.
 
-        Partitions of deleted topics are left out.
+        Raises Retryable.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                return self._committed(partitions)
-            except KafkaException as error:
-                raise_auth_error(error.args[0])
-                if time.monotonic() > deadline:
-                    raise Fatal(f"Kafka: cannot read committed offsets: {error}", code=ExitCode.FAILED) from None
-                log.warning("cannot read committed offsets, retrying: %s", error.args[0].str())
-                time.sleep(0.5)
+        try:
+            return self._committed(partitions)
+        except KafkaException as error:
+            raise_auth_error(error.args[0])
+            text = f"Kafka: cannot read committed offsets: {error.args[0].str()}"
+            raise Retryable(text, reason="connection") from None
 
     def _committed(self, partitions: Sequence[Key]) -> dict[Key, Committed]:
         ids = topic_ids(self._admin, sorted({topic for topic, _ in partitions}))
-        requested = [TopicPartition(topic, partition) for topic, partition in partitions if topic in ids]
+        keys = [key for key in partitions if key[0] in ids]
         commits: dict[Key, Committed] = {}
-        if not requested:
+        if not keys:
             return commits
-        keys = [(item.topic, item.partition) for item in requested]
         ends = {} if self._until_ms is None else offsets_at(self._consumer, keys, self._until_ms)
-        for item in self._consumer.committed(requested, timeout=10):
-            if item.error:
-                raise KafkaException(item.error)
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=10)
-            offset = item.offset if item.offset >= 0 else None
+        for item in checked(self._consumer.committed([TopicPartition(*key) for key in keys], timeout=10)):
             key = item.topic, item.partition
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=10)
+            offset = item.offset if item.offset >= 0 else None
             commits[key] = Committed(offset, item.metadata, ids[item.topic], low, high, ends.get(key))
         return commits
 
@@ -153,12 +137,9 @@ class GroupConsumer:
         """
         commits = [TopicPartition(topic, partition, offset, metadata) for topic, partition, offset, metadata in offsets]
         try:
-            answers = self._consumer.commit(offsets=commits, asynchronous=False)
+            checked(self._consumer.commit(offsets=commits, asynchronous=False))
         except KafkaException as error:
             raise commit_error(error.args[0]) from None
-        for answer in answers or ():
-            if answer.error:
-                raise commit_error(answer.error)
 
     def topic_id(self, topic: str) -> str:
         """Return the topic's current id; call it in any thread. Raises Retryable, or TopicNotFound."""
@@ -168,7 +149,7 @@ class GroupConsumer:
             raise_auth_error(error.args[0])
             self._admin = self._new_admin()  # in case the old client is the cause
             raise Retryable(
-                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection", of_store=False
+                f"Kafka does not describe topic {topic}: {error.args[0].str()}", reason="connection"
             ) from None
         if topic not in ids:
             raise TopicNotFound(topic)
@@ -187,7 +168,6 @@ class GroupConsumer:
         return int(low)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Continue reading at an offset."""
         self._consumer.seek(TopicPartition(topic, partition, offset))
 
     def begin(self, topic: str, partition: int, offset: int) -> bool:
@@ -206,7 +186,6 @@ class GroupConsumer:
         self._consumer.pause([TopicPartition(*key) for key in partitions])
 
     def resume(self, partitions: Sequence[Key]) -> None:
-        """Fetch again."""
         self._consumer.resume([TopicPartition(*key) for key in partitions])
 
     def close(self) -> None:
@@ -248,12 +227,10 @@ class GroupConsumer:
         return call
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or is_auth_error(error):
-            try:
-                raise_auth_error(error)
-                self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
-            except Fatal as fatal:
-                self._failure = fatal
+        if fatal := auth_error(error):
+            self._failure = fatal
+        elif error.fatal():
+            self._failure = Fatal(f"Kafka: {error.str()}", code=ExitCode.FAILED)
 
 
 def _keys(partitions: list[TopicPartition]) -> list[Key]:

@@ -1,33 +1,29 @@
 """The lag of the whole group: its committed offsets against the log ends, whoever owns the partitions.
 
-The client is a consumer that never subscribes, so it neither joins nor creates the group. (An AdminClient has no group
-of its own, and librdkafka crashes there when the coordinator moves: librdkafka #5040. It serves for topics only.) Ends
-are those of `read_committed`: an open transaction's events cannot be read, so they are not lag. A commit that was made
-for a deleted topic of the same name is ignored, as the consumers ignore it.
+Ends are those of `read_committed`: an open transaction's events cannot be read, so they are not lag. A commit that was
+made for a deleted topic of the same name is ignored, as the consumers ignore it.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import ConfigResource, ResourceType
 
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.delivery import of_another_topic
-from worker.core.errors import Fatal, Retryable
-from worker.core.log import LIBRDKAFKA
 from worker.core.records import Key
 from worker.kafka.errors import raise_auth_error
 from worker.kafka.log_ends import LogEnds
-from worker.kafka.properties import client_error, client_properties, non_consumer_properties
-from worker.kafka.read_range import offsets_at
+from worker.kafka.observer import Observer
+from worker.kafka.read_range import commit_start, keys_of, offsets_at
 from worker.kafka.topics import ANSWER_S, topic_ids, wait_for
 
 log = logging.getLogger(__name__)
@@ -73,24 +69,12 @@ class PartitionLag(NamedTuple):
         return self.position >= end
 
 
-class GroupLag:
-    """Reads the lag, and keeps a history of each partition's end. All calls block, and come from the same thread.
-
-    Calls raise Retryable while Kafka does not answer, and Fatal if it refuses this client.
-    """
+class GroupLag(Observer):
+    """Reads the lag, and keeps a history of each partition's end."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
         self._selection = Selection(settings)
-        self._error_text = ""  # of Kafka's latest error
-        self._auth_error: KafkaError | None = None
-        quiet = {"log_level": 0}
-        properties = {"group.id": settings.group_id, **client_properties(settings), **quiet}
-        properties["enable.auto.commit"] = False
-        try:
-            self._consumer = Consumer(properties, error_cb=self._on_error, logger=logging.getLogger(LIBRDKAFKA))
-            self._admin = AdminClient({**non_consumer_properties(settings), **quiet})
-        except KafkaException as error:
-            raise client_error(error) from None
         self._ends: dict[Key, LogEnds] = {}
         self._ids: dict[str, str] = {}  # of existing topics
         self._starts: dict[Key, int] = {}
@@ -100,26 +84,25 @@ class GroupLag:
         """Return the number of partitions of each selected topic that exists. Never creates a topic."""
         counts: dict[str, int] = {}
         for name in [None] if self._selection.patterns else self._selection.names:
-            for topic, metadata in self._ask(partial(self._list, name)).topics.items():
+            arguments = {} if name is None else {"topic": name}
+            answer = self._ask(partial(self._consumer.list_topics, **arguments, timeout=_TIMEOUT))
+            for topic, metadata in answer.topics.items():
                 if metadata.error is None:
                     counts[topic] = len(metadata.partitions)
                 elif topic in self._selection.names and metadata.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise self._to_retryable(metadata.error)
         return {topic: counts[topic] for topic in self._selection.select(counts)}
 
-    def _list(self, topic: str | None) -> Any:
-        """Return the metadata of one topic, or of all of them if it is None."""
-        arguments = {} if topic is None else {"topic": topic}
-        return self._consumer.list_topics(**arguments, timeout=_TIMEOUT)
-
     def ends(self, counts: Mapping[str, int]) -> dict[Key, int]:
         """Return the log ends of the first `counts[topic]` partitions of each topic."""
-        return self._offsets(dict.fromkeys(_keys(counts), _LATEST))
+        return self._offsets(dict.fromkeys(keys_of(counts), _LATEST))
 
     def offsets_at(self, counts: Mapping[str, int], time_ms: int) -> dict[Key, int]:
         """Return where `--until` ends the first `counts[topic]` partitions of each topic."""
-        offsets: dict[Key, int] = self._ask(lambda: offsets_at(self._consumer, _keys(counts), time_ms))
-        return offsets
+        return self._ask(lambda: offsets_at(self._consumer, keys_of(counts), time_ms))
+
+    def commit_start(self, settings: Settings, counts: Mapping[str, int]) -> str:
+        return self._ask(lambda: commit_start(self._consumer, self._admin, settings, counts))
 
     def refresh(
         self,
@@ -131,8 +114,9 @@ class GroupLag:
 
         `event_bytes` is an event's mean size in the log, for `retention.bytes`.
         """
-        keys = _keys(counts)
+        keys = keys_of(counts)
         requested = [TopicPartition(*key) for key in keys]
+        self._consumer.poll(0)  # serves error_cb
         answers = self._ask(lambda: self._consumer.committed(requested, timeout=_TIMEOUT))
         ends, now = self.ends(counts), time.time()
         new = ends.keys() - self._starts.keys() or counts.keys() - self._ids.keys()
@@ -169,9 +153,6 @@ class GroupLag:
                 log.info("no retention headroom: cannot read the configuration of %s: %s", resource.name, text)
         return retention
 
-    def close(self) -> None:
-        self._consumer.close()
-
     def _find_ages(self, lags: list[PartitionLag], now: float) -> None:
         """Ask Kafka for past log ends until the age of each partition's oldest unread event is known."""
         for _ in range(_LOOKUPS):
@@ -205,41 +186,11 @@ class GroupLag:
 
     def _valid(self, answers: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Return the answers without those in error: one partition without a leader must not hide the others."""
-        valid = []
+        answers = list(answers)
         for item in answers:
-            if item.error is None:
-                valid.append(item)
-            else:
+            if item.error is not None:
                 raise_auth_error(item.error)
-                self._error_text = f"{item.topic}[{item.partition}]: {item.error.str()}"
-        return valid
-
-    def _ask(self, request: Callable[[], Any]) -> Any:
-        try:
-            answer = request()
-        except KafkaException as error:
-            self._consumer.poll(0)  # serves error_cb, which knows the reason
-            raise self._to_retryable(error.args[0]) from None
-        self._consumer.poll(0)
-        self._auth_error = None
-        return answer
-
-    def _to_retryable(self, error: KafkaError) -> Retryable:
-        raise_auth_error(self._auth_error or error)
-        text, self._error_text = self._error_text or error.str(), ""
-        return Retryable(text, reason="connection")
-
-    def _on_error(self, error: KafkaError) -> None:
-        try:
-            raise_auth_error(error)
-        except Fatal:
-            self._auth_error = error
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._error_text = error.str()
-
-
-def _keys(counts: Mapping[str, int]) -> list[Key]:
-    return [(topic, partition) for topic, count in counts.items() for partition in range(count)]
+        return [item for item in answers if item.error is None]
 
 
 def _retention(config: Mapping[str, Any]) -> Retention:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from operator import attrgetter
 from typing import NamedTuple
 
 _KEEP = 128  # points per partition; more are thinned out
+_GROWTH_S = 60.0  # growth is that of the last minute
 _PRECISION_S = 2.0  # an age is precise enough within this, or within a tenth of itself
 
 
@@ -14,6 +16,9 @@ class Point(NamedTuple):
 
     time: float
     end: int
+
+
+_time, _end = attrgetter("time"), attrgetter("end")
 
 
 class LogEnds:
@@ -72,10 +77,10 @@ class LogEnds:
         width = high.time - low.time
         return None if width <= max(_PRECISION_S, 0.1 * (now - high.time)) else low.time + width / 2
 
-    def growth(self, now: float, window: float = 60.0) -> float:
-        """Return the events per second of the last `window` seconds, or since the first point."""
+    def growth(self, now: float) -> float:
+        """Return the events per second of the last minute, or since the first point."""
         points = self._points
-        first = points[min(bisect_left(points, now - window, key=_time), len(points) - 1)] if points else None
+        first = points[min(bisect_left(points, now - _GROWTH_S, key=_time), len(points) - 1)] if points else None
         if first is None or points[-1].time <= first.time:
             return 0.0
         return (points[-1].end - first.end) / (points[-1].time - first.time)
@@ -91,11 +96,3 @@ class LogEnds:
             self._points[at - 1] if at else None,
             self._points[at] if at < len(self._points) else None,
         )
-
-
-def _time(point: Point) -> float:
-    return point.time
-
-
-def _end(point: Point) -> int:
-    return point.end

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from worker.config.settings import Settings
 from worker.core.delivery import of_another_topic
-from worker.core.errors import ExitCode, Fatal, Retryable
-from worker.kafka.errors import raise_auth_error
-from worker.kafka.properties import MAX_BATCH_BYTES, client_error, client_properties
+from worker.core.errors import ExitCode, Fatal
+from worker.kafka.errors import UNKNOWN_TOPIC, checked
+from worker.kafka.observer import Observer
+from worker.kafka.properties import MAX_BATCH_BYTES
 from worker.kafka.read_range import offsets_at
 from worker.kafka.readers import PythonReader
 from worker.kafka.topics import topic_ids
@@ -27,24 +27,16 @@ _NO_COORDINATOR = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 )
-_UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
-class LogReader:
-    """A reader of one topic. `committed` returns the commits of `group`. It never joins the group and never commits.
-
-    Every method raises Retryable if the brokers do not answer, and Fatal if they refuse this client.
-    """
+class LogReader(Observer):
+    """A reader of one topic. `committed` returns the commits of `group`. It never joins the group and never commits."""
 
     def __init__(self, settings: Settings, topic: str, *, group: str | None = None) -> None:
         self.topic = topic
         self._servers = f"Kafka at {settings.bootstrap_servers}"
-        self._last_error: KafkaError | None = None
-        self._client = {**client_properties(settings), "log_level": 0}  # error_cb gets the same errors
         properties: dict[str, Any] = {
-            **self._client,
             "group.id": group or settings.group_id,
-            "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",  # events that retention removes meanwhile are passed over
             "receive.message.max.bytes": MAX_BATCH_BYTES,
@@ -53,16 +45,13 @@ class LogReader:
             "fetch.queue.backoff.ms": 1,
             "fetch.wait.max.ms": 50,  # also how long a range waits for the previous one's fetch
         }
-        try:
-            self._consumer = Consumer(properties, error_cb=self._on_error)
-        except KafkaException as error:
-            raise client_error(error) from None
+        super().__init__(settings, properties, where=f"{self._servers}, topic {topic}: ")
 
     def partitions(self) -> int:
         """Return the number of partitions; 0 if the topic does not exist. Never creates it."""
         metadata = self._ask(lambda: self._consumer.list_topics(self.topic, timeout=_TIMEOUT_S)).topics[self.topic]
         if metadata.error is not None:
-            if metadata.error.code() in _UNKNOWN:
+            if metadata.error.code() in UNKNOWN_TOPIC:
                 return 0
             raise self._to_retryable(metadata.error)
         return len(metadata.partitions)
@@ -79,10 +68,7 @@ class LogReader:
     def committed(self, count: int) -> dict[int, tuple[int | None, str]]:
         """Return the group's commit (None: never) and its metadata for each of the first `count` partitions."""
         requested = [TopicPartition(self.topic, partition) for partition in range(count)]
-        answers = self._ask(lambda: self._read_commits(requested))
-        for item in answers:
-            if item.error is not None:
-                raise self._to_retryable(item.error)
+        answers = self._ask(lambda: checked(self._read_commits(requested)))
         return {item.partition: (item.offset if item.offset >= 0 else None, item.metadata or "") for item in answers}
 
     def _read_commits(self, requested: list[TopicPartition]) -> list[TopicPartition]:
@@ -102,7 +88,7 @@ class LogReader:
         A commit for a deleted topic of the same name does not count.
         """
         commits = self.committed(count)
-        topic_id = self._ask(lambda: topic_ids(AdminClient(self._client), [self.topic]))[self.topic]
+        topic_id = self._ask(lambda: topic_ids(self._admin, [self.topic]))[self.topic]
         return {
             partition: None if of_another_topic(metadata, topic_id) else offset
             for partition, (offset, metadata) in commits.items()
@@ -154,9 +140,6 @@ class LogReader:
         """Return the group metadata that a transactional producer needs to commit for the group."""
         return self._consumer.consumer_group_metadata()
 
-    def close(self) -> None:
-        self._consumer.close()
-
     def _remove_errors(self, messages: list[Message]) -> bool:
         """Remove errors from the list; return whether the end of the log was one of them."""
         if not any(map(Message.error, messages)):
@@ -169,23 +152,6 @@ class LogReader:
                     raise self._to_retryable(error)
         messages[:] = [message for message in messages if message.error() is None]
         return at_end
-
-    def _ask(self, request: Callable[[], Any]) -> Any:
-        try:
-            answer = request()
-        except KafkaException as error:
-            self._consumer.poll(0)  # serves error_cb, which knows the reason
-            raise self._to_retryable(self._last_error or error.args[0]) from None
-        self._last_error = None
-        return answer
-
-    def _to_retryable(self, error: KafkaError) -> Retryable:
-        raise_auth_error(error)
-        return Retryable(f"{self._servers}, topic {self.topic}: {error.str()}", reason="connection")
-
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._last_error = error
 
 
 def require_topic(settings: Settings) -> None:

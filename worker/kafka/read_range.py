@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from worker.config.settings import Settings
 from worker.core.delivery import start_marker
-from worker.core.errors import Retryable
-from worker.core.log import LIBRDKAFKA, fields
+from worker.core.log import fields
 from worker.core.records import Key
-from worker.kafka.errors import commit_error, raise_auth_error
-from worker.kafka.properties import client_properties, non_consumer_properties
+from worker.kafka.errors import checked, commit_error
 from worker.kafka.topics import topic_ids
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _LATEST = -1  # ListOffsets' special time
+
+
+def keys_of(counts: Mapping[str, int]) -> list[Key]:
+    """Return the first `counts[topic]` partitions of each topic."""
+    return [(topic, partition) for topic, count in counts.items() for partition in range(count)]
 
 
 def offsets_at(consumer: Consumer, keys: Sequence[Key], time_ms: int | None) -> dict[Key, int]:
@@ -41,33 +43,19 @@ def offsets_at(consumer: Consumer, keys: Sequence[Key], time_ms: int | None) -> 
 def _list_offsets(consumer: Consumer, keys: Sequence[Key], time_ms: int) -> dict[Key, int]:
     requested = [TopicPartition(*key, time_ms) for key in keys]
     answers = consumer.offsets_for_times(requested, timeout=_TIMEOUT_S) if requested else []
-    for item in answers:
-        if item.error:
-            raise KafkaException(item.error)
-    return {(item.topic, item.partition): item.offset for item in answers}
+    return {(item.topic, item.partition): item.offset for item in checked(answers)}
 
 
-def commit_start(settings: Settings, counts: Mapping[str, int]) -> str:
+def commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, counts: Mapping[str, int]) -> str:
     """Commit where the group begins (`--start latest` or a time), unless it has committed anything before.
 
     One request commits the first `counts[topic]` partitions of all topics. So after a crash either all of them are
     committed or none is, and no partition begins later than another. Kafka takes such a commit only while the group has
     no members: another host that begins at the same time cannot move a group that reads already.
 
-    Returns an empty text, or what has to be waited for. Raises Retryable and Fatal.
+    Returns an empty text, or what has to be waited for. Raises KafkaException and Fatal.
     """
-    properties = {"group.id": settings.group_id, **client_properties(settings), "enable.auto.commit": False}
-    properties.pop("group.protocol", None)  # it never joins
-    with closing(Consumer(properties, logger=logging.getLogger(LIBRDKAFKA))) as consumer:
-        try:
-            return _commit_start(consumer, AdminClient(non_consumer_properties(settings)), settings, counts)
-        except KafkaException as error:
-            raise_auth_error(error.args[0])
-            raise Retryable(error.args[0].str(), reason="connection", of_store=False) from None
-
-
-def _commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, counts: Mapping[str, int]) -> str:
-    keys = [(topic, partition) for topic, count in counts.items() for partition in range(count)]
+    keys = keys_of(counts)
     ids = topic_ids(admin, list(counts))
     begins = offsets_at(consumer, keys, settings.start_ms)
     commits = [
@@ -75,14 +63,12 @@ def _commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, co
         for key, offset in begins.items()
         if key[0] in ids
     ]
-    if _has_commits(consumer, keys):  # as late as possible before the commit
+    commits_before = consumer.committed([TopicPartition(*key) for key in keys], timeout=_TIMEOUT_S)
+    if any(item.offset >= 0 for item in checked(commits_before)):  # as late as possible before the commit
         log.info("the group has committed offsets, where it continues: --start %s does not apply", settings.start)
         return ""
     try:
-        answers = consumer.commit(offsets=commits, asynchronous=False)
-        for item in answers or ():
-            if item.error:
-                raise KafkaException(item.error)
+        checked(consumer.commit(offsets=commits, asynchronous=False))
     except KafkaException as error:
         if commit_error(error.args[0]).reason != "fenced":
             raise
@@ -93,11 +79,3 @@ def _commit_start(consumer: Consumer, admin: AdminClient, settings: Settings, co
     for (topic, partition), offset in begins.items():
         log.info("the group begins here", extra=fields(topic=topic, partition=partition, offset=offset))
     return ""
-
-
-def _has_commits(consumer: Consumer, keys: Sequence[Key]) -> bool:
-    answers = consumer.committed([TopicPartition(*key) for key in keys], timeout=_TIMEOUT_S)
-    for item in answers:
-        if item.error:
-            raise KafkaException(item.error)
-    return any(item.offset >= 0 for item in answers)

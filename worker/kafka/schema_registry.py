@@ -151,10 +151,10 @@ class SchemaRegistry:
     def _permanent(self, text: str) -> Fatal | Retryable:
         """Return the error of a configuration: this client's or, once it has worked, the registry's."""
         message = f"{self._where} {text}"
-        return Retryable(message, reason=_REASON, of_store=False) if self._has_answered else Fatal(message)
+        return Retryable(message, reason=_REASON) if self._has_answered else Fatal(message)
 
     def _unavailable(self, text: str) -> Retryable:
-        return Retryable(f"{self._where} does not answer: {text}", reason=_REASON, of_store=False)
+        return Retryable(f"{self._where} does not answer: {text}", reason=_REASON)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from worker.config.settings import Settings
-from worker.core.schemas import FetchSchema, RegisteredSchema
+from worker.core.schemas import FetchSchema
 
 
 def schema_source(settings: Settings) -> FetchSchema:
     """Return a function that fetches schemas from the registry of the settings. Raises UsageError or Fatal."""
     if settings.format == "json":
-        return _no_schema
+        return lambda _: None
     from worker.kafka.schema_registry import SchemaRegistry
 
     return SchemaRegistry(settings).fetch
-
-
-def _no_schema(_: int) -> RegisteredSchema | None:
-    return None

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from worker.core.errors import ExitCode, Fatal
@@ -78,16 +77,10 @@ class Server:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._responds():
             if self._process.poll() is not None:
-                raise Fatal(
-                    f"{self._command[0]} ended with {self._process.returncode}:\n{self.log_tail()}",
-                    code=ExitCode.FAILED,
-                )
+                raise self._failed(f"ended with {self._process.returncode}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise Fatal(
-                    f"{self._command[0]} did not answer within {START_TIMEOUT_S:.0f} s:\n{self.log_tail()}",
-                    code=ExitCode.FAILED,
-                )
+                raise self._failed(f"did not answer within {START_TIMEOUT_S:.0f} s")
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
@@ -135,10 +128,11 @@ class Server:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _failed(self, text: str) -> Fatal:
+        return Fatal(f"{self._command[0]} {text}:\n{self.log_tail()}", code=ExitCode.FAILED)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid:

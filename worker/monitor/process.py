@@ -26,7 +26,6 @@ from worker.core.errors import ExitCode, Fatal, Retryable
 from worker.core.records import Key
 from worker.decoding.formats import open_decoder
 from worker.kafka.group_lag import GroupLag, PartitionLag, Retention
-from worker.kafka.read_range import commit_start
 from worker.kafka.schemas import schema_source
 from worker.monitor.evolution import Evolution
 from worker.monitor.http import Request, Response, Server
@@ -132,7 +131,7 @@ class Monitor:
 
     async def _commit_start(self, counts: dict[str, int]) -> None:
         """Have the group begin at `--start`, before any consumer joins it."""
-        while waits_for := await self._retry(commit_start, self._settings, counts):
+        while waits_for := await self._retry(self._lag.commit_start, self._settings, counts):
             self._report_error(waits_for)
             await asyncio.sleep(_RETRY_S)
 

@@ -42,7 +42,6 @@ class BothSinks:
         return self._clickhouse.exactly_once
 
     def open(self) -> None:
-        """Open both stores."""
         self._clickhouse.open()
         self._redis.open()
         own, redis = self._clickhouse.fields, self._redis.fields
@@ -68,7 +67,6 @@ class BothSinks:
         """Return None: rows in ClickHouse do not prove that Redis has their devices."""
 
     def last_stored_offset(self, topic: str, partition: int, start: int, end: int | None = None) -> int | None:
-        """Return what ClickHouse says."""
         return self._clickhouse.last_stored_offset(topic, partition, start, end)
 
     def is_empty(self) -> bool:

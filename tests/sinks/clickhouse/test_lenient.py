@@ -18,7 +18,7 @@ from worker.config.settings import Settings, UsageError
 from worker.config.sources import load
 from worker.core.errors import Fatal
 from worker.decoding.converters import CONVERT_ERRORS, reject_reason
-from worker.sinks.clickhouse import sink as sink_module
+from worker.sinks.clickhouse import schema
 from worker.sinks.clickhouse.insert import insert_block
 from worker.sinks.clickhouse.types import codec
 
@@ -220,7 +220,7 @@ def test_a_server_that_is_too_old_for_dynamic_is_refused(
     query = f"SELECT arrayMap(x -> dynamicType(x), d), toJSONString(d) FROM {table_name}"
     kinds = ["Int64", "String", "JSON", "Array(JSON)", "Array(Nullable(Float64))"]
     assert client.execute(query) == [(kinds, '[1,"a",{"b":[1]},[{"c":1}],[1.5,2]]')]
-    monkeypatch.setattr(sink_module, "_FLATTENED", "a_setting_that_no_server_has")
+    monkeypatch.setattr(schema, "_FLATTENED", "a_setting_that_no_server_has")
     with pytest.raises(Fatal, match="column d: type Dynamic needs a server"):
         write(settings, [])
     client.execute(f"DROP TABLE {table_name}")

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import Any, TextIO
 
@@ -61,12 +62,13 @@ def replay(
         with closing(LogReader(settings, settings.topic)) as origin:
             partitions = origin.existing_partitions()
         is_compacted = "compact" in _cleanup_policy(settings)
+        find_due = partial(_due, settings, reason, positions)
         if yes and not from_start and all(position == ReplayPosition() for position in positions.values()):
-            _require_recent(group, _due(settings, reason, positions, Counter(), ProgressBar(None)))
+            _require_recent(group, find_due(Counter(), ProgressBar(None)))
         if is_compacted:
-            _require_keys(settings, _due(settings, reason, positions, Counter(), ProgressBar(None)))
+            _require_keys(settings, find_due(Counter(), ProgressBar(None)))
         counts: Counter[str] = Counter()
-        due = _due(settings, reason, positions, counts, bar)
+        due = find_due(counts, bar)
         if yes:
             _replay(settings, log_reader, group, due, positions, reason, partitions)
         else:

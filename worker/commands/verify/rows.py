@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Collection
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from worker.config.settings import Settings
 from worker.core.errors import ExitCode, Fatal, WorkerError
 from worker.sinks.clickhouse.connection import address, connect
-from worker.sinks.clickhouse.deduplication import merging
+from worker.sinks.clickhouse.deduplication import merging, removing_ttl
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
-from worker.sinks.clickhouse.names import IS_TABLE, split_at_commas, table_name, table_values
+from worker.sinks.clickhouse.names import IS_TABLE, table_name, table_values
 
 # Engines that pass rows on to other tables, or read them from there: what becomes of them is unknown here.
 _FORWARDING = (
@@ -110,18 +109,8 @@ def reason_for_absence(engine: str, engine_full: str, sorting_key: str, origin: 
     """
     if text := merging(engine, sorting_key, origin):
         return f"the table may have merged rows of several events, or doubled ones. {text}"
-    if "MergeTree" in engine and (ttl := _ttl(engine_full)):
+    if "MergeTree" in engine and (ttl := removing_ttl(engine_full)):
         return f"the table removes rows by its TTL ({ttl})"
     if engine in _FORWARDING:
         return f"the table is a {engine}: another table keeps its rows, and may merge or remove them, or get them later"
     return ""
-
-
-def _ttl(engine_full: str) -> str:
-    """Return the TTL expression if it may remove or merge rows; those that only move or recompress parts do not."""
-    found = re.search(r"\bTTL (.+?)(?= SETTINGS |$)", engine_full, re.DOTALL)
-    if not found:
-        return ""
-    rules = [rule.strip() for rule in split_at_commas(found[1])]
-    removing = [rule for rule in rules if not re.search(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", rule)]
-    return ", ".join(removing)

@@ -54,12 +54,11 @@ def inspect(ask: Ask, table: str, columns: Collection[str]) -> Deduplication:
     retention_s = window / parts / _INSERTS_PER_S
     if replicated:
         retention_s = min(retention_s, _setting_of(ask, full, f"{setting}_seconds"))
-    has_ttl = re.search(r"\bTTL\b", full) is not None
     return Deduplication(
         tuple(_blockers(table, columns, setting, window)),
         retention_s / 2 * 1000,
         is_atomic=not partition_key,
-        finds_rows=not (has_ttl or merging(engine, sorting_key, ORIGIN)),
+        finds_rows=not (removing_ttl(full) or merging(engine, sorting_key, ORIGIN)),
     )
 
 
@@ -106,6 +105,16 @@ def merging(engine: str, sorting_key: str, origin: Collection[str]) -> str:
     return (
         f"{engine} merges rows with the same ({sorting_key}); to verify, make {', '.join(origin)} part of its ORDER BY"
     )
+
+
+def removing_ttl(engine_full: str) -> str:
+    """Return the TTL expression if it may remove or merge rows; those that only move or recompress parts do not."""
+    found = re.search(r"\bTTL (.+?)(?= SETTINGS |$)", engine_full, re.DOTALL)
+    if not found:
+        return ""
+    rules = [rule.strip() for rule in split_at_commas(found[1])]
+    removing = [rule for rule in rules if not re.search(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", rule)]
+    return ", ".join(removing)
 
 
 def _plain_columns(sorting_key: str) -> set[str]:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from worker.config.field_paths import parse_element_path
 from worker.config.settings import Settings
-from worker.core.errors import Fatal
+from worker.core.errors import Fatal, Retryable
 from worker.sinks.clickhouse.connection import address, connect, has_right
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, to_retryable
 from worker.sinks.clickhouse.inference import InferredField, infer, optional, printed
 from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, shown, table_name, table_values
-from worker.sinks.clickhouse.table import Column, bind_columns, has_constant_default
+from worker.sinks.clickhouse.schema import SchemaReader
+from worker.sinks.clickhouse.table import Column, bind_columns
 
 COMMENT = "added by worker --evolve"
 EVOLVE_RIGHT = "ALTER ADD COLUMN"
@@ -66,9 +67,10 @@ def _fault(field: InferredField, definition: str, columns: Sequence[Column], set
     """Return why the worker should not or could not fill such a column; empty if it can."""
     if not all(map(_is_plain_name, field.path)):
         return "its name begins with _, or has other characters than letters, digits, _ and -"
-    table = [column._replace(default="") if has_constant_default(column) else column for column in columns]
     try:
-        bind_columns([*table, Column(field.column, definition.partition(" DEFAULT ")[0])], settings.map, settings.types)
+        bind_columns(
+            [*columns, Column(field.column, definition.partition(" DEFAULT ")[0])], settings.map, settings.types
+        )
     except ValueError as error:
         return str(error)
     return ""
@@ -99,9 +101,11 @@ class EvolvingTable:
             raise Fatal(f"{self._where}: --evolve needs a right that {user} lacks; {grant}")
 
     def columns(self) -> list[Column]:
-        """Return the table's columns, without the values of DEFAULTs."""
-        rows = self._ask(lambda: self._client.execute(f"DESCRIBE TABLE {self._table}"))
-        return [Column(*row[:4])._replace(comment=row[4]) for row in rows]
+        """Return the table's columns. A table that is missing is an error, too."""
+        reader = SchemaReader(self._settings, self._client.execute, self._where, ())
+        if columns := self._ask(lambda: reader.describe(self._settings.table)):
+            return list(columns)
+        raise Retryable(f"{self._where}: there is no table {self._settings.table}", reason="table")
 
     def add(self, added: Sequence[Candidate]) -> None:
         """Add columns. One that another host has added meanwhile stays as it is."""

@@ -10,7 +10,6 @@ _plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def quoted(name: str) -> str:
-    """Return an identifier in backticks."""
     escaped = name.replace("\\", "\\\\").replace("`", "\\`")
     return f"`{escaped}`"
 
@@ -58,6 +57,5 @@ def _unquoted(part: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text as a string literal."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from clickhouse_driver import Client, errors
 
@@ -17,7 +16,7 @@ from worker.core.errors import BlockTooLarge, Fatal, Retryable, RowsRefused, Sch
 from worker.core.records import Field
 from worker.sinks.clickhouse import devices, types
 from worker.sinks.clickhouse.connection import address, connect
-from worker.sinks.clickhouse.deduplication import Deduplication, ExactlyOnceBlocker, inspect
+from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import (
     CONFIGURATION,
     DRIVER_ERRORS,
@@ -30,54 +29,14 @@ from worker.sinks.clickhouse.errors import (
 )
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
 from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, table_name, table_values
-from worker.sinks.clickhouse.table import (
-    ORIGIN,
-    Column,
-    ColumnBinding,
-    bind_columns,
-    counted,
-    has_constant_default,
-    is_filled_by_server,
-)
+from worker.sinks.clickhouse.schema import Schema, SchemaReader
+from worker.sinks.clickhouse.table import Column, ColumnBinding
 
 log = logging.getLogger(__name__)
 
 _CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
 _MAX_OFFSET = 2**63 - 1
-_SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
-_AS_EVENTS_HAVE_IT = {
-    "date_time_output_format": "iso",
-    "output_format_json_quote_64bit_integers": 0,
-    "output_format_json_quote_decimals": 1,
-    "output_format_json_quote_denormals": 1,
-}
-_FLATTENED = "output_format_native_use_flattened_dynamic_and_json_serialization"  # came with reading that form
-# Sent where the server has the setting, and the URL does not say otherwise: a profile must not turn tokens off, a
-# retried block goes once into views, too, and a backlog of many days is no error.
-_IF_KNOWN = {
-    "deduplicate_insert": "enable",
-    "deduplicate_blocks_in_dependent_materialized_views": 1,
-    "max_partitions_per_insert_block": 0,
-}
-
-
-class _Schema(NamedTuple):
-    """What the table looks like, and how a batch is turned into its block."""
-
-    bindings: tuple[ColumnBinding, ...]
-    fields: tuple[Field, ...]  # of `bindings`
-    origin: tuple[tuple[str, str], ...]  # the origin columns that the table has: name, type
-    computed: tuple[str, ...]  # columns that the server fills by a DEFAULT expression
-    counted: str  # the column whose distinct values are the devices; empty: there is none
-    exactly_once: bool
-    deduplication: Deduplication  # what the table promises, where --delivery asks for it
-    settings: Mapping[str, Any]  # of an insert
-
-    @property
-    def header(self) -> list[tuple[str, str]]:
-        """Return the block's columns: name, type."""
-        return [*((binding.column, binding.codec.type) for binding in self.bindings), *self.origin]
 
 
 class ClickHouseSink:
@@ -88,9 +47,9 @@ class ClickHouseSink:
         self._table = table_name(settings.table)
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
-        self._opened_schema: _Schema | None = None
+        self._opened_schema: Schema | None = None
         self._described: list[Column] = []  # of the opened schema
-        self._constants: dict[str, str] = {}  # of DEFAULTs, by the query for them
+        self._reader = SchemaReader(settings, self._execute, self._where, self._client.settings)
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -121,7 +80,7 @@ class ClickHouseSink:
         return self._schema.deduplication.blockers
 
     @property
-    def _schema(self) -> _Schema:
+    def _schema(self) -> Schema:
         if self._opened_schema is None:
             raise RuntimeError("the sink is not open")
         return self._opened_schema
@@ -129,7 +88,7 @@ class ClickHouseSink:
     def open(self) -> None:
         """Connect, create the table if it is missing, and read its columns."""
         try:
-            described = self._describe(self._settings.table)
+            described = self._reader.describe(self._settings.table)
             if not described:
                 if self._settings.map:
                     raise Fatal(
@@ -138,9 +97,9 @@ class ClickHouseSink:
                     )
                 self._create_table()
                 log.info("created the table %s", self._settings.table)
-                described = self._describe(self._settings.table)
+                described = self._reader.describe(self._settings.table)
             if described != self._described:  # else what was formed for the schema stays valid
-                self._opened_schema = self._read_schema(described)
+                self._opened_schema = self._reader.read(described)
                 self._described = described
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
@@ -268,10 +227,10 @@ class ClickHouseSink:
         """
         try:
             described = {
-                table: self._describe(table)
+                table: self._reader.describe(table)
                 for table in dict.fromkeys(item.table for item in (self._settings, *others))
             }
-            found = {table: self._counted(table, listed) for table, listed in described.items()}
+            found = {table: self._reader.device_column(table, listed) for table, listed in described.items()}
             columns_of = {table: quoted(column) for table, column in found.items() if column}
             if not columns_of:
                 return None
@@ -290,95 +249,6 @@ class ClickHouseSink:
 
     def close(self) -> None:
         self._client.disconnect()
-
-    # the table's schema
-
-    def _describe(self, table: str) -> list[Column]:
-        """Return the columns; nothing where there is no such table."""
-        try:
-            columns = [Column(*described[:4]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
-        except errors.ServerException as error:
-            if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
-                return []
-            raise
-        return [
-            column._replace(constant=self._constant_default(column)) if has_constant_default(column) else column
-            for column in columns
-        ]
-
-    def _constant_default(self, column: Column) -> str:
-        """Return the value of a column's DEFAULT, as the JSON of an event has it."""
-        query = f"SELECT ifNull(toJSONString(CAST({column.expression}, {literal(column.type)})), 'null')"
-        if query not in self._constants:
-            ((self._constants[query],),) = self._execute(query, settings=_AS_EVENTS_HAVE_IT)
-        return self._constants[query]
-
-    def _read_schema(self, described: list[Column]) -> _Schema:
-        """Decide what of an event goes into which column, and what can be promised."""
-        bindings = self._bindings(self._settings.table, described)
-        self._check_server(bindings)
-        names = {column.name for column in described}
-        origin = [(column.name, column.type) for column in described if column.name in ORIGIN]
-        delivery, promise = self._settings.delivery, Deduplication()
-        if delivery != "at-least-once":
-            promise = inspect(self._execute, self._settings.table, names)
-        reasons = "; ".join(map(str, promise.blockers))
-        if promise.blockers and delivery == "exactly-once":
-            raise Fatal(f"{self._where}: --delivery exactly-once cannot be kept: {reasons}")
-        exactly_once = delivery != "at-least-once" and not promise.blockers
-        if not exactly_once:
-            log.info("delivery is at-least-once: %s", reasons or "--delivery says so")
-        computed = [
-            column.name
-            for column in described
-            if column.default == "DEFAULT" and is_filled_by_server(column) and column.name not in self._settings.map
-        ]
-        if computed:
-            log.warning(
-                "columns %s of %s have DEFAULT expressions: the server fills them, whatever an event has; "
-                "--map FIELD=COLUMN fills one from the events, if all of them have the field",
-                ", ".join(computed),
-                self._settings.table,
-            )
-        return _Schema(
-            tuple(bindings),
-            tuple(binding.field for binding in bindings),
-            tuple(origin),
-            tuple(computed),
-            self._counted(self._settings.table, described),
-            exactly_once,
-            promise,
-            self._insert_settings(),
-        )
-
-    def _check_server(self, bindings: list[ColumnBinding]) -> None:
-        """Refuse a column type that this server is too old to read as the worker writes it."""
-        if dynamic := [binding.column for binding in bindings if "Dynamic" in binding.codec.type]:
-            query = "SELECT count() FROM system.settings WHERE name = %(name)s"
-            if not self._execute(query, {"name": _FLATTENED})[0][0]:
-                raise Fatal(
-                    f"{self._where}: column {dynamic[0]}: type Dynamic needs a server with the setting {_FLATTENED}; "
-                    "upgrade it, or make the column String or JSON"
-                )
-
-    def _insert_settings(self) -> dict[str, Any]:
-        """Return the settings of an insert that this server has: a profile must not turn tokens off unseen."""
-        known = self._execute("SELECT name FROM system.settings WHERE name IN %(names)s", {"names": tuple(_IF_KNOWN)})
-        given = self._client.settings  # by the URL
-        settings = {**_SETTINGS, **{name: _IF_KNOWN[name] for (name,) in known if name not in given}}
-        self._execute("SELECT 1", settings=settings)  # an error at once, not at the first event, if one is forbidden
-        return settings
-
-    def _bindings(self, table: str, described: list[Column]) -> list[ColumnBinding]:
-        try:
-            return bind_columns(described, self._settings.map, self._settings.types)
-        except ValueError as error:
-            raise Fatal(f"{self._where}: table {table}: {error}") from None
-
-    def _counted(self, table: str, described: list[Column]) -> str:
-        if not described:
-            raise Fatal(f"{self._where}: there is no table {table}; name another with --table")
-        return counted(described, self._bindings(table, described), self._settings.device_field)
 
     def _encode_origin(self, name: str, kind: str, batch: Batch) -> bytes:
         if name == "_offset":

@@ -10,7 +10,7 @@ from struct import pack
 from types import NoneType
 from typing import Any
 
-from worker.decoding.converters import BadValue
+from worker.decoding.converters import BadValue, check_types
 from worker.sinks.clickhouse.types.codec import Codec
 
 _ADDITIONAL_KEYS, _NEW_DICTIONARY = 1 << 9, 1 << 10
@@ -65,8 +65,7 @@ def array_of(inner: Codec) -> Codec:
     """Array(T): for each row its end position in the elements, then the elements of all rows."""
 
     def convert(values: list[Any]) -> tuple[array[int], Any]:
-        if not set(map(type, values)) <= {list}:
-            raise BadValue("wrong_type")
+        check_types(values, list)
         return array("Q", map(len, values)), inner.convert(list(chain.from_iterable(values)))
 
     return Codec(convert, join_each((_ends, inner.join)), [], inner.prefix)
@@ -76,8 +75,7 @@ def map_of(key: Codec, value: Codec) -> Codec:
     """Map(K, V), from a JSON object: for each row its end position in the pairs, then all keys, then all values."""
 
     def convert(values: list[Any]) -> tuple[array[int], Any, Any]:
-        if not set(map(type, values)) <= {dict}:
-            raise BadValue("wrong_type")
+        check_types(values, dict)
         keys = list(chain.from_iterable(values))
         items = list(chain.from_iterable(map(dict.values, values)))
         return array("Q", map(len, values)), key.convert(keys), value.convert(items)

@@ -15,7 +15,7 @@ from struct import pack
 from typing import Any
 
 from worker.core.records import Convert
-from worker.decoding.converters import BadValue, integers
+from worker.decoding.converters import BadValue, check_types, integers
 from worker.sinks.clickhouse.types.codec import Codec
 
 _integer_text = re.compile(r"-?[0-9]{1,78}").fullmatch
@@ -70,8 +70,7 @@ def float64(values: list[Any]) -> array[float]:
 
 
 def _check_floats(values: list[Any]) -> None:
-    if not set(map(type, values)) <= {float, int}:
-        raise BadValue("wrong_type")
+    check_types(values, float, int)
     if not isfinite(sum(values)) and not all(map(isfinite, values)):  # large values may add up to infinity
         raise BadValue("out_of_range")
 
@@ -118,8 +117,7 @@ _TRUTHS: dict[Any, bool] = {
 
 def boolean(values: list[Any]) -> bytes:
     """Bool: JSON's true and false, nothing else."""
-    if not set(map(type, values)) <= {bool}:
-        raise BadValue("wrong_type")
+    check_types(values, bool)
     return bytes(values)
 
 
@@ -128,8 +126,7 @@ def enum(members: dict[str, int], code: str) -> Codec:
     numbers: dict[Any, int] = {**members, **{number: number for number in members.values()}}
 
     def convert(values: list[Any]) -> array[int]:
-        if not set(map(type, values)) <= {str, int}:  # True and 1.0 are keys, too
-            raise BadValue("wrong_type")
+        check_types(values, str, int)  # True and 1.0 are keys, too
         return array(code, map(numbers.__getitem__, values))
 
     return Codec(convert, null=next(iter(members)))

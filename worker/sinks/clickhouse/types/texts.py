@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from clickhouse_driver.bufferedwriter import CompressedBufferedWriter
 
-from worker.decoding.converters import BadValue, texts
+from worker.decoding.converters import BadValue, check_types, texts
 from worker.sinks.clickhouse.types.codec import Codec
 
 JSON_AS_TEXT = pack("<Q", 1)  # the serialization of JSON that the server parses
@@ -43,8 +43,7 @@ def string(values: list[Any]) -> bytes:
 
 def raw_string(values: list[Any]) -> bytes:
     """String of bytes as they are; a null is an empty string."""
-    if not set(map(type, values)) <= {bytes, str, NoneType}:
-        raise BadValue("wrong_type")
+    check_types(values, bytes, str, NoneType)
     return _with_lengths([value.encode() if type(value) is str else value or b"" for value in values])
 
 
@@ -124,13 +123,11 @@ def ipv6(values: list[Any]) -> bytes:
 
 def json(values: list[Any]) -> bytes:
     """JSON: the objects as JSON text, which the server parses."""
-    if not set(map(type, values)) <= {dict}:
-        raise BadValue("wrong_type")
+    check_types(values, dict)
     return _with_lengths(list(map(orjson.dumps, values)))
 
 
 def json_of_bytes(values: list[Any]) -> bytes:
     """JSON: objects whose values are bytes of UTF-8, or null."""
-    if not set(map(type, values)) <= {dict}:
-        raise BadValue("wrong_type")
+    check_types(values, dict)
     return json([{key: None if value is None else value.decode() for key, value in each.items()} for each in values])
