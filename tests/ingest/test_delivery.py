@@ -480,6 +480,29 @@ def test_a_stored_block_whose_dead_letters_wait_is_not_written_again_after_a_cha
     assert [log.committed_offset, other.committed_offset] == [6, 3]
 
 
+def test_what_is_read_behind_a_stored_block_is_formed_again_also_at_the_end_of_a_range() -> None:
+    world, member = _member(batch_rows=3, until=6)
+    log, table = world.logs["a", 0], world.tables["a"]
+    log.append(["good", "bad", "good", "good", "good", "good", "good"])
+    world.dead_letter_topic_is_down, world.fetch = True, 7
+    for _ in range(20):
+        member.turn()
+    partition = member.consumer._assignment.get(("a", 0))
+    assert partition
+    assert partition.is_at_end
+    assert [batch.is_stored for batch in partition.sealed] == [True, False]
+    table.alter()
+    STATS.monitor.add("columns_version")
+    for _ in range(20):
+        member.turn()
+    world.dead_letter_topic_is_down = False
+    for _ in range(40):
+        member.turn()
+    assert sorted(table.rows.values()) == [1] * 5
+    assert {offset for _, _, offset in world.dead_letters} == {1}
+    assert log.committed_offset == 6
+
+
 def test_events_fill_a_new_column_from_the_next_block_on_and_none_is_passed_over() -> None:
     """What was read before is formed again; a block whose answer was lost keeps its range."""
     world, member = _member(batch_rows=1000)
@@ -643,9 +666,11 @@ def test_a_block_whose_schema_is_known_only_at_its_replay_loses_no_event(lands: 
     assert log.committed_offset == 4
 
 
-def _member(batch_rows: int) -> tuple[World, Member]:
+def _member(batch_rows: int, until: int | None = None) -> tuple[World, Member]:
     STATS.slot(0).set("ledgers", 0)
     world = World()
+    for log in world.logs.values():
+        log.until = until
     member = Member(world, 0, True, batch_rows, 0)
     member.group_consumer.assign()
     return world, member

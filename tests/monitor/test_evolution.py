@@ -87,6 +87,20 @@ def test_a_failed_round_is_counted_and_another_topic_is_not_affected(
     assert "--evolve: new fields of topic missing get no columns: ClickHouse at" in line
 
 
+def test_consumers_do_not_read_a_table_again_that_they_would_refuse(settings: Settings) -> None:
+    """Their sinks are open with the columns from before, and they can go on."""
+    stats = Stats()
+    evolution = Evolution(settings, stats)
+    for _ in range(2):
+        evolution._round([settings.topic])
+    run_sql(settings.clickhouse_url, f"ALTER TABLE {settings.table} ADD COLUMN s AggregateFunction(sum, Int64)")
+    evolution._round([settings.topic])
+    assert [stats.monitor.get(cell) for cell in ("columns_version", "evolve_errors")] == [2, 1]
+    run_sql(settings.clickhouse_url, f"ALTER TABLE {settings.table} DROP COLUMN s")
+    evolution._round([settings.topic])
+    assert [stats.monitor.get(cell) for cell in ("columns_version", "evolve_errors")] == [2, 1]
+
+
 def test_the_text_of_an_unexpected_error_is_not_logged(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     stats = Stats()
     rounds(replace(settings, transform=f"{__name__}:run_out_of_memory"), stats, 1)

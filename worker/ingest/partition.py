@@ -50,10 +50,10 @@ class Partition:
 
     # what it is doing
 
-    @property
-    def fields(self) -> Sequence[Field]:
-        """What it decodes of each event."""
-        return self._fields
+    def is_formed_for(self, fields: Sequence[Field]) -> bool:
+        """Whether it decodes these fields, and has no others in batches that are not stored."""
+        batches = [*self.sealed, *([self.open] if self.open else [])]
+        return self._fields is fields and all(batch.fields is fields for batch in batches if not batch.is_stored)
 
     @property
     def state(self) -> PartitionState:

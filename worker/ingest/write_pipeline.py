@@ -338,6 +338,6 @@ class WritePipeline:
         """Form what was read of the topic again, in the shape that its table has now, where that is another one."""
         fields = self._topic_sinks.get(topic).sink.fields
         for partition in self._assignment:
-            if partition.topic == topic and partition.fields is not fields:
+            if partition.topic == topic and not partition.is_formed_for(fields):
                 partition.rebuild(fields)
                 self._assignment.reread(partition)

@@ -101,11 +101,16 @@ class EvolvingTable:
             raise Fatal(f"{self._where}: --evolve needs a right that {user} lacks; {grant}")
 
     def columns(self) -> list[Column]:
-        """Return the table's columns. A table that is missing is an error, too."""
-        reader = SchemaReader(self._settings, self._client.execute, self._where, ())
-        if columns := self._ask(lambda: reader.describe(self._settings.table)):
-            return list(columns)
-        raise Retryable(f"{self._where}: there is no table {self._settings.table}", reason="table")
+        """Return the table's columns. A table that the worker cannot fill is an error, too."""
+        settings = self._settings
+        reader = SchemaReader(settings, self._client.execute, self._where, ())
+        columns: list[Column] = self._ask(lambda: reader.describe(settings.table))
+        try:
+            bind_columns(columns, settings.map, settings.types)
+        except ValueError as error:
+            fault = error if columns else "it does not exist"
+            raise Retryable(f"{self._where}: table {settings.table}: {fault}", reason="table") from None
+        return columns
 
     def add(self, added: Sequence[Candidate]) -> None:
         """Add columns. One that another host has added meanwhile stays as it is."""
