@@ -112,10 +112,11 @@ def _log_start(settings: Settings) -> None:
 
 
 def _count(arguments: argparse.Namespace) -> int:
-    from worker.commands.count import count
+    from worker.commands.count import Span, count
 
     settings, _ = cli.settings_of(arguments)
-    return count(settings, start=arguments.windows_from, end=arguments.windows_to, out=sys.stdout, notes=sys.stderr)
+    span = Span(arguments.windows_from, arguments.windows_to, arguments.last)
+    return count(settings, span, out=sys.stdout, notes=sys.stderr)
 
 
 def _produce(arguments: argparse.Namespace) -> int:
@@ -175,11 +176,17 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from worker.commands.check import check
+    from worker.commands.check.propose import print_proposals
 
     settings, _ = cli.settings_of(arguments)
     log.configure(settings.log_format, "critical", "check")  # errors are findings
     create, partitions, sample = arguments.create, arguments.partitions, arguments.sample
-    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout)
+    if arguments.propose and ("clickhouse" not in settings.backends or not sample):
+        raise UsageError("--propose: it needs --backend clickhouse, and a --sample of at least 1 event")
+    if arguments.propose and not create:
+        return print_proposals(settings, sample=sample, out=sys.stdout, notes=sys.stderr)
+    proposed = sys.stderr if arguments.propose else None
+    return check(settings, create=create, partitions=partitions, sample=sample, out=sys.stdout, proposed=proposed)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

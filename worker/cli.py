@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worker.commands.completion import SHELLS
-from worker.config.parsers import nearest, number
+from worker.config.parsers import duration, nearest, number, time
 from worker.config.settings import Settings, UsageError, default_of, flag_of, toml_value
 from worker.config.sources import CONFIG_VARIABLE, from_environment, load, reject_other_backends_options
 from worker.core.counters import REJECT_REASONS
 from worker.core.version import version_text
-from worker.decoding.timestamps import to_seconds
 
 COMMANDS = {
     "run": "write a topic's events into the store (the default command)",
@@ -198,6 +197,9 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create", action="store_true", help="create missing topics and a missing table")
     parser.add_argument(
+        "--propose", action="store_true", help="print CREATE TABLE for the sampled events; with --create, run it"
+    )
+    parser.add_argument(
         "--partitions", type=_checked(number(1, 100_000)), default=4, help="partitions of a created topic [4]"
     )
     parser.add_argument(
@@ -211,14 +213,16 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
-    for flag, text in (("from", "count windows from this time (UTC)"), ("to", "until this time")):
+    for flag, text in (("from", "count windows from this time"), ("to", "until this time")):
         parser.add_argument(
             f"--{flag}",
             dest=f"windows_{flag}",
-            type=_checked(to_seconds),
+            type=_checked(time),
             metavar="TIME",
-            help=f"{text}: 2026-11-01 or …T05:30",
+            help=f"{text}: 2026-11-01 or …T05:30, in the time zone of the topic's days",
         )
+    text = "count windows from this long ago until now: 15m, 2h, 7d"
+    parser.add_argument("--last", type=_checked(duration), metavar="TIME", help=text)
     _settings_arguments(parser)
 
 

@@ -183,7 +183,9 @@ def test_a_missing_table_is_judged_by_the_sample(stored: Settings) -> None:
     send(other.bootstrap_servers, other.topic, [b'{"at": "2024-01-01T00:00:00Z", "device": "a"}'] * 5)
     code, text = run(other)
     assert code == ExitCode.FAILED
-    assert f"fix: CREATE TABLE {stored.table} with columns for these events" in line_of(text, "FAIL  sample: none")
+    assert f"fix: CREATE TABLE {stored.table} for these events, as worker check --propose" in line_of(
+        text, "FAIL  sample: none"
+    )
     assert sql(stored, f"EXISTS TABLE {stored.table}") == [(0,)]
     created = sql(stored, DEFAULT_TABLE.format(table=stored.table))  # the columns are those that the worker creates
     assert created == []
@@ -251,7 +253,7 @@ def test_columns_and_tables_that_cannot_be_used_fail_with_what_to_do(stored: Set
     code, text = run(replace(stored, table=f"{stored.table}_none", map={"ip": "device.ip"}))
     assert code == ExitCode.FAILED
     assert line_of(text, "FAIL  table").endswith(
-        "use CREATE TABLE (the table that the worker creates is for device events)"
+        "use CREATE TABLE, as worker check --propose prints it (the worker creates one for device events)"
     )
     code, text = run(replace(stored, table="nowhere.events"))
     assert code == ExitCode.FAILED
@@ -338,7 +340,7 @@ def test_redis_that_may_lose_or_refuse_the_key_is_reported(counted: Settings) ->
         assert "may not PFADD" in line_of(text, "FAIL  rights")
 
 
-@pytest.mark.parametrize("windows", [{}, {"windows": "hour,day"}, {"by": "error_code"}])
+@pytest.mark.parametrize("windows", [{}, {"windows": "hour,day"}, {"by": "error_code,b"}])
 def test_a_user_with_exactly_the_documented_rights_passes_and_can_run(
     counted: Settings, windows: dict[str, str], own_redis: Server
 ) -> None:

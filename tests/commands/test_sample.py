@@ -93,7 +93,7 @@ def test_the_type_of_a_key_or_of_a_table_that_does_not_exist_yet_is_not_altered(
     assert missing[0].endswith("fix: CREATE TABLE t yourself, with Int64 for a (docs/mapping.md), or fix the producer")
     assert "--map" not in "".join(missing)  # it needs a table
     assert missing[-2].endswith(
-        "fix: CREATE TABLE t with columns for these events (docs/mapping.md), or another --topic"
+        "fix: CREATE TABLE t for these events, as worker check --propose prints it, or another --topic"
     )
 
 

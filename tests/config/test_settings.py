@@ -102,7 +102,14 @@ def test_the_key_keeps_the_topic_in_braces_for_a_cluster() -> None:
 
 # A value that is not the default of each option that only one store uses.
 _OF_BACKEND = {
-    "redis": {"redis_key": "k", "windows": "day", "window_ttl": "day=1d", "by": "country", "time_field": "at"},
+    "redis": {
+        "redis_key": "k",
+        "windows": "day",
+        "window_ttl": "day=1d",
+        "window_time_zone": "Europe/Amsterdam",
+        "by": "country",
+        "time_field": "at",
+    },
     "clickhouse": {"table": "t", "map": "a=b", "types": "a=lenient", "evolve": "1", "delivery": "at-least-once"},
 }
 _OTHER = {"redis": "clickhouse", "clickhouse": "redis"}

@@ -352,6 +352,9 @@ class FakeSink:
     def devices(self, *_: Settings, topic: str = "") -> int:  # noqa: ARG002 (the protocol's)
         return 0
 
+    def window_devices(self) -> dict[str, int]:
+        return {}
+
 
 class FakeDeadLetterProducer:
     def __init__(self, world: World) -> None:

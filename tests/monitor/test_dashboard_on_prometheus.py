@@ -76,11 +76,12 @@ def legend(template: str, labels: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def scraped(kafka: Service, clickhouse: Service) -> Iterator[Scraped]:
+def scraped(kafka: Service, clickhouse: Service, redis_server: Service) -> Iterator[Scraped]:
     topic = f"events_{uuid.uuid4().hex[:6]}"
     create_topic(kafka.address, topic, 4)
     words = ["--topic", topic, "--group-id", topic, "--table", topic, "--metrics-port", "0", "--linger-ms", "200"]
-    words += ["--bootstrap-servers", kafka.address, "--backend", "clickhouse", "--clickhouse-url", clickhouse.address]
+    words += ["--bootstrap-servers", kafka.address, "--backend", "redis,clickhouse", "--windows", "minute,hour,day"]
+    words += ["--clickhouse-url", clickhouse.address, "--redis-url", redis_server.address]
     began = time.time()
     with run_worker(*words) as worker:
         pages = Pages(worker)

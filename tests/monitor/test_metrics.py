@@ -83,7 +83,7 @@ def test_the_contract_is_served_under_its_names() -> None:
 def test_exactly_the_declared_metrics_are_served(scrape: Scrape) -> None:
     own_partition(scrape.consumer(0), 0, consumed=3, written=3)
     scrape.state.record_lags([LAG], {"events": 1})
-    scrape.state.record_devices({"events": 7})
+    scrape.state.record_devices({"events": 7}, 7, {("events", "hour"): 3})
     served = {
         family.name + ("_total" if family.type == "counter" else ""): family
         for family in text_string_to_metric_families(scrape.text())
@@ -272,10 +272,12 @@ def test_the_store_that_fails_is_named(scrape: Scrape) -> None:
 
 
 def test_devices_are_removed_while_the_store_does_not_answer(scrape: Scrape) -> None:
-    scrape.state.record_devices({"events": 7})
+    scrape.state.record_devices({"events": 7}, 7, {("events", "hour"): 3})
     assert scrape.value("devices", topic="events", backend="redis") == 7
+    assert scrape.value("window_devices", topic="events", window="hour") == 3
     scrape.state.store_up = False
     assert scrape.value("devices", topic="events", backend="redis") is None
+    assert scrape.value("window_devices", topic="events", window="hour") is None
 
 
 def test_one_process_is_wanted_for_each_partition(scrape: Scrape) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from tests.support.kit import send
 
-GOOD = b'{"timestamp": 1700000000, "device_ip": "10.%d.%d.%d", "error_code": 1}'
+GOOD = b'{"timestamp": %d, "device_ip": "10.%d.%d.%d", "error_code": 1}'
 
 
 class Load:
@@ -28,7 +29,8 @@ class Load:
         while not self._stop.wait(0.2):
             turn += 1
             size = 500 + 400 * abs(turn % 40 - 20) // 20 + (2000 if turn % 97 < 12 else 0)
-            events: list[bytes | None] = [GOOD % (turn % 200, i % 251, i % 83) for i in range(size)]
+            now = int(time.time())
+            events: list[bytes | None] = [GOOD % (now, turn % 200, i % 251, i % 83) for i in range(size)]
             if turn % 3 == 0:
                 events[0] = (b"not an event", b"[1]", b'{"device_ip": 7}', b"{}")[turn // 3 % 4]
             send(*self._target, events)

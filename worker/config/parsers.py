@@ -21,7 +21,7 @@ _NAME = r"(`([^`\\]|\\.)+`|\"[^\"]+\"|([A-Za-z0-9_-]|\{topic\})+)"
 _TABLE = re.compile(rf"{_NAME}(\.{_NAME})?")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 START_NAMES = ("earliest", "latest")
-_TTL = re.compile(r"(minute|hour|day)=([1-9][0-9]{0,5})([smhd])")
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -162,12 +162,20 @@ def _function(text: str) -> str:
     return text
 
 
-def to_millis(text: str) -> int:
-    """Return the Unix milliseconds of a time that has passed; UTC if it names no other offset."""
+def time(text: str) -> datetime:
+    """Parse a time, which is naive if it names no offset."""
     try:
         parsed = datetime.fromisoformat(text)
+        if 1900 <= parsed.year < 2300:  # as of events
+            return parsed
+        raise ValueError
     except ValueError:
         raise ValueError("write a time such as 2026-11-01, 2026-11-01T05:30Z or 2026-11-01T05:30:00+01:00") from None
+
+
+def to_millis(text: str) -> int:
+    """Return the Unix milliseconds of a time that has passed; UTC if it names no other offset."""
+    parsed = time(text)
     parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     if not datetime(1970, 1, 1, tzinfo=UTC) <= parsed <= datetime.now(UTC):
         raise ValueError("write a time between 1970 and now")
@@ -201,16 +209,48 @@ def window_ttls(text: str) -> dict[str, int]:
     """Return how long each window's keys live after its end, in seconds: the text overrides the defaults."""
     ttls = {"minute": 86_400, "hour": 30 * 86_400, "day": 400 * 86_400}
     for word in filter(None, map(str.strip, text.split(","))):
-        parts = _TTL.fullmatch(word)
-        if not parts:
+        name, _, ttl = word.partition("=")
+        if name not in ttls or not _DURATION.fullmatch(ttl):
             raise ValueError("write WINDOW=TIME pairs with commas, such as minute=1d,hour=30d,day=400d (s, m, h or d)")
-        ttls[parts[1]] = int(parts[2]) * _SECONDS[parts[3]]
+        ttls[name] = duration(ttl)
     return ttls
 
 
 def window_ttl(text: str) -> str:
     window_ttls(text)
     return text
+
+
+def duration(text: str) -> int:
+    """Return the seconds of a text such as 15m."""
+    parts = _DURATION.fullmatch(text)
+    if not parts:
+        raise ValueError("write a time such as 15m, 2h or 7d (s, m, h or d)")
+    return int(parts[1]) * _SECONDS[parts[2]]
+
+
+def _time_zone(text: str) -> str:
+    """Parse the name of a time zone that this machine has, or an empty text. What `localtime` is varies by machine."""
+    from zoneinfo import available_timezones  # takes 5 ms
+
+    zones = available_timezones() - {"localtime"} if text not in ("", "UTC") else {text}
+    if text not in zones:
+        advice = "this machine has no time zone data: pip install tzdata, or apt-get install tzdata"
+        raise ValueError(f"write a name such as Europe/Amsterdam{nearest(text, [*zones])}" if zones else advice)
+    return text
+
+
+def by_fields(text: str) -> tuple[str, ...]:
+    r"""Return the fields of `--by`, separated by commas. A comma in a field is written `\,`."""
+    return tuple(re.split(r"(?<!\\),", text)) if text else ()
+
+
+def _by(text: str) -> str:
+    """Parse one field, or two with a comma, or an empty text."""
+    names = [field_paths.check_path(name.strip()) for name in by_fields(text)]
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise ValueError("write one field, or two different ones: each combination of their values has its own keys")
+    return ",".join(names)
 
 
 def _types(text: str) -> dict[str, str]:
@@ -242,7 +282,8 @@ columns = OptionParser(
 )
 types = OptionParser(_types, {"type": "object", "additionalProperties": {"enum": list(TYPE_RULES)}})
 field_path = OptionParser(field_paths.check_path, {"type": "string", "minLength": 1})
-optional_field_path = OptionParser(lambda text: text and field_path(text), {"type": "string"})
+by = OptionParser(_by, {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 2}]})
+time_zone = OptionParser(_time_zone, {"type": "string"})
 table = OptionParser(_table, {"type": "string", "pattern": f"^{_TABLE.pattern}$"})
 start = OptionParser(_start, {"type": "string"})
 until = OptionParser(_until, {"type": "string"})

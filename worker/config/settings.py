@@ -148,6 +148,12 @@ class Settings:
         parse=parsers.windows,
         metavar="minute,hour,day",
     )
+    window_time_zone: str = _redis(
+        "",
+        "time zone at whose midnights the days of --windows begin, such as Europe/Amsterdam; default: UTC",
+        parse=parsers.time_zone,
+        metavar="ZONE",
+    )
     time_field: str = _redis(
         "timestamp",
         "field with the time that --windows use, such as meta.at",
@@ -162,9 +168,9 @@ class Settings:
     )
     by: str = _redis(
         "",
-        "also HyperLogLogs for each value of this field, for at most 256 values",
-        parse=parsers.optional_field_path,
-        metavar="FIELD",
+        "also HyperLogLogs for each value of a field, or combination of values of two, for at most 256",
+        parse=parsers.by,
+        metavar="FIELD[,FIELD]",
     )
     clickhouse_url: str = _clickhouse(
         "clickhouse://default@127.0.0.1:9000/default",
@@ -270,6 +276,11 @@ class Settings:
     def counting_backend(self) -> str:
         """The store that counts the devices: of both, Redis, which need not read a table for it."""
         return self.backends[0]
+
+    @property
+    def by_fields(self) -> tuple[str, ...]:
+        """The fields whose values have HyperLogLogs of their own."""
+        return parsers.by_fields(self.by)
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -136,21 +136,6 @@ def _by_minute(values: list[Any]) -> list[int]:
     ]
 
 
-def to_seconds(text: str) -> int:
-    """Return the Unix seconds of a time on the command line; a bare date and a time without seconds are accepted."""
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        text += "T00:00"
-    if re.fullmatch(r".{10}[Tt ][0-9]{2}:[0-9]{2}", text):
-        text += ":00"
-    try:
-        seconds, rest = divmod(to_millis(text), 1000)
-    except ValueError as error:
-        raise ValueError(f"{error}; write 2026-11-01 or 2026-11-01T05:30, in UTC") from None
-    if rest:
-        raise ValueError("write whole seconds")
-    return seconds
-
-
 def to_iso(millis: int) -> str:
     """Return Unix milliseconds as `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
     return (_EPOCH + millis * _MILLISECOND).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

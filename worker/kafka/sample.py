@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
+from confluent_kafka import Message
+
 from worker.config.settings import Settings
 from worker.kafka.log_reader import LogReader
 
 _RANGES = 60  # reading one takes 50 to 100 ms
 _BYTES = 64 << 20
+_METADATA = {"_key": Message.key, "_headers": Message.headers}
 _POSITIONS = ("end", "begin", "middle")
 _NEWEST, _NEWEST_BYTES = 5000, 8 << 20
 
@@ -19,28 +22,38 @@ Range = tuple[int, int, int]
 
 def read_newest(settings: Settings) -> list[bytes]:
     """Return up to 5000 of the topic's last events, some from each partition; fewer if they exceed 8 MiB."""
-    return read_sample(settings, _NEWEST, _POSITIONS[:1], _NEWEST_BYTES)
+    return read_sample(settings, _NEWEST, positions=_POSITIONS[:1], most_bytes=_NEWEST_BYTES)
 
 
 def read_sample(
-    settings: Settings, size: int, positions: Sequence[str] = _POSITIONS, most_bytes: int = _BYTES
+    settings: Settings,
+    size: int,
+    metadata: set[str] | None = None,
+    *,
+    positions: Sequence[str] = _POSITIONS,
+    most_bytes: int = _BYTES,
 ) -> list[bytes]:
     """Return up to `size` events of the topic, in log order, without tombstones; fewer if they exceed `most_bytes`.
 
-    Raises Retryable if the brokers do not answer, and Fatal if they refuse this client.
+    Adds `_key` and `_headers` to `metadata` if messages have these. Raises Retryable if the brokers do not answer, and
+    Fatal if they refuse this client.
     """
     payloads: list[bytes] = []
     with closing(LogReader(settings, settings.topic)) as log_reader:
         ranges = sample_ranges({p: log_reader.bounds(p) for p in range(log_reader.partitions())}, size, positions)
         for partition, start, end in ranges:
-            payloads += _read(log_reader, partition, start, end, most_bytes // len(ranges))
+            payloads += _read(log_reader, partition, start, end, most_bytes // len(ranges), metadata)
     return payloads
 
 
-def _read(log_reader: LogReader, partition: int, start: int, end: int, most_bytes: int) -> Iterator[bytes]:
+def _read(
+    log_reader: LogReader, partition: int, start: int, end: int, most_bytes: int, metadata: set[str] | None
+) -> Iterator[bytes]:
     """Yield the payloads of a range until they exceed `most_bytes`; at least one."""
     size = 0
     for messages in log_reader.read(partition, start, end):
+        if metadata is not None:
+            metadata |= {name for name, has in _METADATA.items() if any(map(has, messages))}
         for message in messages:
             if (payload := message.value()) is not None:
                 yield payload

@@ -92,6 +92,9 @@ METRICS: dict[str, Kind] = {
     "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
     "worker_evolved_columns_total": _counter("Columns that --evolve has added"),
     "worker_evolve_errors_total": _counter("Rounds of --evolve that failed, of each topic"),
+    "worker_window_devices": _gauge(
+        "Distinct devices of the last closed minute, hour and day (--windows); late events change it", "topic", "window"
+    ),
     # the processes
     "worker_processes": _gauge("Running consumer processes"),
     "worker_processes_wanted": _gauge("Number of consumer processes that should run"),
@@ -195,6 +198,7 @@ class Collector:
         is_current = state.devices is not None and state.store_up
         devices = {(topic, settings.counting_backend): n for topic, n in state.devices_by_topic.items()}
         yield _family("worker_devices", devices if is_current else {})
+        yield _family("worker_window_devices", state.devices_by_window if is_current else {})
 
     def _processes(self) -> Iterator[Metric]:
         running, settings = running_slots(self._stats), self._state.settings

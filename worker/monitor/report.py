@@ -16,7 +16,7 @@ from worker.core.errors import Fatal, Retryable
 from worker.core.output import Output
 from worker.monitor.state import MonitorState
 from worker.sinks import Sink, open_sink, uncounted
-from worker.sinks.counting import count_devices, report
+from worker.sinks.counting import count_devices, count_windows, report
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Report:
             return False
         try:
             by_topic, total = await self._blocking(lambda: count_devices(self._state.settings, sinks))
+            by_window = await self._blocking(lambda: count_windows(sinks))
         except (Retryable, Fatal) as error:
             self._state.store_up = False
             log.warning("cannot count the devices: %s", error)
@@ -113,7 +114,7 @@ class Report:
                 log.info("%s", uncounted(self._state.settings))
             self._logged_uncounted = True
             return False
-        self._state.record_devices(by_topic, total)
+        self._state.record_devices(by_topic, total, by_window)
         return True
 
     async def _print(self) -> None:

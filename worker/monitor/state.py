@@ -34,6 +34,7 @@ class MonitorState:
     topics: dict[str, int] = field(default_factory=dict)  # topic → number of partitions
     devices: int | None = None  # distinct over all topics
     devices_by_topic: dict[str, int] = field(default_factory=dict)
+    devices_by_window: dict[tuple[str, str], int] = field(default_factory=dict)  # (topic, window) → last closed slice
     devices_at: float = 0.0
     store_up: bool | None = None  # whether the last count succeeded
     error: str = "starting: waiting for Kafka"  # of the monitor itself; empty if there is none
@@ -65,10 +66,13 @@ class MonitorState:
         self._lags = {key: measured for key, measured in self._lags.items() if key[0] in topics}
         self.was_lag_known = self.was_lag_known or bool(lags)
 
-    def record_devices(self, by_topic: dict[str, int], total: int | None = None) -> None:
-        """Record a count of each topic and of all topics together."""
+    def record_devices(
+        self, by_topic: dict[str, int], total: int | None = None, by_window: dict[tuple[str, str], int] | None = None
+    ) -> None:
+        """Record a count of each topic, of all topics together, and of each topic's windows."""
         self.devices = sum(by_topic.values()) if total is None else total
-        self.devices_by_topic, self.devices_at, self.store_up = by_topic, self.now(), True
+        self.devices_by_topic, self.devices_by_window = by_topic, by_window or {}
+        self.devices_at, self.store_up = self.now(), True
 
     def record_progress(self, stats: Stats, accounted: int) -> None:
         """Record whether anything advanced since the last call; `accounted` is Sums.accounted."""

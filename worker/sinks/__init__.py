@@ -51,6 +51,9 @@ class Sink(Protocol):
         keep devices: see `uncounted`.
         """
 
+    def window_devices(self) -> dict[str, int]:
+        """Return the number of distinct devices in the last closed slice of each window, by the window's name."""
+
     def close(self) -> None:
         """Close the connection."""
 

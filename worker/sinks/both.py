@@ -77,6 +77,9 @@ class BothSinks:
         """Return what Redis counts: approximate, and without reading the table."""
         return self._redis.devices(*others, topic=topic)
 
+    def window_devices(self) -> dict[str, int]:
+        return self._redis.window_devices()
+
     def close(self) -> None:
         self._clickhouse.close()
         self._redis.close()

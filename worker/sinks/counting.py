@@ -22,6 +22,12 @@ def count_devices(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[dict[s
     return by_topic, sinks[first].devices(*map(settings.for_topic, others))
 
 
+def count_windows(sinks: Mapping[str, Sink]) -> dict[tuple[str, str], int]:
+    """Return the distinct devices of each topic in the last closed slice of each window: (topic, window) → count."""
+    counts = {topic: sink.window_devices() for topic, sink in sinks.items()}
+    return {(topic, window): count for topic, by_window in counts.items() for window, count in by_window.items()}
+
+
 def report(settings: Settings, by_topic: Mapping[str, int], together: int) -> list[str]:
     """Return the lines to print; the last one is the total."""
     topics = [] if settings.one_topic else [f"Total devices in {topic}: {count}" for topic, count in by_topic.items()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from clickhouse_driver import Client
@@ -16,9 +15,9 @@ from worker.core.batch import Batch, BatchState
 from worker.core.records import RecordBatch
 from worker.decoding.json import decode
 from worker.sinks.clickhouse import devices
-from worker.sinks.clickhouse import sink as sink_module
 from worker.sinks.clickhouse.names import quoted, table_name
 from worker.sinks.clickhouse.sink import ClickHouseSink
+from worker.sinks.clickhouse.table import events_template
 
 DEVICES = 5000
 PROJECTED = "?force_optimize_projection=1"  # an error where a query does not use one
@@ -97,12 +96,10 @@ def test_a_table_without_the_projection_is_read_and_gets_it_by_the_advice_of_che
     assert count(replace(settings, clickhouse_url=settings.clickhouse_url + PROJECTED)) == DEVICES
 
 
-def test_a_server_that_does_not_know_the_setting_gets_the_plain_table(
-    client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    template = tmp_path / "events.sql"
-    template.write_text(sink_module._CREATE_TABLE.read_text().replace("lightweight_mutation", "later"))
-    monkeypatch.setattr(sink_module, "_CREATE_TABLE", template)
+def test_a_server_that_does_not_know_the_setting_gets_the_plain_table(client: Client, settings: Settings) -> None:
+    template = events_template().replace("lightweight_mutation", "later")
+    with closing(ClickHouseSink(settings, template)) as sink:
+        sink.open()
     write(settings, "t", 0, 100)
     assert "PROJECTION" not in client.execute(f"SHOW CREATE TABLE {settings.table}")[0][0]
     assert count(settings) == 100

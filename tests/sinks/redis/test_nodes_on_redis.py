@@ -20,7 +20,12 @@ from worker.local import Server
 
 CANARY = f"canary{uuid.uuid4().hex}"
 COUNT = 20_000
-WINDOWS = ("--windows", "hour,day", "--by", "error_code", "--window-ttl", "hour=90000d,day=90000d")  # events are old
+WINDOWS = (
+    *("--windows", "hour,day"),
+    *("--window-time-zone", "Asia/Kolkata"),
+    *("--by", "error_code,firmware"),
+    *("--window-ttl", "hour=90000d,day=90000d"),  # events are old
+)
 
 
 @pytest.fixture
@@ -136,7 +141,7 @@ def test_a_user_with_the_rights_that_check_prints(job: Job, own_redis: Server) -
         with job.start(*WINDOWS, "--until-end", "--log-level", "debug", env=env) as worker:
             assert worker.wait() == 0, worker.tail()
         printed = [*worker.stdout, *worker.stderr]
-        assert client.keys(f"{job.target}:day:*")
+        assert client.keys(f"{job.target}:day@Asia/Kolkata:*")
         client.execute_command("ACL", "SETUSER", "ingest", *fix[2].split(), fix[3])
         printed.append(run_commands(job, **env))
         assert missing(own_redis.port, job, 1000) == 0

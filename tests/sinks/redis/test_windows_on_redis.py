@@ -204,9 +204,14 @@ def test_check_warns_about_a_policy_that_evicts_windows(job: Job, client: Any) -
     [
         (("--from", "2026-11-01", "--to", "2026-11-02"), "run the worker with --windows"),
         (("--from", "2026-11-02", "--to", "2026-11-01"), "a later --to TIME"),
-        (("--from", "yesterday", "--to", "2026-11-01"), "write 2026-11-01"),
+        (("--from", "yesterday", "--to", "2026-11-01"), "write a time such as 2026-11-01"),
         (("--by", "country", "--backend", "clickhouse"), "--by: it has no effect with --backend clickhouse"),
-        (("--from", "2026-11-01", "--backend", "clickhouse"), "query the ClickHouse table"),
+        (("--from", "2026-11-01", "--to", "2026-11-02", "--backend", "clickhouse"), "query the ClickHouse table"),
+        (("--last", "1h", "--backend", "clickhouse"), "query the ClickHouse table"),
+        (("--last", "1h", "--to", "2026-11-02"), "or --last TIME"),
+        (("--from", "2026-11-01"), "a later --to TIME, or --last TIME"),
+        (("--last", "1w"), "write a time such as 15m, 2h or 7d"),
+        (("--from", "1623-11-01", "--to", "2026-11-02"), "write a time such as 2026-11-01"),
     ],
 )
 def test_count_says_what_to_write(own_redis: Server, topic_name: str, options: Sequence[str], message: str) -> None:

@@ -14,33 +14,38 @@ from worker.commands.check.finding import Finding, Stored, fail_with
 from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
 from worker.commands.check.position import check_position
+from worker.commands.check.propose import create_proposed
+from worker.commands.check.read_sample import sample_events
 from worker.commands.check.redis import check_redis
-from worker.commands.check.registry import check_registry, sample_as_json
+from worker.commands.check.registry import check_registry
 from worker.commands.check.sample import check_sample
-from worker.commands.check.transform import check_transform
 from worker.config.settings import Settings
 from worker.config.topic_selection import Selection
 from worker.core.errors import ExitCode, WorkerError
 from worker.decoding.transform import load_transform
-from worker.kafka.sample import read_sample
 from worker.sinks.clickhouse.names import shown
 
 
-def check(settings: Settings, *, create: bool, partitions: int, sample: int, out: TextIO) -> int:
+def check(
+    settings: Settings, *, create: bool, partitions: int, sample: int, out: TextIO, proposed: TextIO | None = None
+) -> int:
     """Print a line per finding as it is found; return FAILED if one is FAIL, else OK.
 
     `create` creates the topic (with `partitions`), the dead-letter topic and the table if they are missing. `sample` is
-    how many events of each topic are tried on the table.
+    how many events of each topic are tried on the table. With `proposed`, the table has columns for a sample of the
+    events, and its statement is printed there.
     """
     printed: set[Finding] = set()
-    for finding in _findings(settings, create, partitions, sample):
+    for finding in _findings(settings, create, partitions, sample, proposed):
         if finding not in printed:  # topics that share a store have the same findings about it
             printed.add(finding)
             print(finding, file=out, flush=True)
     return ExitCode.FAILED if any(finding.level == "FAIL" for finding in printed) else ExitCode.OK
 
 
-def _findings(settings: Settings, create: bool, partitions: int, sample: int) -> Iterator[Finding]:
+def _findings(
+    settings: Settings, create: bool, partitions: int, sample: int, proposed: TextIO | None
+) -> Iterator[Finding]:
     transform = None
     try:
         transform = load_transform(settings.transform) if settings.transform else None
@@ -50,6 +55,9 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
     readable: list[str] = []  # topics to sample
     yield from check_kafka(settings, create, partitions, existing, readable)
     yield from check_registry(settings, readable)
+    if proposed and create:
+        yield from create_proposed(list(map(settings.for_topic, readable)), sample, transform, proposed)
+        create = False
     checks = {"redis": check_redis, "clickhouse": check_clickhouse}
     for topic in dict.fromkeys([*Selection(settings).names, *readable]):
         topic_settings, fields = settings.for_topic(topic), list[Stored]()
@@ -63,11 +71,8 @@ def _findings(settings: Settings, create: bool, partitions: int, sample: int) ->
         if sample and topic in readable and fields:
             of_topic = "" if settings.one_topic else f" of {topic}"
             try:
-                payloads, findings = sample_as_json(topic_settings, read_sample(topic_settings, sample))
+                payloads, findings = sample_events(topic_settings, sample, transform)
                 yield from findings
-                if transform:
-                    payloads, findings = check_transform(transform.decode, payloads)
-                    yield from findings
                 yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)

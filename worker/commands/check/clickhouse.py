@@ -143,8 +143,7 @@ def _check_columns(
     stored = [Stored(b.field, b.column, b.codec.type, is_key=b.column in keys) for b in sink.bindings]
     columns = ", ".join(map(str, stored))
     yield ok("table", f"{name} {'exists' if exists else 'was created'} ({engine}); columns filled: {columns}")
-    counted = f"counted in column {sink.counted}{_projection_advice(settings, name, engine, definition, sink.counted)}"
-    yield ok("devices", counted if sink.counted else uncounted(settings))
+    yield ok("devices", _devices(settings, name, engine, definition, sink.counted))
     if sink.computed:
         yield warn(
             "defaults",
@@ -157,15 +156,18 @@ def _check_columns(
     fields += stored
 
 
-def _projection_advice(settings: Settings, table: str, engine: str, definition: str, column: str) -> str:
-    """Return how a large table is counted without reading it; empty if it is, or cannot be."""
+def _devices(settings: Settings, table: str, engine: str, definition: str, column: str) -> str:
+    """Return how the devices are counted, and how that is done without reading a large table."""
+    if not column:
+        return uncounted(settings)
+    counted = f"counted in column {column}"
     function = devices.function(settings.report)
     if settings.report == "off" or f"PROJECTION devices (SELECT _topic, {function}" in " ".join(definition.split()):
-        return ""
+        return counted
     if engine not in _WITH_PROJECTIONS or "`_topic`" not in definition:
-        return ""
+        return counted
     statements = devices.advice(settings.report, table, shown(quoted(column)))
-    return f"; each report reads all of it, unless you {statements}"
+    return f"{counted}; each report reads all of it, unless you {statements}"
 
 
 def _check_delivery(delivery: str, blockers: Sequence[ExactlyOnceBlocker]) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import redis
@@ -14,7 +14,7 @@ from worker.config.settings import Settings
 from worker.core.errors import Retryable, WorkerError
 from worker.sinks.redis.nodes import CREDENTIALS_ADVICE, Node
 from worker.sinks.redis.sink import RedisSink
-from worker.sinks.redis.windows import Keys
+from worker.sinks.redis.windows import Keys, windows
 
 _TIMEOUT_S = 4.0
 _FULL = 0.9
@@ -42,6 +42,7 @@ def check_redis(settings: Settings, _create: bool, fields: list[Stored]) -> Iter
         yield ok("Redis", f"{node.where} answers")
         yield _check_writes(client, keys)
         yield _check_key(settings, keys.total)
+        yield from _check_days(node, keys)
         yield from _check_server(client, bool(keys.windows))
 
 
@@ -57,10 +58,12 @@ def _commands_to_try(keys: Keys) -> list[tuple[str, ...]]:
     if keys.windows:
         window = keys.windows[0]
         slice_key = keys.of(window, 0, "")
-        commands += [("PFADD", slice_key, ""), ("EXPIREAT", slice_key, "1"), ("SADD", keys.registry, window.name)]
+        commands += [("PFADD", slice_key, ""), ("EXPIREAT", slice_key, "1"), ("SADD", keys.registry, window.id)]
         commands += [("SMEMBERS", keys.registry)]
     if keys.by:
-        commands += [("SADD", keys.values, ""), ("SMEMBERS", keys.values), ("PFADD", keys.of(None, 0, "0"), "")]
+        values, label = keys.values(keys.names), ":".join("0" for _ in keys.by)
+        commands += [("SADD", keys.fields_registry, ""), ("SADD", values, ""), ("SMEMBERS", values)]
+        commands += [("PFADD", keys.of(None, 0, label), "")]
     return commands
 
 
@@ -141,6 +144,19 @@ def _check_key(settings: Settings, key: str) -> Finding:
             if getattr(error, "reason", "") == "wrong_type":
                 return fail("key", f"{key} is not a HyperLogLog", f"another --redis-key, or RENAME {key} …")
             return fail_with("key", error)
+
+
+def _check_days(node: Node, keys: Keys) -> Iterator[Finding]:
+    """Warn about days of other time zones: the option was changed, or differs between hosts."""
+    own = [window for window in keys.windows if window.name == "day"]
+    with suppress(Retryable):  # SMEMBERS was tried with the other commands
+        stored = windows(member.decode() for member in node.ask("SMEMBERS", keys.registry)) if own else ()
+        others = [window for window in stored if window.name == "day" and window not in own]
+        if others:
+            zones = " and ".join(window.zone or "UTC" for window in others)
+            text = f"{keys.total} has days of {zones}, too: another host's --window-time-zone, or an earlier one"
+            ids = " ".join(window.id for window in others)
+            yield warn("days", text, f"the same option on all hosts; after a change: SREM {keys.registry} {ids}")
 
 
 def _check_server(client: redis.Redis, windows: bool) -> Iterator[Finding]:

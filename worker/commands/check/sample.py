@@ -152,7 +152,7 @@ def _fix(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes], t
 def _fix_for_all(fields: Sequence[Stored], table: str) -> str:
     if all(field.exists for field in fields):
         return "see above, or another --topic or --table"
-    return f"CREATE TABLE {table} with columns for these events (docs/mapping.md), or another --topic"
+    return f"CREATE TABLE {table} for these events, as worker check --propose prints it, or another --topic"
 
 
 def _kinds(stored: Stored, rejects: Sequence[Reject], payloads: Sequence[bytes]) -> str:

@@ -26,7 +26,11 @@ def projection(report: str, column: str) -> str:
 def create_statements(template: str, report: str) -> list[str]:
     """Return the template of CREATE TABLE for `--report`; then, for old servers, the one without the projection."""
     plain = _of_projection.sub("", template)
-    return [plain] if report == "off" else [template.replace(FUNCTIONS["exact"], function(report)), plain]
+    return (
+        [plain]
+        if report == "off"
+        else [template.replace(f"_topic, {FUNCTIONS['exact']}(", f"_topic, {function(report)}("), plain]
+    )
 
 
 def advice(report: str, table: str, column: str) -> str:

@@ -9,12 +9,13 @@ Text of few distinct values is LowCardinality(String), an object with ever new k
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from math import log10
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 from worker.config.field_paths import format_path
@@ -33,11 +34,11 @@ KINDS: dict[Any, str] = {
 """The kinds of JSON values, in words."""
 
 _NAME_LENGTH = 128
-_MAP_KEYS = 30  # an object with more distinct keys, of which each event has at most half, is a Map
+_MAP_KEYS = 30  # an object with more distinct keys, each in at most half of the events, is a Map
 _REPEATED, _VALUES, _DISTINCT = 10, 50, 1000  # LowCardinality: values for each distinct one, in all; distinct ones
 _EXACT_FLOATS, _WHOLE_64 = 2**53, 2**63
 _FIRST_NS, _END_NS = 946_684_800 * 10**9, 4_102_444_800 * 10**9  # 2000 … 2099
-_NO_TIME = 10  # digits
+_NANOS = 9  # digits
 _MOSTLY = 0.9
 _word_begin = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|\W")
 _is_time_name = re.compile(
@@ -74,16 +75,28 @@ class InferredField(NamedTuple):
         return optional(self.type) if self.optional else self.type
 
 
+class KnownTypes(NamedTuple):
+    """What a schema says about fields."""
+
+    types: Mapping[Path, str] = MappingProxyType({})
+    nullable: Collection[Path] = ()
+
+    def completed(self, field: InferredField) -> InferredField:
+        """Return the field as optional if it, or an object above it, may be null."""
+        above = (field.path[:depth] for depth in range(1, len(field.path) + 1))
+        return field._replace(optional=field.optional or any(path in self.nullable for path in above))
+
+
 def infer(
-    events: Iterable[dict[str, Any]], known: Mapping[Path, str] | None = None, lenient: Collection[str] = ()
+    events: Iterable[dict[str, Any]], known: KnownTypes | None = None, lenient: Collection[str] = ()
 ) -> list[InferredField]:
     """Return the fields in the order in which the events have them.
 
-    A table with a column (`column`, `definition`) for each field that has a type stores all of the events. `known` has
-    types from a schema; one that does not accept all values is ignored. `lenient` are columns with these rules.
+    A table with a column (`column`, `definition`) for each field that has a type stores all of the events. A known type
+    that does not accept all values is ignored. `lenient` are columns with these rules.
     """
-    objects = list(events)
-    return list(_infer_object(objects, (), len(objects), known or {}, lenient))
+    objects, known = list(events), known or KnownTypes()
+    return list(map(known.completed, _infer_object(objects, (), len(objects), known.types, lenient)))
 
 
 def infer_column(
@@ -94,18 +107,16 @@ def infer_column(
     `type_name` is preferred if it accepts all values. A `lenient` column is String if no other type is certain.
     """
     filled = [value for value in values if value is not None]
-    field = InferredField(path, len(values), len(values) - len(filled), "", optional=len(filled) < events)
-    try:
-        if not (type_name and _holds(type_name, filled)):
-            type_name = _type_of(filled, path)
-    except _UndecidedError as error:
-        if filled and lenient and _holds("String", filled, "lenient"):
-            return field._replace(type="String")
-        return field._replace(undecided=str(error))
-    distinct = len(set(filled)) if type_name == "String" else 0
-    if distinct and distinct <= _DISTINCT and len(filled) >= max(_VALUES, _REPEATED * distinct):
-        return field._replace(type="LowCardinality(String)", distinct=distinct)
-    return field._replace(type=type_name)
+    field = InferredField(path, len(values), len(values) - len(filled), type_name, optional=len(filled) < events)
+    if not (type_name and _holds(type_name, filled)):
+        field = field._replace(type=_type_of(filled, path))
+    if field.type == "String":
+        distinct = len(set(filled))
+        if distinct <= _DISTINCT and len(filled) >= max(_VALUES, _REPEATED * distinct):
+            return field._replace(type="LowCardinality(String)", distinct=distinct)
+    if not field.type and lenient and filled and _holds("String", filled, "lenient"):
+        return field._replace(type="String")
+    return field if field.type else field._replace(undecided=_describe(filled, path))
 
 
 def optional(type_name: str) -> str:
@@ -121,10 +132,6 @@ def printed(path: Path) -> str:
     """Return a path as `--map` takes it, cut and made printable."""
     text = format_path(path)[:_NAME_LENGTH]
     return text if text.isprintable() else text.encode("unicode_escape", "surrogatepass").decode()
-
-
-class _UndecidedError(Exception):
-    """No type is certain; the text says why, and what to do."""
 
 
 def _infer_object(
@@ -145,9 +152,7 @@ def _infer_object(
         if field.type.startswith(_NOT_NULLABLE) and parent:
             error = f"{field.type}, and the server takes arrays of columns named {printed(parent[:1])}.… for one Nested"
         if field.type and error:
-            name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_")[:_NAME_LENGTH] or "COLUMN"
-            advice = f"--map '{printed(path)}={name}' names another column"
-            field = field._replace(type="", undecided=f"{error}; {advice}")
+            field = field._replace(type="", undecided=f"{error}; {_map_advice(path)} names another column")
         yield field
 
 
@@ -163,10 +168,18 @@ def _name_error(path: Path) -> str:
     return ""
 
 
+def _map_advice(path: Path, elements: str = "") -> str:
+    """Return the option that fills a column of another name."""
+    name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_")[:_NAME_LENGTH] or "COLUMN"
+    if not all(path) or printed(path) != format_path(path):
+        return "--transform with a function that"
+    return f"--map {shlex.quote(f'{format_path(path)}{elements}={name}')}"
+
+
 def _has_new_keys(objects: Sequence[dict[str, Any]]) -> bool:
-    """Whether the keys of the objects are data, such as ids: nearly each object has others."""
-    keys = len(set().union(*objects))
-    return keys > _MAP_KEYS and 2 * sum(map(len, objects)) <= keys * len(objects)
+    """Whether the keys of the objects are data, such as ids: no key is in more than half of them."""
+    counts = Counter(chain.from_iterable(objects))
+    return len(counts) > _MAP_KEYS and 2 * max(counts.values()) <= len(objects)
 
 
 def _kinds(values: Iterable[Any]) -> set[type]:
@@ -182,55 +195,42 @@ def _holds(type_name: str, values: Sequence[Any], rules: str = "strict") -> bool
 
 
 def _type_of(values: Sequence[Any], path: Path, level: int = 1) -> str:
-    """Return a type that accepts the values, of which none is null. Raises _UndecidedError."""
-    if not values:
-        raise _UndecidedError("only null: add a column of the type that you expect")
+    """Return a type that accepts the values, of which none is null; empty if none is certain."""
     kinds = _kinds(values)
     if kinds == {list} and level <= DEPTH:
-        return f"Array({_element_type(list(chain.from_iterable(values)), path, level)})"
+        return _type_with("Array(", list(chain.from_iterable(values)), path, level)
     if kinds == {dict} and level == 1 and _has_new_keys(values):
-        return f"Map(String, {_element_type([value for item in values for value in item.values()], path, level)})"
-    for candidate in _candidates(kinds, values, path):
-        if _holds(candidate, values):
-            return candidate
-    raise _UndecidedError(_describe(values, path))
+        return _type_with("Map(String, ", [value for item in values for value in item.values()], path, level)
+    return next((candidate for candidate in _candidates(kinds, values, path) if _holds(candidate, values)), "")
 
 
-def _element_type(values: Sequence[Any], path: Path, level: int) -> str:
-    """Return the type of the elements of arrays, or of the values of objects."""
+def _type_with(prefix: str, values: Sequence[Any], path: Path, level: int) -> str:
+    """Return the type of arrays with these elements, or of objects with these values; empty if none is certain."""
     filled = [value for value in values if value is not None]
-    if not filled:
-        raise _UndecidedError("only empty, or with null: add a column such as Array(String), if you expect texts")
-    if _kinds(filled) == {dict}:
-        fields = f"--map '{printed(path)}[].KEY=COLUMN' takes one field of each"
-        raise _UndecidedError(
-            f"it contains objects: add a column Array(JSON) for arrays, JSON for objects; or {fields}"
-        )
-    element = _type_of(filled, path, level + 1)
-    if len(filled) == len(values):
-        return element
-    if element.startswith(_NOT_NULLABLE):
-        raise _UndecidedError("it contains arrays and null: add a column String, and --types COLUMN=lenient")
-    return optional(element)
+    inner = _type_of(filled, path, level + 1)
+    if len(filled) < len(values):
+        inner = (inner and not inner.startswith(_NOT_NULLABLE) and optional(inner)) or ""
+    return inner and f"{prefix}{inner})"
 
 
 def _candidates(kinds: set[type], values: Sequence[Any], path: Path) -> Iterator[str]:
-    """Yield types, the best first, of scalar values."""
-    if kinds <= {int, float, str}:
-        yield from _time_types(values, path)
+    """Yield types, the best first, of scalar values. None, if most but not all values are times."""
+    if times := _times(values, path):
+        if len(times) < len(values):
+            return
+        yield _time_type(times)
     if kinds == {bool}:
         yield "Bool"
     elif kinds == {int}:
         yield from ("Int64", "UInt64", "Int128")
-    elif kinds <= {int, float}:
-        if not _loses_digits(values):
-            yield "Float64"
+    elif kinds and kinds <= {int, float} and not _loses_digits(values):
+        yield "Float64"
     elif kinds == {str}:
         yield "UUID"
         if "version" not in path[-1].lower():  # 1.20.0.3
             yield from ("IPv4", "IPv6")
         if all(map(_is_bare_date, values)):
-            yield "Date32"  # Date ends the events of a person who was born before 1970
+            yield "Date32"  # Date begins in 1970
         yield "String"
 
 
@@ -240,49 +240,58 @@ def _loses_digits(values: Iterable[int | float]) -> bool:
     return any(abs(value) > _EXACT_FLOATS for value in whole)
 
 
-def _time_types(values: Sequence[Any], path: Path) -> Iterator[str]:
+def _times(values: Sequence[Any], path: Path) -> list[int]:
+    """Return how many digits each time has after the second; nothing if the values, or most of them, are no times.
+
+    Without a name that says so, all of them must be ISO 8601 text.
+    """
     named = _is_time_name(_word_begin.sub("_", path[-1]).lower())
     if not named and not all(type(value) is str and value[4:5] == "-" for value in values):
-        return
-    digits = list(map(_time_digits, values))
-    times = sum(count <= 9 for count in digits)
-    if times == len(values):
-        yield from (f"DateTime64({precision}, 'UTC')" for precision in (3, 6, 9) if max(digits) <= precision)
-    elif named and times >= _MOSTLY * len(values):
-        other = f"{len(values) - times} of {len(values)} values are no times"
-        raise _UndecidedError(f"{other}: a column DateTime64(3, 'UTC') makes them dead letters, String takes all texts")
+        return []
+    times = [digits for digits in map(_time_digits, values) if digits <= _NANOS]
+    return times if len(times) >= (_MOSTLY if named else 1) * len(values) else []
+
+
+def _time_type(digits: Sequence[int]) -> str:
+    return next(f"DateTime64({precision}, 'UTC')" for precision in (3, 6, _NANOS) if max(digits) <= precision)
 
 
 def _time_digits(value: Any) -> int:
-    """Return with how many digits after the second a time is written; more than 9 if it is surely no time."""
+    """Return with how many digits after the second a time is written; more than _NANOS if it is none."""
     try:
         nanos = to_nanos(value)
         if type(value) is str and value[4:5] == "-":
             fraction = _fraction.search(value)
             return len(fraction[1]) if fraction else 0
         number = Decimal(str(value))
-        if not _FIRST_NS <= nanos < _END_NS:
-            return _NO_TIME
-        of_unit = 9 - round(log10(nanos / float(number)))
-        return of_unit + max(0, -int(number.as_tuple().exponent))
+        if _FIRST_NS <= nanos < _END_NS:
+            of_unit = _NANOS - round(log10(nanos / float(number)))
+            return of_unit + max(0, -int(number.as_tuple().exponent))
     except (ValueError, ArithmeticError):
-        return _NO_TIME
+        pass
+    return _NANOS + 1
 
 
 def _describe(values: Sequence[Any], path: Path) -> str:
     """Return why no type is certain, and what to do."""
-    kinds = Counter(KINDS.get(type(value), _HUGE) for value in values)
+    if not values:
+        return "only null: add a column of the type that you expect"
+    kinds = Counter(KINDS.get(type(value), "a number beyond the largest float") for value in values)
+    usual, count = kinds.most_common(1)[0]
+    if times := _times(values, path):
+        usual_type, count = _time_type(times), len(times)
+    else:
+        usual_type = _type_of([value for value in values if KINDS.get(type(value)) == usual], path)
+    advice = []
+    if usual_type and _MOSTLY * len(values) <= count < len(values):
+        advice.append(f"a column {usual_type} makes the other {len(values) - count} events dead letters")
+    if (len(kinds) > 1 or usual == "an array") and _holds("String", values, "lenient"):
+        advice.append(f"--types {printed(path)}=lenient makes it String, with all values as text")
+    if len(kinds) == 1 and usual in ("an object", "an array"):
+        advice.append(f"{_map_advice(path)} makes objects JSON")
+    if len(kinds) == 1 and usual == "an array":
+        advice.append(f"{_map_advice(path, '[].KEY')} takes one field of each element")
+    if len(kinds) == 1 and usual == "a number":
+        advice.append("a column Float64 rounds whole numbers beyond 2^53, or beyond 64 bits")
     reason = " and ".join(f"{kind} in {count}" for kind, count in kinds.most_common()) + f" of {len(values)} values"
-    if len(kinds) > 1 and _holds("String", values, "lenient"):
-        return f"{reason}: --types {printed(path)}=lenient makes it String, with all values as text"
-    return f"{reason}: {_ADVICE.get(' '.join(kinds), 'fix the producer, or do without the field')}"
-
-
-_HUGE = "a number beyond the largest float"
-_ADVICE = {
-    "an object": f"add a column JSON if it has fields, which are empty here or below {DEPTH} levels",
-    "an array": f"more than {DEPTH} levels of arrays: --types COLUMN=lenient makes it String, as JSON text",
-    "a number": "whole numbers beyond 64 bits or, among fractions, beyond 2^53 have lost digits: add a column Float64 "
-    "for the nearest number, or send text",
-    "text": "some with half of a surrogate pair, which UTF-8 cannot have: fix the producer",
-}
+    return f"{reason}: {'; '.join(advice) or 'fix the producer, or do without the field'}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from importlib.resources import files
 from typing import Any, NoReturn
 
 from clickhouse_driver import Client, errors
@@ -30,20 +29,20 @@ from worker.sinks.clickhouse.errors import (
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
 from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, table_name, table_values
 from worker.sinks.clickhouse.schema import Schema, SchemaReader
-from worker.sinks.clickhouse.table import Column, ColumnBinding
+from worker.sinks.clickhouse.table import Column, ColumnBinding, events_template
 
 log = logging.getLogger(__name__)
-
-_CREATE_TABLE = files("worker.sinks.clickhouse").joinpath("events.sql")
 
 _MAX_OFFSET = 2**63 - 1
 
 
 class ClickHouseSink:
-    """One connection and one table."""
+    """One connection and one table. `template` creates a missing table, in the form of events.sql."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, template: str = "") -> None:
         self._settings = settings
+        self._template = template
+        self.has_created_table = False
         self._table = table_name(settings.table)
         self._client: Client = connect(settings.clickhouse_url, settings.clickhouse_password)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
@@ -90,12 +89,13 @@ class ClickHouseSink:
         try:
             described = self._reader.describe(self._settings.table)
             if not described:
-                if self._settings.map:
+                if self._settings.map and not self._template:
                     raise Fatal(
                         f"{self._where}: there is no table {self._settings.table}, and --map is given; fix: use "
-                        "CREATE TABLE (the table that the worker creates is for device events)"
+                        "CREATE TABLE, as worker check --propose prints it (the worker creates one for device events)"
                     )
                 self._create_table()
+                self.has_created_table = True
                 log.info("created the table %s", self._settings.table)
                 described = self._reader.describe(self._settings.table)
             if described != self._described:  # else what was formed for the schema stays valid
@@ -109,7 +109,7 @@ class ClickHouseSink:
             self._raise_if_permanent(error)
 
     def _create_table(self) -> None:
-        best, *others = devices.create_statements(_CREATE_TABLE.read_text(), self._settings.report)
+        best, *others = devices.create_statements(self._template or events_template(), self._settings.report)
         try:
             self._execute(best.format(table=self._table))
         except errors.ServerException as error:
@@ -246,6 +246,10 @@ class ClickHouseSink:
         except errors.ServerException as error:
             raise to_retryable(self._where, error) from None
         return int(count)
+
+    def window_devices(self) -> dict[str, int]:
+        """Return nothing: the table has no windows."""
+        return {}
 
     def close(self) -> None:
         self._client.disconnect()

@@ -94,8 +94,12 @@ def _is_filled_from_message(column: Column, mapped: Mapping[str, str]) -> bool:
 
 def default_columns() -> list[Column]:
     """Return the columns of the table that the worker creates if it is missing, without reading the server."""
-    statement = files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
-    return [Column(name, kind) for name, kind in re.findall(r"^ {4}([a-z_]+) +(.+),$", statement, re.MULTILINE)]
+    return [Column(name, kind) for name, kind in re.findall(r"^ {4}([a-z_]+) +(.+),$", events_template(), re.MULTILINE)]
+
+
+def events_template() -> str:
+    """Return the statement that creates the table for device events, with {table} for its quoted name."""
+    return files("worker.sinks.clickhouse").joinpath("events.sql").read_text()
 
 
 def is_filled_by_server(column: Column) -> bool:

@@ -28,8 +28,9 @@ class RedisSink:
     def __init__(self, settings: Settings) -> None:
         self._key = settings.redis_key_name
         self._keys = Keys(settings)
-        self._labels = Labels()
+        self._labels = Labels(len(self._keys.by))
         self.fields = (_device_field(settings.device_field, with_target=not self._keys.fields()), *self._keys.fields())
+        self._values = self._keys.values(self._keys.names)
         self._node = Node(settings, self._key)
 
     def open(self) -> None:
@@ -37,7 +38,7 @@ class RedisSink:
         try:
             self.devices()
             if self._keys.by:
-                self._labels.learn(reply.decode() for reply in self._node.ask("SMEMBERS", self._keys.values))
+                self._labels.learn(reply.decode() for reply in self._node.ask("SMEMBERS", self._values))
         except Retryable as error:
             if error.reason in ("credentials", "wrong_type", "configuration"):
                 raise Fatal(str(error)) from None
@@ -59,9 +60,10 @@ class RedisSink:
         keys, now = self._keys, time.time()
         grouped = group(batch.columns, keys, self._labels)
         if keys.windows:
-            yield packed("SADD", keys.registry, *(window.name for window in keys.windows))
+            yield packed("SADD", keys.registry, *(window.id for window in keys.windows))
         if labels := sorted({label for _, label in grouped if label}):
-            yield packed("SADD", keys.values, *labels)
+            yield packed("SADD", keys.fields_registry, keys.names)
+            yield packed("SADD", self._values, *labels)
         for key, expires, devices in slices(grouped, keys):
             if expires is None or expires > now:  # else Redis would delete it at once
                 yield from _pfadds(key, devices)
@@ -82,6 +84,14 @@ class RedisSink:
         """Return PFCOUNT of the keys of this sink and of `others`; a HyperLogLog cannot tell its topics apart."""
         keys = {self._key, *(other.redis_key_name for other in others)}
         return int(self._node.ask("PFCOUNT", *sorted(keys)))
+
+    def window_devices(self) -> dict[str, int]:
+        """Return PFCOUNT of the last closed slice of each window, in one round trip."""
+        windows, now = self._keys.windows, int(time.time())
+        closed = [(window, window.number(window.start(window.number(now)) - 1)) for window in windows]
+        commands = [packed("PFCOUNT", self._keys.of(window, number, "")) for window, number in closed]
+        replies = self._node.exchange(commands) if commands else []
+        return {window.name: int(reply) for window, reply in zip(windows, replies, strict=True)}
 
     def close(self) -> None:
         self._node.close()
