@@ -264,6 +264,21 @@ def test_the_table_is_altered_and_redis_is_unavailable_when_it_is_read_again(
     both.assert_exact(range(2000))
 
 
+def test_a_column_is_added_while_both_stores_are_written(both: Both, clickhouse_sql: Client) -> None:
+    both.rows.create(2)
+    both.rows.send(events(200))
+    with both.start("--evolve", "1") as worker:
+        both.rows.all_done()
+        both.rows.send([event(i)[:-1] + b', "n": %d}' % i for i in range(200, 1000)])
+        worker.wait_for(r"added the column n Nullable\(Int64\)")
+        end = 1000
+        while clickhouse_sql.execute(f"SELECT count(n) FROM {both.rows.target}") == [(0,)]:
+            both.rows.send([event(i)[:-1] + b', "n": %d}' % i for i in range(end, end + 100)])
+            both.rows.all_done()
+            end += 100
+    both.assert_exact(range(end))
+
+
 def test_check_looks_at_both_stores(both: Both) -> None:
     both.rows.create()
     both.rows.send(events(100))
