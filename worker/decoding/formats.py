@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from worker.core.errors import Fatal
-from worker.core.records import Decode
+from worker.core.records import Decode, Field
 from worker.core.schemas import FetchSchema, SchemaNeeded
 from worker.decoding import json
 from worker.decoding.framed import FramedDecoder
@@ -45,6 +45,22 @@ def open_decoder(name: str, fetch: FetchSchema, transform: str) -> Decode:
     """Return the decoder of the format of this name, with the user's function if there is one. Raises Fatal."""
     opened = open_format(name, fetch)
     return load_transform(transform, opened.read_events).decode if transform else opened.decode
+
+
+def open_events(name: str, fetch: FetchSchema, transform: str) -> Callable[[Sequence[bytes]], list[dict[str, Any]]]:
+    """Return a function from payloads to those events that are objects, after the user's function. Raises Fatal.
+
+    It fetches the schemas that it needs, and blocks meanwhile; it raises Retryable and Fatal.
+    """
+    read_events = open_format(name, fetch).read_events
+    if transform:
+        decode = load_transform(transform, read_events).decode
+        read_events = lambda payloads: decode(payloads, (_WHOLE,)).columns[0]  # noqa: E731
+    read = with_schemas(read_events)
+    return lambda payloads: [event for event in read(payloads) if type(event) is dict]
+
+
+_WHOLE = Field("", (), list)  # the event itself
 
 
 def _framed(name: str, fetch: FetchSchema) -> FramedDecoder:
