@@ -86,6 +86,29 @@ def test_a_field_that_appears_during_a_run_gets_a_column_that_later_events_fill(
         assert verify.wait() == 0, verify.tail()
 
 
+def test_a_table_that_somebody_alters_is_read_again_without_evolve_and_without_a_restart(
+    rows_job: Job, clickhouse_sql: Client
+) -> None:
+    """Columns that are added break no insert, and with invalid events alone there is none that could fail."""
+    rows_job.create(2)
+    rows_job.send(events(1000))
+    with rows_job.start():
+        rows_job.all_done()
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} ADD COLUMN number Nullable(Int8)")
+
+        def has_dead_letters() -> bool:
+            rows_job.send(with_fields(range(1000, 1010)))
+            return bool(rows_job.dead_letters())
+
+        wait_until(has_dead_letters, PATIENCE_S, "an event that the new column does not hold")
+        clickhouse_sql.execute(f"ALTER TABLE {rows_job.target} MODIFY COLUMN number Nullable(Int64)")
+        send_until_filled(rows_job, clickhouse_sql, 2000)
+        rows_job.all_done()
+    assert {dead_letter.reason for dead_letter in rows_job.dead_letters()} == {"out_of_range"}
+    with run_worker("verify", *rows_job.arguments()) as verify:
+        assert verify.wait() == 0, verify.tail()
+
+
 def test_fields_of_the_events_that_wait_at_the_start_get_columns_before_the_first_is_stored(
     rows_job: Job, clickhouse_sql: Client
 ) -> None:

@@ -17,6 +17,9 @@ from worker.decoding.transform import load_transform
 KINDS = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
 """The formats with a registry, and what it calls the kinds of their schemas."""
 
+ReadEvents = Callable[[Sequence[bytes]], list[dict[str, Any]]]
+"""Payloads → those events that are objects."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -47,8 +50,8 @@ def open_decoder(name: str, fetch: FetchSchema, transform: str) -> Decode:
     return load_transform(transform, opened.read_events).decode if transform else opened.decode
 
 
-def open_events(name: str, fetch: FetchSchema, transform: str) -> Callable[[Sequence[bytes]], list[dict[str, Any]]]:
-    """Return a function from payloads to those events that are objects, after the user's function. Raises Fatal.
+def open_events(name: str, fetch: FetchSchema, transform: str) -> ReadEvents:
+    """Return what reads events and applies the user's function. Raises Fatal.
 
     It fetches the schemas that it needs, and blocks meanwhile; it raises Retryable and Fatal.
     """

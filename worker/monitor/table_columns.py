@@ -1,11 +1,14 @@
-"""`--evolve`: samples each topic's last events, adds columns to its table, and has the consumers fill them."""
+"""Follows the columns of the topics' tables in ClickHouse: has the consumers read them again after an ALTER TABLE.
+
+With `--evolve` it first samples each topic's last events, and adds columns for new fields.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TypeVar
@@ -13,7 +16,7 @@ from typing import TypeVar
 from worker.config.settings import Settings
 from worker.core.counters import Stats
 from worker.core.errors import Retryable, WorkerError
-from worker.decoding.formats import open_events
+from worker.decoding.formats import ReadEvents, open_events
 from worker.kafka.sample import read_newest
 from worker.kafka.schemas import schema_source
 from worker.sinks.clickhouse.evolve import EvolvingTable, candidates
@@ -24,29 +27,36 @@ log = logging.getLogger(__name__)
 _EVERY_S = 30.0
 _SHARE = 20  # a round takes at most 1/20 of the time
 _SHOWN = 10  # fields that get no column
+_UNKNOWN = "topic %s: whether the columns of its table have changed is unknown"
 
 _T = TypeVar("_T")
 
 
-class Evolution:
+class TableColumns:
     """Rounds over all topics, in a thread of their own. Errors of a round never stop the worker."""
 
     def __init__(self, settings: Settings, stats: Stats) -> None:
         self._settings = settings
         self._slot = stats.monitor
-        self._thread = ThreadPoolExecutor(1, "evolve")
-        self._read_events = open_events(settings.format, schema_source(settings), settings.transform)
+        self._thread = ThreadPoolExecutor(1, "columns")
+        self._read_events: ReadEvents | None = None  # of `--evolve`
+        if settings.evolve:
+            self._read_events = open_events(settings.format, schema_source(settings), settings.transform)
         self._columns: dict[str, list[Column]] = {}  # of each topic's table, in the last round
         self._has_changed = False  # whether one of the tables has, in the last round
 
     async def start(self, topics: Iterable[str]) -> None:
-        """Do the first round, before any consumer runs. Raises Fatal if a table cannot get columns."""
+        """Do the first round of `--evolve`, before any consumer runs. Raises Fatal if a table cannot get columns."""
+        if not self._read_events:
+            return
         for topic in topics:
             await self._blocking(self._check, topic)
         await self._blocking(self._round, list(topics))
 
     async def run(self, topics: Callable[[], Iterable[str]]) -> None:
         """Repeat the rounds. Never returns."""
+        if not self._read_events:
+            await asyncio.sleep(_EVERY_S)
         while True:
             began = time.monotonic()
             await self._blocking(self._round, list(topics()))
@@ -65,19 +75,23 @@ class Evolution:
         for topic in topics:
             try:
                 with closing(EvolvingTable(self._settings.for_topic(topic))) as table:
-                    self._evolve(topic, table)
+                    columns = self._compare(topic, table)
+                    if self._read_events:
+                        self._evolve(topic, table, columns, self._read_events)
             except Exception as error:
+                if not self._read_events and isinstance(error, WorkerError):
+                    continue  # the consumers report what the server refuses
                 # The text of an unexpected error may have values of events.
                 text = str(error) if isinstance(error, WorkerError) else type(error).__name__
                 self._slot.add("evolve_errors")
-                log.warning("--evolve: new fields of topic %s get no columns: %s; still trying", topic, text)
+                failed = "--evolve: new fields of topic %s get no columns" if self._read_events else _UNKNOWN
+                log.warning(f"{failed}: %s; still trying", topic, text)
         if had_changed or self._has_changed:
             self._slot.add("columns_version")
 
-    def _evolve(self, topic: str, table: EvolvingTable) -> None:
+    def _evolve(self, topic: str, table: EvolvingTable, columns: Sequence[Column], read_events: ReadEvents) -> None:
         settings = self._settings.for_topic(topic)
-        columns = self._compare(topic, table)
-        events = self._read_events(read_newest(settings))
+        events = read_events(read_newest(settings))
         found = candidates(columns, events, settings)
         if added := [item for item in found if not item.reason]:
             table.add(added)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.kit import Service, create_topic, run_sql, send
 from worker.config.settings import Settings
 from worker.core.counters import Stats
-from worker.monitor.evolution import Evolution
+from worker.monitor.table_columns import TableColumns
 from worker.sinks.clickhouse.sink import ClickHouseSink
 
 CANARY = "s3cret-canary"
@@ -44,10 +44,10 @@ def settings(kafka: Service, clickhouse: Service, topic_name: str, table_name: s
 
 def rounds(settings: Settings, stats: Stats, count: int) -> list[int]:
     """Run rounds; return the version that consumers see after each."""
-    evolution = Evolution(settings, stats)
+    table_columns = TableColumns(settings, stats)
     versions = []
     for _ in range(count):
-        evolution._round([settings.topic])
+        table_columns._round([settings.topic])
         versions.append(stats.monitor.get("columns_version"))
     return versions
 
@@ -60,6 +60,20 @@ def test_consumers_are_told_of_each_change_and_once_more_a_round_later(settings:
     assert rounds(settings, stats, 3) == [3, 4, 4]
     assert stats.monitor.get("evolved_columns") == 1
     assert stats.monitor.get("evolve_errors") == 0
+
+
+def test_without_evolve_consumers_are_told_of_changes_and_nothing_is_added(settings: Settings) -> None:
+    stats = Stats()
+    table_columns = TableColumns(replace(settings, evolve=0), stats)
+
+    def version() -> int:
+        table_columns._round([settings.topic, "missing"])
+        return stats.monitor.get("columns_version")
+
+    assert [version() for _ in range(3)] == [1, 2, 2]
+    run_sql(settings.clickhouse_url, f"ALTER TABLE {settings.table} MODIFY COLUMN error_code Int64")
+    assert [version() for _ in range(3)] == [3, 4, 4]
+    assert stats.monitor.get("evolved_columns") == 0
 
 
 def test_fields_without_a_column_are_logged_when_the_table_has_changed(
@@ -77,10 +91,10 @@ def test_a_failed_round_is_counted_and_another_topic_is_not_affected(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = Stats()
-    evolution = Evolution(replace(settings, table=f"{{topic}}{settings.table}"), stats)
+    table_columns = TableColumns(replace(settings, table=f"{{topic}}{settings.table}"), stats)
     run_sql(settings.clickhouse_url, f"RENAME TABLE {settings.table} TO `{settings.topic}{settings.table}`")
-    asyncio.run(evolution.start([settings.topic]))
-    evolution._round(["missing", settings.topic])
+    asyncio.run(table_columns.start([settings.topic]))
+    table_columns._round(["missing", settings.topic])
     assert stats.monitor.get("evolve_errors") == 1
     assert stats.monitor.get("columns_version") == 2
     (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
@@ -90,14 +104,14 @@ def test_a_failed_round_is_counted_and_another_topic_is_not_affected(
 def test_consumers_do_not_read_a_table_again_that_they_would_refuse(settings: Settings) -> None:
     """Their sinks are open with the columns from before, and they can go on."""
     stats = Stats()
-    evolution = Evolution(settings, stats)
+    table_columns = TableColumns(settings, stats)
     for _ in range(2):
-        evolution._round([settings.topic])
+        table_columns._round([settings.topic])
     run_sql(settings.clickhouse_url, f"ALTER TABLE {settings.table} ADD COLUMN s AggregateFunction(sum, Int64)")
-    evolution._round([settings.topic])
+    table_columns._round([settings.topic])
     assert [stats.monitor.get(cell) for cell in ("columns_version", "evolve_errors")] == [2, 1]
     run_sql(settings.clickhouse_url, f"ALTER TABLE {settings.table} DROP COLUMN s")
-    evolution._round([settings.topic])
+    table_columns._round([settings.topic])
     assert [stats.monitor.get(cell) for cell in ("columns_version", "evolve_errors")] == [2, 1]
 
 
