@@ -196,6 +196,12 @@ class Settings:
         parse=parsers.types,
         metavar="COLUMN=lenient",
     )
+    evolve: int = _clickhouse(
+        0,
+        "add columns for fields that many of the last events have, at most so many; 0: none (docs/mapping.md)",
+        parse=parsers.number(0, 1000),
+        unit="columns",
+    )
     delivery: str = _delivery(
         "auto",
         "delivery to ClickHouse; auto: exactly-once if the table supports it",

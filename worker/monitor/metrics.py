@@ -88,6 +88,8 @@ METRICS: dict[str, Kind] = {
     "worker_kafka_up": _gauge("1 while Kafka answers the monitor"),
     "worker_topic_partitions": _gauge("Partitions of the topic", "topic"),
     "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
+    "worker_evolved_columns_total": _counter("Columns that --evolve has added"),
+    "worker_evolve_errors_total": _counter("Rounds of --evolve that failed, of each topic"),
     "worker_window_devices": _gauge(
         "Distinct devices of the last closed minute, hour and day (--windows); late events change it", "topic", "window"
     ),
@@ -187,6 +189,8 @@ class Collector:
             for reason in RETRY_REASONS
         }
         yield _family("worker_sink_retries_total", retries)
+        for name in ("evolved_columns", "evolve_errors"):
+            yield _family(f"worker_{name}_total", {(): self._stats.monitor.get(name)})
         yield _family("worker_kafka_up", {(): int(state.kafka_up or 0)})
         yield _family("worker_topic_partitions", {(topic,): n for topic, n in state.topics.items()})
         is_current = state.devices is not None and state.store_up
