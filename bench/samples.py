@@ -41,7 +41,7 @@ def steps(devices: int, records: int, chunks_in_batch: int) -> Iterator[_CALL]:
     for required in (True, False):
         field = Field("a.b.device_ip", ("a", "b", "device_ip"), texts, required)
         name = f"field of three keys → column{'' if required else ', may be missing'}"
-        yield name, partial(reference._values, nested, field), records
+        yield name, partial(reference.field_values, nested, field), records
     yield "timestamps → ms", partial(column_to_millis, stamps), records
     for backend, names in (("redis", ("device_ip",)), ("clickhouse", ("timestamp", "device_ip", "error_code"))):
         yield f"decode: {backend}", partial(reference.decode, payloads, _fields(names, backend)), records

@@ -65,12 +65,12 @@ def main(argv: list[str] | None = None) -> int:
             )
         return 0
     print(f"{'ns of CPU a message':{width}}  {'median':>8} {'min':>8}")
-    for name, times in _measure(steps, options.rounds).items():
+    for name, times in measure(steps, options.rounds).items():
         print(f"{name:{width}}  {median(times):8.0f} {min(times):8.0f}")
     return 0
 
 
-def _measure(steps: list[Step], rounds: int) -> dict[str, list[float]]:
+def measure(steps: list[Step], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {step.name: [] for step in steps}
     for step in steps:
         step.call()  # fills the caches, as the first record batch does

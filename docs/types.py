@@ -1,4 +1,4 @@
-"""Write the table of every ClickHouse type into docs/mapping.md: `python -m docs.types` starts a server and asks it."""
+"""Write the table of all ClickHouse types into docs/mapping.md, from a server: `python -m docs.types`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FAMILIES = "SELECT name, alias_to FROM system.data_type_families ORDER BY lower(
 
 _WHOLE = "a whole number"
 _INTERVALS = ("Nanosecond", "Microsecond", "Millisecond", "Second", "Minute", "Hour", "Day", "Week", "Month", "Quarter")
-# Each type of the server: an example as DESCRIBE shows it, and how it is filled (empty: the worker says why not).
+# Each type of the server: an example as DESCRIBE shows it, and its source (empty: rejected, with a reason).
 TYPES: dict[str, tuple[str, str]] = {
     **{f"{sign}{bits}": (f"{sign}{bits}", _WHOLE) for sign in ("Int", "UInt") for bits in (8, 16, 32, 64)},
     **{f"{sign}{bits}": (f"{sign}{bits}", f"{_WHOLE}, or its text") for sign in ("Int", "UInt") for bits in (128, 256)},
     **{f"Interval{unit}": (f"Interval{unit}", _WHOLE) for unit in (*_INTERVALS, "Year")},
-    "BFloat16": ("BFloat16", "a number, cut to 8 bits of mantissa as the server does it"),
+    "BFloat16": ("BFloat16", "a number, truncated to 8 bits of mantissa, as in the server"),
     "Float32": ("Float32", "a number, rounded"),
     "Float64": ("Float64", "a number"),
     "Decimal": ("Decimal(9, 2)", "a number or its text, exactly"),
@@ -43,16 +43,16 @@ TYPES: dict[str, tuple[str, str]] = {
     "DateTime32": ("DateTime", "is `DateTime`"),
     "DateTime64": ("DateTime64(3)", "a timestamp"),
     "Time": ("Time", "text `HH:MM:SS`, up to ±999:59:59"),
-    "Time64": ("Time64(3)", "text `HH:MM:SS.fff`, cut to the precision"),
+    "Time64": ("Time64(3)", "text `HH:MM:SS.fff`, truncated to the precision"),
     "Nullable": ("Nullable(Int8)", "as its type, or null"),
     "LowCardinality": ("LowCardinality(String)", "as its type"),
     "SimpleAggregateFunction": ("SimpleAggregateFunction(sum, UInt64)", "as its type"),
     "Array": ("Array(Int8)", "an array"),
-    "Map": ("Map(String, Int8)", "an object; keys may be numbers and dates, which JSON has as text"),
+    "Map": ("Map(String, Int8)", "an object; keys may be numbers and dates, which are text in JSON"),
     "Tuple": ("Tuple(Int8, String)", "an array of that length, or with names an object"),
     "Nested": ("Nested(a Int8, b String)", "an array of objects; flattened, each column an array"),
     "JSON": ("JSON", "an object"),
-    "Variant": ("Variant(Int8, String)", "by the kind of the value; no two types may be for one kind"),
+    "Variant": ("Variant(Int8, String)", "by the kind of the value; each kind selects at most one type"),
     "Dynamic": (
         "Dynamic",
         "Bool, Int64, UInt64, Float64, String, JSON, or an Array of these, by the kind of the value",
@@ -73,9 +73,9 @@ TYPES: dict[str, tuple[str, str]] = {
 def table(families: Sequence[tuple[str, str]]) -> str:
     """Return the table of these types (name, the type that it is an alias of; empty: none).
 
-    KeyError if TYPES lacks one of them, so that none is forgotten.
+    KeyError if TYPES does not contain one of them, so the page cannot omit a type.
     """
-    lines = ["| type | other names | is filled from |", "| --- | --- | --- |"]
+    lines = ["| type | other names | filled from |", "| --- | --- | --- |"]
     for name, alias_to in families:
         if not alias_to:
             others = ", ".join(f"`{other}`" for other, target in families if target == name)
@@ -91,8 +91,8 @@ def _how(name: str) -> str:
     try:
         codec(example)
     except ValueError as error:
-        return f"**refused**: {str(error).partition(' is not supported: ')[2]}"
-    raise ValueError(f"{name} is filled; TYPES has to say how")
+        return f"**rejected**: {str(error).partition(' is not supported: ')[2]}"
+    raise ValueError(f"{name} is supported; add its source to TYPES")
 
 
 def main() -> None:

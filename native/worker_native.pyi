@@ -27,7 +27,7 @@ class Decoder:
         reference's `Field.convert` returns for their values, with bytes in place of its arrays: bytes; for Nullable(T)
         the tuple (mask, values); for Array(T) and Map(K, V) the tuples (sizes, values) and (sizes, keys, values), where
         sizes is an array("Q"), as Codec.join needs it; for Tuple a tuple. For `devices` and `identities` it is the
-        distinct ones as RESP bulk strings, in the order of first appearance.
+        bytes of a String column: each after its length.
         An undecided payload may be valid or not: the reference decodes it; so are tombstones. The GIL is released
         meanwhile. Raises RuntimeError once the messages were released.
         """
@@ -38,7 +38,8 @@ def supports(target: str) -> bool:
 def pfadd_commands(key: bytes, parts: Sequence[bytes | list[str]], elements: int) -> list[bytes]:
     """Return PFADD commands in RESP that add the distinct devices of all parts, at most `elements` in each.
 
-    A part is bulk strings, as a Decoder makes them, or a list of strings. Without devices there is no command.
+    A part is bytes, as a Decoder makes them (ValueError for any other form), or a list of strings. Without devices
+    there is no command.
     """
 
 class Messages:

@@ -24,10 +24,10 @@ COMMANDS = {
     "check": "check Kafka, the store, options and rights, and report what to fix",
     "verify": "compare the topic with the store and the dead letters",
     "dlq": "list, count or replay dead letters",
-    "top": "show a running worker live",
+    "top": "show the live status of a running worker",
     "demo": "run the worker on an embedded broker and store, with a live table",
-    "schema": "print the JSON Schema of the file for --config",
-    "completion": "print a shell's completion script",
+    "schema": "print the JSON Schema of the --config file",
+    "completion": "print the completion script for a shell",
 }
 
 _ALL = tuple(item.name for item in fields(Settings))
@@ -35,7 +35,7 @@ _PRODUCE = ("topic", "bootstrap_servers", "kafka", "format", "schema_registry_ur
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UsageError with a hint, where argparse prints its usage and exits with 2."""
+    """Raises UsageError with a hint instead of argparse's usage text and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
@@ -85,7 +85,7 @@ def load_settings(arguments: argparse.Namespace) -> tuple[Settings, dict[str, st
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """Return what `load_settings` does; a topic is required."""
+    """Like `load_settings`, but a topic is required."""
     settings, origins = load_settings(arguments)
     if not settings.topic:
         raise UsageError("no topic: write --topic NAME (or set WORKER_TOPIC)")
@@ -121,7 +121,7 @@ def _add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
 
 
 def completion_parser() -> argparse.ArgumentParser:
-    """Return one parser with all commands as subparsers, for completion only: `parse` wants `run` without a word."""
+    """Return one parser with all commands as subparsers, for completion only: in `parse` the default is `run`."""
     parser = _parser("run")
     commands = parser.add_subparsers(metavar="COMMAND")
     for command, text in COMMANDS.items():
@@ -170,7 +170,7 @@ def _produce_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         names = (f"--{flag}", f"--{flag.replace('-', '_')}")
         parser.add_argument(*names, type=_checked(parse), default=default, metavar="N", help=f"{text} [{default}]")
-    parser.add_argument("--seed", type=_checked(number(0, 2**63)), help="the same events every time")
+    parser.add_argument("--seed", type=_checked(number(0, 2**63)), help="seed for reproducible events")
     parser.add_argument(
         "--partitions", type=_checked(number(1, 100_000)), help="create a missing topic with this many partitions"
     )
@@ -179,7 +179,7 @@ def _produce_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _timestamps_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="lines of input,expected")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file with lines of input,expected")
 
 
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,13 +207,13 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
         type=_checked(number(0, 1_000_000)),
         metavar="N",
         default=1000,
-        help="events of each topic to try on the store, from begin, middle and end of its partitions; 0: none [1000]",
+        help="events of each topic to test on the store, from start, middle and end of its partitions; 0: none [1000]",
     )
     _settings_arguments(parser)
 
 
 def _count_arguments(parser: argparse.ArgumentParser) -> None:
-    for flag, text in (("from", "count windows from this time"), ("to", "until this time")):
+    for flag, text in (("from", "count windows from this time"), ("to", "count windows until this time")):
         parser.add_argument(
             f"--{flag}",
             dest=f"windows_{flag}",
@@ -221,7 +221,7 @@ def _count_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="TIME",
             help=f"{text}: 2026-11-01 or …T05:30, in the time zone of the topic's days",
         )
-    text = "count windows from this long ago until now: 15m, 2h, 7d"
+    text = "count windows of the last 15m, 2h, 7d"
     parser.add_argument("--last", type=_checked(duration), metavar="TIME", help=text)
     _settings_arguments(parser)
 
@@ -229,31 +229,31 @@ def _count_arguments(parser: argparse.ArgumentParser) -> None:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit code 0: every committed event is stored once. 1: events are missing, duplicated or extra, or the table\n"
-        "cannot tell: its engine merges rows (Replacing, Summing …) by a sorting key without the origin columns\n"
-        "_topic, _partition and _offset, its TTL removes rows, or another table keeps them (Null, Distributed, views)."
+        "cannot prove it: its engine merges rows (Replacing, Summing …) by a sorting key without the origin columns\n"
+        "_topic, _partition and _offset, its TTL removes rows, or another table stores them (Null, Distributed, views)."
     )
     parser.add_argument("--limit", type=_checked(number(1, 10**6)), default=20, help="ranges of a problem to show [20]")
     parser.add_argument(
         "--allow-merged",
         action="store_true",
-        help="count events whose rows the table may have merged or removed as stored",
+        help="treat events whose rows the table may have merged or removed as stored",
     )
     _settings_arguments(parser)
 
 
 def _dlq_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Dead letters of other consumer groups (--group-id) are left out. A replay writes the events to their source\n"
-        "topic, so every group that reads it gets them again, even if it has stored them before."
+        "Dead letters of other consumer groups (--group-id) are omitted. A replay writes the events to their source\n"
+        "topic, so every group that reads it receives them again, even if it has stored them before."
     )
-    parser.add_argument("action", choices=("list", "stats", "replay"), help="replay: into the topic again, each once")
+    parser.add_argument("action", choices=("list", "stats", "replay"), help="replay: to the topic again, each once")
     parser.add_argument("--limit", type=_checked(number(1, 10**9)), default=100, help="dead letters to list [100]")
-    parser.add_argument("--payload", action="store_true", help="list the payloads, too")
+    parser.add_argument("--payload", action="store_true", help="also list the payloads")
     parser.add_argument("--reason", choices=REJECT_REASONS, metavar="R", help="list or replay only this reason")
     parser.add_argument(
-        "--from-start", action="store_true", help="replay all, also where Kafka may have deleted the replay position"
+        "--from-start", action="store_true", help="replay all, even if Kafka may have deleted the replay position"
     )
-    parser.add_argument("--yes", action="store_true", help="replay; without it, print what would be replayed")
+    parser.add_argument("--yes", action="store_true", help="replay; without it, only print what a replay would write")
     _settings_arguments(parser)
 
 
@@ -267,7 +267,7 @@ def _completion_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _no_arguments(_: argparse.ArgumentParser) -> None:
-    """`schema` has none."""
+    """Add no arguments (`schema`)."""
 
 
 def _checked(parse: Any) -> Any:

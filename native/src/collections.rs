@@ -11,7 +11,7 @@ pub struct Collection {
     sizes: Vec<u8>, // 64-bit numbers
     keys: Option<Column>,
     values: Column,
-    row_keys: Vec<String>, // of the last row; longer than it, so that their memory is used again
+    row_keys: Vec<Vec<u8>>, // of the last row; longer than it, so that their memory is used again
     row_size: usize,
     rows: usize,
     before: (Mark, Mark), // the last row, in keys and values
@@ -46,7 +46,7 @@ impl Collection {
     }
 
     /// Append a key; None if the row has it already, or too many.
-    pub fn push_key(&mut self, key: &str) -> Option<()> {
+    pub fn push_key(&mut self, key: &[u8]) -> Option<()> {
         let known = self.row_keys.get(..self.row_size)?;
         if self.row_size == MAX_KEYS || known.iter().any(|other| other == key) {
             return None;
@@ -101,12 +101,12 @@ mod tests {
     fn rows_are_rolled_back_complete_or_not() {
         let mut arrays = Collection::new(None, Target::parse("Nullable(String)").unwrap());
         arrays.begin_row();
-        arrays.push(Scalar::Text("a")).unwrap();
+        arrays.push(Scalar::Text(b"a")).unwrap();
         arrays.push(Scalar::Null).unwrap();
         arrays.end_row();
         for is_complete in [true, false] {
             arrays.begin_row();
-            arrays.push(Scalar::Text("lost")).unwrap();
+            arrays.push(Scalar::Text(b"lost")).unwrap();
             arrays.push(Scalar::Null).unwrap();
             if is_complete {
                 arrays.end_row();
@@ -138,7 +138,7 @@ mod tests {
         for _ in 0..2 {
             maps.begin_row();
             for number in 0..MAX_KEYS {
-                maps.push_key(&format!("key {number}")).unwrap();
+                maps.push_key(format!("key {number}").as_bytes()).unwrap();
                 maps.push(Scalar::Integer {
                     negative: false,
                     magnitude: 7,
@@ -146,15 +146,15 @@ mod tests {
                 .unwrap();
             }
             maps.end_row();
-            assert!(maps.push_key("one more").is_none());
+            assert!(maps.push_key(b"one more").is_none());
         }
         maps.begin_row();
-        maps.push_key("a").unwrap();
+        maps.push_key(b"a").unwrap();
         maps.push(Scalar::Integer {
             negative: false,
             magnitude: 7,
         })
         .unwrap();
-        assert!(maps.push_key("a").is_none());
+        assert!(maps.push_key(b"a").is_none());
     }
 }

@@ -3,10 +3,12 @@
 use std::mem;
 use std::net::Ipv4Addr;
 
-use crate::dictionaries::{distinct_bulk_strings, low_cardinality};
+use crate::dictionaries::low_cardinality;
 use crate::targets::Target;
 use crate::timestamps::Clock;
-use crate::values::{Scalar, day, float, instant, ipv6, push_number, push_string, signed, uuid};
+use crate::values::{
+    Scalar, day, float, instant, ipv6, parse, push_number, push_string, signed, uuid,
+};
 
 const DATE_LAST_DAY: u64 = 65_535;
 const DATE32_LAST_DAY: u64 = 120_529;
@@ -127,7 +129,6 @@ impl Column {
             Target::LowCardinality { nullable } => {
                 self.cut_texts(|texts| low_cardinality(texts, nullable))
             }
-            Target::Devices | Target::Identities => self.cut_texts(distinct_bulk_strings),
             _ => {
                 let expected = self.data.len() + self.data.len() / 16;
                 mem::replace(&mut self.data, Vec::with_capacity(expected))
@@ -186,7 +187,9 @@ impl Column {
     fn push_value(&mut self, value: Scalar) -> Option<()> {
         let data = &mut self.data;
         match (&self.target, value) {
-            (Target::String, Scalar::Text(text)) => push_string(data, text.as_bytes()),
+            (Target::String | Target::Devices | Target::Identities, Scalar::Text(text)) => {
+                push_string(data, text);
+            }
             (Target::DateTime64(precision), value) => {
                 let number = instant(&mut self.clock, value)?.to_precision(*precision)?;
                 data.extend_from_slice(&number.to_le_bytes());
@@ -224,11 +227,8 @@ impl Column {
                     is_null: true,
                 });
             }
-            (
-                Target::LowCardinality { .. } | Target::Devices | Target::Identities,
-                Scalar::Text(text),
-            ) => {
-                data.extend_from_slice(text.as_bytes());
+            (Target::LowCardinality { .. }, Scalar::Text(text)) => {
+                data.extend_from_slice(text);
                 self.ends.push(End {
                     end: data.len(),
                     is_null: false,
@@ -242,11 +242,7 @@ impl Column {
                 },
             ) => {
                 let sign = if negative { "-" } else { "" };
-                data.extend_from_slice(format!("{sign}{magnitude}").as_bytes());
-                self.ends.push(End {
-                    end: data.len(),
-                    is_null: false,
-                });
+                push_string(data, format!("{sign}{magnitude}").as_bytes());
             }
             _ => return self.push_rarer_value(value),
         }
@@ -288,12 +284,12 @@ impl Column {
                 if text.len() > *size {
                     return None;
                 }
-                data.extend_from_slice(text.as_bytes());
+                data.extend_from_slice(text);
                 data.resize(data.len() + size - text.len(), 0);
             }
-            (Target::Uuid, Scalar::Text(text)) => data.extend_from_slice(&uuid(text.as_bytes())?),
+            (Target::Uuid, Scalar::Text(text)) => data.extend_from_slice(&uuid(text)?),
             (Target::Ipv4, Scalar::Text(text)) => {
-                data.extend_from_slice(&u32::from(text.parse::<Ipv4Addr>().ok()?).to_le_bytes());
+                data.extend_from_slice(&u32::from(parse::<Ipv4Addr>(text)?).to_le_bytes());
             }
             (Target::Ipv6, Scalar::Text(text)) => data.extend_from_slice(&ipv6(text)?.octets()),
             (Target::DateTime, value) => {
@@ -377,16 +373,16 @@ mod tests {
     #[test]
     fn a_value_that_is_rolled_back_leaves_nothing() {
         for (target, value) in [
-            ("Nullable(String)", Scalar::Text("abc")),
+            ("Nullable(String)", Scalar::Text(b"abc")),
             ("Nullable(UInt32)", Scalar::Null),
-            ("LowCardinality(Nullable(String))", Scalar::Text("new")),
-            ("devices", Scalar::Text("new")),
+            ("LowCardinality(Nullable(String))", Scalar::Text(b"new")),
+            ("devices", Scalar::Text(b"new")),
             ("DateTime64(3)", integer(0)),
         ] {
             let kept = if target.contains("Int") || target.contains("Time") {
                 integer(7)
             } else {
-                Scalar::Text("kept")
+                Scalar::Text(b"kept")
             };
             let (mut expected, mut column) = (column(target), column(target));
             expected.push(kept).unwrap();
@@ -414,10 +410,10 @@ mod tests {
     fn a_dictionary_has_each_text_once() {
         let mut column = column("LowCardinality(Nullable(String))");
         for text in [
-            Scalar::Text("b"),
+            Scalar::Text(b"b"),
             Scalar::Null,
-            Scalar::Text(""),
-            Scalar::Text("b"),
+            Scalar::Text(b""),
+            Scalar::Text(b"b"),
         ] {
             column.push(text).unwrap();
         }
@@ -433,22 +429,26 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_distinct_bulk_strings() {
+    fn devices_are_strings() {
         let mut column = column("identities");
-        for value in [Scalar::Text("5"), integer(-5), integer(5), Scalar::Text("")] {
+        for value in [
+            Scalar::Text(b"5"),
+            integer(-5),
+            integer(5),
+            Scalar::Text(b""),
+        ] {
             column.push(value).unwrap();
         }
-        assert_eq!(
-            column.cut(),
-            Part::Bytes(b"$1\r\n5\r\n$2\r\n-5\r\n$0\r\n\r\n".to_vec())
-        );
+        assert_eq!(column.cut(), Part::Bytes(b"\x015\x02-5\x015\0".to_vec()));
         assert!(!is_accepted("devices", integer(5)) && !is_accepted("identities", Scalar::Null));
     }
 
     #[test]
     fn long_strings_have_long_lengths() {
         let mut column = column("String");
-        column.push(Scalar::Text(&"x".repeat(300))).unwrap();
+        column
+            .push(Scalar::Text("x".repeat(300).as_bytes()))
+            .unwrap();
         let Part::Bytes(bytes) = column.cut() else {
             panic!("not a Nullable")
         };

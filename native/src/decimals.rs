@@ -35,7 +35,7 @@ impl Decimal {
                 let digits = if value < 0.0 { -digits } else { digits };
                 (digits.abs() < FLOAT_DIGITS).then_some((digits, exponent))?
             }
-            Scalar::Text(text) => from_text(text)?,
+            Scalar::Text(text) => from_text(std::str::from_utf8(text).ok()?)?,
             _ => return None,
         };
         let whole = shift(digits, exponent + self.scale as i32)?;
@@ -106,15 +106,15 @@ mod tests {
                 },
                 None,
             ),
-            (Scalar::Text("9999999.99"), Some(999_999_999)),
-            (Scalar::Text("10000000"), None),
-            (Scalar::Text("-0.50000"), Some(-50)),
-            (Scalar::Text("0.505"), None),
-            (Scalar::Text("1."), None),
-            (Scalar::Text(".5"), None),
-            (Scalar::Text("+1"), None),
-            (Scalar::Text("1e2"), None),
-            (Scalar::Text(""), None),
+            (Scalar::Text(b"9999999.99"), Some(999_999_999)),
+            (Scalar::Text(b"10000000"), None),
+            (Scalar::Text(b"-0.50000"), Some(-50)),
+            (Scalar::Text(b"0.505"), None),
+            (Scalar::Text(b"1."), None),
+            (Scalar::Text(b".5"), None),
+            (Scalar::Text(b"+1"), None),
+            (Scalar::Text(b"1e2"), None),
+            (Scalar::Text(b""), None),
             (Scalar::Bool(true), None),
         ] {
             assert_eq!(cents.whole(value), expected, "{value:?}");

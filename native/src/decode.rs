@@ -6,7 +6,7 @@
 use crate::collections::Collection;
 use crate::columns::{Column, Part};
 use crate::json::{MAX_DEPTH, Scanner};
-use crate::paths::Node;
+use crate::paths::{Next, Node};
 use crate::targets::Target;
 use crate::values::Scalar;
 
@@ -100,24 +100,25 @@ impl Decoder {
     }
 
     fn child(&mut self, parent: usize, key: String) -> usize {
-        let known = self.nodes[parent].find(&key);
-        if let Some(node) = known.and_then(|position| self.nodes[parent].children[position].node) {
+        if let Some(node) = self.nodes[parent].wanted(key.as_bytes()) {
             return node;
         }
         let node = self.nodes.len();
         self.nodes.push(Node::default());
-        self.nodes[parent].add(&key, Some(node));
+        self.nodes[parent].add(key.as_bytes(), Some(node));
         node
     }
 
     /// Decode a batch. The buffers keep their size for the next.
-    pub fn decode_all(&mut self, payloads: &[&[u8]]) -> Outcome {
+    pub fn decode_all<'a>(&mut self, payloads: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
         let mut outcome = Outcome {
             runs: Vec::new(),
             undecided: Vec::new(),
         };
-        let mut start = 0;
-        for (index, payload) in payloads.iter().enumerate() {
+        let (mut start, mut count) = (0, 0);
+        for payload in payloads {
+            let index = count;
+            count += 1;
             if self.decode(payload).is_some() {
                 self.rows += 1;
                 continue;
@@ -132,7 +133,7 @@ impl Decoder {
             outcome.undecided.push(index);
             start = index + 1;
         }
-        self.cut(start, payloads.len(), &mut outcome.runs);
+        self.cut(start, count, &mut outcome.runs);
         outcome
     }
 
@@ -153,7 +154,7 @@ impl Decoder {
     fn decode(&mut self, payload: &[u8]) -> Option<()> {
         self.event += 1;
         self.values = 0;
-        let mut json = Scanner::new(simdutf8::basic::from_utf8(payload).ok()?);
+        let mut json = Scanner::new(payload);
         let mut unescaped = String::new(); // allocates only for a text with escapes
         json.skip(b'{')
             .then(|| self.object(&mut json, &mut unescaped, 0, 1))??;
@@ -168,49 +169,44 @@ impl Decoder {
         node: usize,
         depth: usize,
     ) -> Option<()> {
-        let mut previous = 0;
-        if json.skip(b'}') {
-            return Some(());
-        }
+        let mut step = 0;
         loop {
-            match self.key(json, unescaped, node, &mut previous)? {
-                Some(child) => self.wanted_value(json, unescaped, child, depth)?,
+            let next = match self.nodes[node].following.get(step) {
+                Some(expected) if json.skip_exactly(&expected.bytes) => expected.next,
+                _ => self.unexpected_step(json, unescaped, node, step)?,
+            };
+            let Next::Value { step: after, node } = next else {
+                return Some(());
+            };
+            step = after;
+            match node {
+                Some(node) => self.wanted_value(json, unescaped, node, depth)?,
                 None => json.skip_value(depth)?,
-            }
-            if !json.skip(b',') {
-                return json.skip(b'}').then_some(());
             }
         }
     }
 
-    /// Read a key and its colon; return the node that it names, if it is wanted.
-    ///
-    /// Events mostly have their keys in one order, so the key that came next in the last event is tried first.
-    /// `previous` is the position after that of the last key in this object.
-    #[inline]
-    fn key(
+    /// Read to the next value of an object or behind the object. Step 0 begins behind the opening brace.
+    #[inline(never)]
+    fn unexpected_step(
         &mut self,
         json: &mut Scanner,
         unescaped: &mut String,
         node: usize,
-        previous: &mut usize,
-    ) -> Option<Option<usize>> {
-        json.next_token()?;
+        step: usize,
+    ) -> Option<Next> {
+        let start = json.position();
         let parent = &mut self.nodes[node];
-        let expected = parent.following[*previous];
-        if let Some(child) = parent.children.get(expected) {
-            let quoted = child.quoted.as_deref();
-            if quoted.is_some_and(|quoted| json.skip_exactly(quoted)) {
-                *previous = expected + 1;
-                return Some(child.node);
-            }
-        }
-        let Some(position) = parent.find_or_learn(json.key(unescaped)?) else {
-            return Some(None);
+        let next = if json.skip(b'}') {
+            Next::End
+        } else {
+            (step == 0 || json.skip(b',')).then_some(())?;
+            let next = parent.after_key(json.key(unescaped)?);
+            json.next_token()?;
+            next
         };
-        parent.following[*previous] = position;
-        *previous = position + 1;
-        Some(parent.children[position].node)
+        parent.learn(step, json.since(start), next);
+        Some(next)
     }
 
     #[inline]
@@ -277,8 +273,8 @@ impl Decoder {
         }
         for column in &node.columns {
             self.columns[*column].push(value)?;
-            self.values += 1;
         }
+        self.values += node.columns.len();
         Some(())
     }
 }
@@ -341,8 +337,8 @@ mod tests {
     }
 
     fn undecided(decoder: &mut Decoder, payloads: &[&str]) -> Vec<usize> {
-        let payloads: Vec<&[u8]> = payloads.iter().map(|payload| payload.as_bytes()).collect();
-        decoder.decode_all(&payloads).undecided
+        let payloads = payloads.iter().map(|payload| payload.as_bytes());
+        decoder.decode_all(payloads).undecided
     }
 
     #[test]
@@ -354,8 +350,7 @@ mod tests {
             r#"{"a":"y","b":2}"#,
             r#"{"b":3,"a":"z"}"#,
         ];
-        let payloads: Vec<&[u8]> = payloads.iter().map(|payload| payload.as_bytes()).collect();
-        let outcome = decoder.decode_all(&payloads);
+        let outcome = decoder.decode_all(payloads.map(str::as_bytes));
         assert_eq!(outcome.undecided, [1]);
         let runs: Vec<_> = outcome
             .runs
@@ -403,7 +398,9 @@ mod tests {
             .is_empty()
         );
         assert_eq!(
-            decoder.decode_all(&[b"{\"x\":\"\xed\xa0\x80\"}"]).undecided,
+            decoder
+                .decode_all([&b"{\"x\":\"\xed\xa0\x80\"}"[..]])
+                .undecided,
             [0]
         );
     }
@@ -442,8 +439,7 @@ mod tests {
             r#"{"c":3,"x":0,"a":1,"b":2}"#,
             r#"{"b":2,"c":3,"\u0061":1}"#,
         ];
-        let payloads: Vec<&[u8]> = payloads.iter().map(|payload| payload.as_bytes()).collect();
-        let outcome = decoder.decode_all(&payloads);
+        let outcome = decoder.decode_all(payloads.map(str::as_bytes));
         let parts = [vec![1, 1, 1], vec![2, 2, 2], vec![3, 3, 3]].map(Part::Bytes);
         assert_eq!(outcome.runs[0].parts, parts);
     }
@@ -457,5 +453,58 @@ mod tests {
             r#"{"x":1,"x":2,"g":{"y":1,"y":2}}"#,
         ];
         assert_eq!(undecided(&mut decoder, &payloads), [0, 1]);
+    }
+
+    #[test]
+    fn an_earlier_event_makes_no_invalid_one_valid() {
+        let long = "x".repeat(100); // such a key is not remembered
+        let valid = [
+            r#"{"a":1,"b":2}"#.to_owned(),
+            r#"{ "b" : 2 , "a" : 1 }"#.to_owned(),
+            r#"{"u":"ü","a":1}"#.to_owned(),
+            format!(r#"{{"{long}":0,"a":1}}"#),
+            "{}".to_owned(),
+        ];
+        let invalid = [
+            r#"{"a":1"b":2}"#.to_owned(),
+            r#"{,"a":1}"#.to_owned(),
+            r#"{"a":1,}"#.to_owned(),
+            r#"{"a":1,,"b":2}"#.to_owned(),
+            r#"{"a":1,"b":2,"b":2}"#.to_owned(),
+            r#"{"a":1,"b":2"#.to_owned(),
+            r#"{"a":1,"b":"#.to_owned(),
+            r#"{"a"}"#.to_owned(),
+            format!(r#"{{"{long}":0"a":1}}"#),
+            format!(r#"{{"{long}":0{}"a":1}}"#, " ".repeat(300)),
+        ];
+        let mut decoder = decoder(&[
+            (&["a"], "Nullable(UInt8)", false),
+            (&["b"], "Nullable(UInt8)", false),
+        ]);
+        for first in &valid {
+            for second in &invalid {
+                for third in &valid {
+                    let payloads = [first.as_str(), second, third];
+                    assert_eq!(undecided(&mut decoder, &payloads), [1], "{payloads:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn invalid_utf8_is_undecided_wherever_it_is() {
+        let mut decoder = decoder(&[(&["a"], "Nullable(String)", false)]);
+        let text = r#"{"a":"ü1234567","b":"ü","ü":1}"#;
+        assert!(undecided(&mut decoder, &[text]).is_empty());
+        let mut payload = text.as_bytes().to_vec();
+        for index in 0..payload.len() {
+            for byte in [0x80, 0xc3, 0xff] {
+                let before = std::mem::replace(&mut payload[index], byte);
+                let is_valid = std::str::from_utf8(&payload).is_ok();
+                let outcome = decoder.decode_all([&payload[..]]);
+                assert_eq!(outcome.undecided.is_empty(), is_valid, "{index} {byte}");
+                payload[index] = before;
+            }
+        }
     }
 }

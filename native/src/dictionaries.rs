@@ -1,8 +1,7 @@
-//! Parts that are made of the texts of all their rows together.
+//! LowCardinality: parts that are made of the texts of all their rows together.
 
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use foldhash::{HashMap, HashMapExt};
 
-use crate::pfadd::bulk_string;
 use crate::values::push_string;
 
 const FLAGS: u64 = 1 << 9 | 1 << 10; // additional keys, new dictionary
@@ -37,18 +36,6 @@ pub fn low_cardinality(texts: &[Option<&[u8]>], nullable: bool) -> Vec<u8> {
     out.extend_from_slice(&(rows.len() as u64).to_le_bytes());
     for row in rows {
         out.extend_from_slice(&row.to_le_bytes()[..1 << width]);
-    }
-    out
-}
-
-/// Each distinct text as a bulk string of RESP, in the order of first appearance.
-pub fn distinct_bulk_strings(texts: &[Option<&[u8]>]) -> Vec<u8> {
-    let mut known = HashSet::with_capacity(texts.len());
-    let mut out = Vec::with_capacity(texts.len() * 24);
-    for text in texts.iter().flatten() {
-        if known.insert(*text) {
-            bulk_string(&mut out, text);
-        }
     }
     out
 }

@@ -2,40 +2,50 @@
 //!
 //! Each method reads from the current position and moves behind what it read; None means that the text is not decided.
 
-use crate::values::Scalar;
+use crate::values::{HIGH_BITS, ONES, Scalar, leading_digits, parse};
 
 /// Levels of arrays and objects; orjson accepts 1024.
 pub const MAX_DEPTH: usize = 128;
 
 const FINITE_DIGITS: usize = 300; // so many digits without an exponent are a finite float
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
 
+/// Outside of strings JSON is ASCII, so the bytes are valid UTF-8 if all strings are: each is checked when it is read.
 pub struct Scanner<'a> {
-    text: &'a str,
+    bytes: &'a [u8],
     at: usize,
 }
 
 /// A number as it is written.
-pub struct Number<'a> {
-    text: &'a str,
-    magnitude: u64, // of an integer of at most 19 digits
-    digits: usize,  // before the point
-    is_integer: bool,
+#[derive(Clone, Copy)]
+pub enum Number<'a> {
+    /// An integer of at most 19 digits.
+    Short {
+        negative: bool,
+        magnitude: u64,
+    },
+    /// An integer of more digits.
+    Long(&'a [u8]),
+    Float(&'a [u8]),
 }
 
 impl<'a> Scanner<'a> {
-    pub fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
-    }
-
-    #[inline]
-    fn bytes(&self) -> &'a [u8] {
-        self.text.as_bytes()
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
     }
 
     #[inline]
     fn peek(&self) -> Option<u8> {
-        self.bytes().get(self.at).copied()
+        self.bytes.get(self.at).copied()
+    }
+
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The bytes between a position and the current one.
+    pub fn since(&self, position: usize) -> &'a [u8] {
+        self.bytes.get(position..self.at).unwrap_or_default()
     }
 
     /// Return the first byte that is not whitespace, without moving behind it.
@@ -52,7 +62,7 @@ impl<'a> Scanner<'a> {
 
     /// Whether nothing but whitespace is left.
     pub fn is_at_end(&mut self) -> bool {
-        self.next_token().is_none() && self.at == self.text.len()
+        self.next_token().is_none() && self.at == self.bytes.len()
     }
 
     /// Move behind the byte that next_token returned.
@@ -72,14 +82,16 @@ impl<'a> Scanner<'a> {
     /// Move behind `bytes` if exactly they come next.
     #[inline]
     pub fn skip_exactly(&mut self, bytes: &[u8]) -> bool {
-        let rest = self.bytes().get(self.at..).unwrap_or_default();
-        let is_next = rest.starts_with(bytes);
-        self.at += if is_next { bytes.len() } else { 0 };
+        let end = self.at.saturating_add(bytes.len());
+        let is_next = self.bytes.get(self.at..end) == Some(bytes);
+        if is_next {
+            self.at = end;
+        }
         is_next
     }
 
     /// Read a key and its colon; `unescaped` takes it if it has escapes.
-    pub fn key<'s>(&mut self, unescaped: &'s mut String) -> Option<&'s str>
+    pub fn key<'s>(&mut self, unescaped: &'s mut String) -> Option<&'s [u8]>
     where
         'a: 's,
     {
@@ -87,56 +99,48 @@ impl<'a> Scanner<'a> {
         self.skip(b':').then_some(key)
     }
 
-    /// Read a string after its opening quote; `unescaped` takes it if it has escapes.
+    /// Read a string after its opening quote; `unescaped` takes it if it has escapes. The result is valid UTF-8.
     #[inline]
-    pub fn string<'s>(&mut self, unescaped: &'s mut String) -> Option<&'s str>
+    pub fn string<'s>(&mut self, unescaped: &'s mut String) -> Option<&'s [u8]>
     where
         'a: 's,
     {
-        let start = self.at;
-        let special = self.find_special()?;
-        let text = self.text.get(start..self.at)?;
+        let (text, special) = self.plain_text()?;
         if special == b'"' {
             self.at += 1;
             return Some(text);
         }
         unescaped.clear();
-        unescaped.push_str(text);
+        unescaped.push_str(std::str::from_utf8(text).ok()?);
         self.rest_of_string(unescaped)?;
-        Some(unescaped)
+        Some(unescaped.as_bytes())
     }
 
     fn rest_of_string(&mut self, unescaped: &mut String) -> Option<()> {
         while self.peek()? == b'\\' {
             unescaped.push(self.escape()?);
-            let start = self.at;
-            self.find_special()?;
-            unescaped.push_str(self.text.get(start..self.at)?);
+            let (text, _) = self.plain_text()?;
+            unescaped.push_str(std::str::from_utf8(text).ok()?);
         }
         self.skip_exactly(b"\"").then_some(())
     }
 
-    /// Move to the next quote, backslash or control character, eight bytes at a time, and return it.
-    #[inline]
-    fn find_special(&mut self) -> Option<u8> {
-        let bytes = self.bytes();
-        while let Some(chunk) = bytes.get(self.at..)?.first_chunk::<8>() {
-            let found = special(u64::from_le_bytes(*chunk));
-            if found != 0 {
-                let index = found.trailing_zeros() as usize / 8;
-                self.at += index;
-                return chunk.get(index).copied();
-            }
-            self.at += 8;
+    /// Read to the next quote, backslash or control character: return the text before it, valid UTF-8, and that byte.
+    #[inline(always)]
+    fn plain_text(&mut self) -> Option<(&'a [u8], u8)> {
+        let rest = self.bytes.get(self.at..)?;
+        let (length, is_ascii) = find_special(rest)?;
+        let (text, special) = (rest.get(..length)?, *rest.get(length)?);
+        if !is_ascii {
+            simdutf8::basic::from_utf8(text).ok()?;
         }
-        let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
-        self.at += bytes.get(self.at..)?.iter().position(is_special)?;
-        self.peek()
+        self.at += length;
+        Some((text, special))
     }
 
     /// Read a backslash and what it stands for; lone surrogates stand for nothing.
     fn escape(&mut self) -> Option<char> {
-        let kind = *self.bytes().get(self.at + 1)?;
+        let kind = *self.bytes.get(self.at + 1)?;
         self.at += 2;
         Some(match kind {
             b'"' | b'\\' | b'/' => char::from(kind),
@@ -161,7 +165,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn four_hex_digits(&mut self) -> Option<u32> {
-        let digits = self.bytes().get(self.at..self.at + 4)?;
+        let digits = self.bytes.get(self.at..self.at + 4)?;
         self.at += 4;
         digits.iter().try_fold(0, |value, byte| {
             Some(value << 4 | char::from(*byte).to_digit(16)?)
@@ -169,33 +173,37 @@ impl<'a> Scanner<'a> {
     }
 
     /// Read a number, which must be finite.
-    #[inline]
+    #[inline(always)]
     pub fn number(&mut self) -> Option<Number<'a>> {
         let start = self.at;
-        self.at += usize::from(self.peek() == Some(b'-'));
-        let first = self.at;
-        let mut magnitude = 0_u64;
-        while let Some(digit @ b'0'..=b'9') = self.peek() {
-            magnitude = magnitude
-                .wrapping_mul(10)
-                .wrapping_add(u64::from(digit - b'0'));
-            self.at += 1;
-        }
-        let digits = self.at - first;
-        if digits == 0 || digits > 1 && self.bytes()[first] == b'0' {
+        let negative = self.peek() == Some(b'-');
+        self.at += usize::from(negative);
+        let rest = self.bytes.get(self.at..)?;
+        let (magnitude, digits) = leading_digits(rest);
+        self.at += digits;
+        if digits == 0 || digits > 1 && rest[0] == b'0' {
             return None;
         }
+        if digits < 20 && !matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
+            return Some(Number::Short {
+                negative,
+                magnitude,
+            });
+        }
+        self.long_number(start, digits)
+    }
+
+    /// Read the rest of a number that is no integer of at most 19 digits.
+    #[cold]
+    fn long_number(&mut self, start: usize, digits: usize) -> Option<Number<'a>> {
         let is_integer = !matches!(self.peek(), Some(b'.' | b'e' | b'E'));
         let has_exponent = !is_integer && self.fraction_and_exponent()?;
-        let text = self.text.get(start..self.at)?;
-        if (has_exponent || digits > FINITE_DIGITS) && !text.parse::<f64>().ok()?.is_finite() {
-            return None;
-        }
-        Some(Number {
-            text,
-            magnitude,
-            digits,
-            is_integer,
+        let text = self.since(start);
+        let is_finite = !has_exponent && digits <= FINITE_DIGITS || parse::<f64>(text)?.is_finite();
+        is_finite.then_some(if is_integer {
+            Number::Long(text)
+        } else {
+            Number::Float(text)
         })
     }
 
@@ -269,10 +277,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn skip_string(&mut self) -> Option<()> {
-        let mut special = self.find_special()?;
+        let (_, mut special) = self.plain_text()?;
         while special == b'\\' {
             self.escape()?;
-            special = self.find_special()?;
+            (_, special) = self.plain_text()?;
         }
         self.at += 1;
         (special == b'"').then_some(())
@@ -306,16 +314,18 @@ impl<'a> Scanner<'a> {
 
 impl Number<'_> {
     /// The number as Python has it; None for -0 and for integers beyond 64 bits.
-    #[inline]
-    pub fn value(&self) -> Option<Scalar<'static>> {
-        let negative = self.text.starts_with('-');
-        if !self.is_integer {
-            return Some(Scalar::Float(self.text.parse().ok()?));
-        }
-        let magnitude = match self.digits {
-            ..20 => self.magnitude,
-            20 => self.text.trim_start_matches('-').parse().ok()?,
-            _ => return None,
+    #[inline(always)]
+    pub fn value(self) -> Option<Scalar<'static>> {
+        let (negative, magnitude) = match self {
+            Self::Short {
+                negative,
+                magnitude,
+            } => (negative, magnitude),
+            Self::Long(text) => {
+                let number = parse::<i128>(text)?;
+                (number < 0, u64::try_from(number.unsigned_abs()).ok()?)
+            }
+            Self::Float(text) => return Some(Scalar::Float(parse(text)?)),
         };
         let is_decided = !negative || magnitude != 0 && magnitude <= 1 << 63;
         is_decided.then_some(Scalar::Integer {
@@ -325,6 +335,29 @@ impl Number<'_> {
     }
 }
 
+/// Return the index of the first quote, backslash or control character, sought eight bytes at a time; and whether the
+/// bytes up to it, and maybe a few after it, are ASCII.
+#[inline(always)]
+fn find_special(bytes: &[u8]) -> Option<(usize, bool)> {
+    let (mut at, mut all) = (0, 0);
+    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        all |= word;
+        let found = special(word);
+        if found != 0 {
+            return Some((
+                at + found.trailing_zeros() as usize / 8,
+                all & HIGH_BITS == 0,
+            ));
+        }
+        at += 8;
+    }
+    let rest = &bytes[at..];
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
+    let index = rest.iter().position(is_special)?;
+    Some((at + index, all & HIGH_BITS == 0 && rest.is_ascii()))
+}
+
 /// Set the high bit of the first byte that is a quote, a backslash or a control character; it may set bits above it.
 #[inline]
 fn special(word: u64) -> u64 {
@@ -332,7 +365,7 @@ fn special(word: u64) -> u64 {
     let is_backslash = word ^ (ONES * u64::from(b'\\'));
     let below = quote_as_space.wrapping_sub(ONES * 0x21) & !quote_as_space;
     let zero = is_backslash.wrapping_sub(ONES) & !is_backslash;
-    (below | zero) & (ONES << 7)
+    (below | zero) & HIGH_BITS
 }
 
 #[cfg(test)]
@@ -340,15 +373,16 @@ mod tests {
     use super::*;
 
     fn is_accepted(text: &str) -> bool {
-        let mut json = Scanner::new(text);
+        let mut json = Scanner::new(text.as_bytes());
         json.skip_value(0).is_some() && json.is_at_end()
     }
 
     fn string(text: &str) -> Option<String> {
-        let mut json = Scanner::new(text);
+        let mut json = Scanner::new(text.as_bytes());
         let mut unescaped = "from the last string".to_owned();
         let value = json.skip(b'"').then(|| json.string(&mut unescaped))??;
-        json.is_at_end().then(|| value.to_owned())
+        json.is_at_end()
+            .then(|| String::from_utf8(value.to_owned()).unwrap())
     }
 
     #[test]
@@ -495,7 +529,7 @@ mod tests {
     #[test]
     fn numbers_have_the_value_that_python_has() {
         let value = |text: &'static str| {
-            Scanner::new(text)
+            Scanner::new(text.as_bytes())
                 .number()
                 .and_then(|number| number.value())
         };

@@ -64,12 +64,18 @@ struct Summary {
 
 impl Summary {
     fn of(messages: &[Message]) -> Summary {
-        let payloads = || messages.iter().map(Message::payload);
-        Summary {
+        let mut summary = Summary {
             timestamp_ms: messages.first().map_or(-1, |message| message.timestamp().1),
-            size: payloads().flatten().map(<[u8]>::len).sum(),
-            tombstones: payloads().filter(Option::is_none).count(),
+            size: 0,
+            tombstones: 0,
+        };
+        for message in messages {
+            match message.payload() {
+                Some(payload) => summary.size += payload.len(),
+                None => summary.tombstones += 1,
+            }
         }
+        summary
     }
 }
 
@@ -102,17 +108,11 @@ impl Messages {
         )
     }
 
-    /// Call `visit` with the payloads; None is a tombstone. Raises RuntimeError if they were released.
+    /// Call `visit` with the messages. Raises RuntimeError if they were released.
     ///
     /// Call it without the GIL where it takes long. `visit` must not take the GIL: a thread that has it may wait for
     /// `visit` to end, to release the messages.
-    pub fn with_payloads<T>(&self, visit: impl FnOnce(&[Option<&[u8]>]) -> T) -> PyResult<T> {
-        self.with_messages(|messages| {
-            visit(&messages.iter().map(Message::payload).collect::<Vec<_>>())
-        })
-    }
-
-    fn with_messages<T>(&self, visit: impl FnOnce(&[Message]) -> T) -> PyResult<T> {
+    pub fn with_messages<T>(&self, visit: impl FnOnce(&[Message]) -> T) -> PyResult<T> {
         let run = self.run()?;
         let messages = run.0.read().unwrap_or_else(PoisonError::into_inner);
         let messages = messages.as_ref().ok_or_else(released)?;

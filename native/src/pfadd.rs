@@ -2,11 +2,38 @@
 
 use foldhash::{HashSet, HashSetExt};
 
-/// Append `$len\r\n…\r\n`.
-pub fn bulk_string(out: &mut Vec<u8>, text: &[u8]) {
-    header(out, b'$', text.len());
-    out.extend_from_slice(text);
-    out.extend_from_slice(b"\r\n");
+use crate::values::split_string;
+
+/// PFADD commands of at most `elements` elements each, duplicates removed; none without elements.
+///
+/// A part is strings as a column has them, each after its length. None: a part has another form.
+pub fn commands(key: &[u8], parts: &[impl AsRef<[u8]>], elements: usize) -> Option<Vec<Vec<u8>>> {
+    let mut known = HashSet::new();
+    let mut distinct = Vec::new();
+    for part in parts {
+        let mut rest = part.as_ref();
+        while !rest.is_empty() {
+            let string;
+            (string, rest) = split_string(rest)?;
+            if known.insert(string) {
+                distinct.push(string);
+            }
+        }
+    }
+    let chunks = distinct.chunks(elements.max(1));
+    Some(chunks.map(|chunk| command(key, chunk)).collect())
+}
+
+fn command(key: &[u8], strings: &[&[u8]]) -> Vec<u8> {
+    let size: usize = strings.iter().map(|string| string.len() + 24).sum(); // at most: `$`, length, two line ends
+    let mut out = Vec::with_capacity(size + key.len() + 64);
+    header(&mut out, b'*', strings.len() + 2);
+    for string in [&b"PFADD"[..], key].iter().chain(strings) {
+        header(&mut out, b'$', string.len());
+        out.extend_from_slice(string);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
 }
 
 fn header(out: &mut Vec<u8>, kind: u8, number: usize) {
@@ -21,79 +48,32 @@ fn header(out: &mut Vec<u8>, kind: u8, number: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Split a part into its bulk strings, each with its header; None if it has another form.
-pub fn bulk_strings(mut part: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut strings = Vec::new();
-    while !part.is_empty() {
-        let line = part.iter().position(|byte| *byte == b'\r')?;
-        let digits = std::str::from_utf8(part[..line].strip_prefix(b"$")?).ok()?;
-        let end = digits.parse::<usize>().ok()?.checked_add(line + 4)?;
-        let string = part.get(..end)?;
-        if &string[line..line + 2] != b"\r\n" || !string.ends_with(b"\r\n") {
-            return None;
-        }
-        strings.push(string);
-        part = &part[end..];
-    }
-    Some(strings)
-}
-
-/// PFADD commands of at most `elements` elements each, duplicates removed; none without elements.
-pub fn commands(key: &[u8], bulk_strings: &[&[u8]], elements: usize) -> Vec<Vec<u8>> {
-    let mut known = HashSet::with_capacity(bulk_strings.len());
-    let distinct: Vec<&[u8]> = bulk_strings
-        .iter()
-        .filter(|string| known.insert(**string))
-        .copied()
-        .collect();
-    distinct
-        .chunks(elements.max(1))
-        .map(|chunk| command(key, chunk))
-        .collect()
-}
-
-fn command(key: &[u8], strings: &[&[u8]]) -> Vec<u8> {
-    let size: usize = strings.iter().map(|string| string.len()).sum();
-    let mut out = Vec::with_capacity(size + key.len() + 64);
-    header(&mut out, b'*', strings.len() + 2);
-    bulk_string(&mut out, b"PFADD");
-    bulk_string(&mut out, key);
-    for string in strings {
-        out.extend_from_slice(string);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn commands_have_each_device_once() {
-        let part = b"$1\r\na\r\n$2\r\nb\n\r\n$1\r\na\r\n$0\r\n\r\n";
-        let strings = bulk_strings(part).unwrap();
-        assert_eq!(strings.len(), 4);
         assert_eq!(
-            commands(b"k", &strings, 2),
+            commands(b"k", &[&b"\x01a\x02b\n"[..], b"", b"\x01a\0"], 2).unwrap(),
             [
                 b"*4\r\n$5\r\nPFADD\r\n$1\r\nk\r\n$1\r\na\r\n$2\r\nb\n\r\n".to_vec(),
                 b"*3\r\n$5\r\nPFADD\r\n$1\r\nk\r\n$0\r\n\r\n".to_vec(),
             ]
         );
-        assert!(commands(b"k", &[], 2).is_empty());
+        assert_eq!(commands(b"k", &[b""], 2), Some(Vec::new()));
     }
 
     #[test]
     fn other_bytes_are_refused() {
         for part in [
-            &b"a"[..],
-            b"$1\r\nab\r\n",
-            b"$1\r\na\r",
-            b"$-1\r\n",
-            b"$1\ra\n\r\n",
-            b"$18446744073709551615\r\na\r\n",
+            &b"\x01"[..],
+            b"\x01a\x02b",
+            b"\x80",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a",
         ] {
-            assert_eq!(bulk_strings(part), None, "{part:?}");
+            assert_eq!(commands(b"k", &[part], 2), None, "{part:?}");
         }
     }
 

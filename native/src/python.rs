@@ -1,14 +1,18 @@
 //! The decoder as Python sees it; see worker_native.pyi.
 
+use std::borrow::Cow;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::columns::Part;
 use crate::decode::{Decoder, FieldPlan, Run};
+use crate::kafka::Message;
 use crate::messages::Messages;
 use crate::pfadd;
 use crate::targets::Target;
+use crate::values::push_string;
 
 type PythonRun<'py> = (usize, usize, Bound<'py, PyTuple>);
 
@@ -17,14 +21,6 @@ type PythonRun<'py> = (usize, usize, Bound<'py, PyTuple>);
 enum Payloads<'py> {
     Messages(Bound<'py, Messages>),
     Bytes(Vec<Bound<'py, PyBytes>>),
-}
-
-/// A tombstone becomes an empty payload, which is undecided.
-fn bytes_of<'a>(payloads: &[Option<&'a [u8]>]) -> Vec<&'a [u8]> {
-    payloads
-        .iter()
-        .map(|payload| payload.unwrap_or_default())
-        .collect()
 }
 
 #[pyclass(name = "Decoder", module = "worker_native")]
@@ -58,15 +54,21 @@ impl PythonDecoder {
         let outcome = match payloads {
             Payloads::Messages(messages) => {
                 let messages = messages.get();
-                py.detach(|| {
-                    messages.with_payloads(|payloads| self.0.decode_all(&bytes_of(payloads)))
-                })?
+                // A tombstone becomes an empty payload, which is undecided.
+                let payloads = |messages: &[Message]| {
+                    self.0.decode_all(
+                        messages
+                            .iter()
+                            .map(|message| message.payload().unwrap_or_default()),
+                    )
+                };
+                py.detach(|| messages.with_messages(payloads))?
             }
             Payloads::Bytes(payloads) => {
                 // They are immutable, and `payloads` keeps them alive while other threads run.
                 let slices: Vec<&[u8]> =
                     payloads.iter().map(|payload| payload.as_bytes()).collect();
-                py.detach(|| self.0.decode_all(&slices))
+                py.detach(|| self.0.decode_all(slices))
             }
         };
         let runs: PyResult<_> = outcome.runs.iter().map(|run| python_run(py, run)).collect();
@@ -114,6 +116,22 @@ pub enum Devices<'py> {
     Texts(Vec<String>),
 }
 
+impl Devices<'_> {
+    /// The strings, each after its length.
+    fn packed(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Packed(bytes) => bytes.as_bytes().into(),
+            Self::Texts(texts) => {
+                let mut out = Vec::new();
+                texts
+                    .iter()
+                    .for_each(|text| push_string(&mut out, text.as_bytes()));
+                out.into()
+            }
+        }
+    }
+}
+
 /// PFADD commands in RESP that add the distinct devices of all parts, at most `elements` in each.
 #[pyfunction]
 pub fn pfadd_commands<'py>(
@@ -125,37 +143,13 @@ pub fn pfadd_commands<'py>(
     if elements == 0 {
         return Err(PyValueError::new_err("elements must be at least 1"));
     }
-    let packed: Vec<Vec<u8>> = parts
-        .iter()
-        .filter_map(|part| match part {
-            Devices::Packed(_) => None,
-            Devices::Texts(texts) => Some(pack(texts)),
-        })
-        .collect();
-    let mut packed = packed.iter();
-    let mut strings = Vec::new();
-    for part in &parts {
-        let bytes = match part {
-            Devices::Packed(bytes) => bytes.as_bytes(),
-            Devices::Texts(_) => packed.next().map_or(&[][..], Vec::as_slice),
-        };
-        let more = pfadd::bulk_strings(bytes);
-        strings.extend(
-            more.ok_or_else(|| PyValueError::new_err("a part is not made of bulk strings"))?,
-        );
-    }
+    let packed: Vec<Cow<[u8]>> = parts.iter().map(Devices::packed).collect();
     let key = key.as_bytes();
-    let commands = py.detach(|| pfadd::commands(key, &strings, elements));
+    let commands = py.detach(|| pfadd::commands(key, &packed, elements));
+    let commands =
+        commands.ok_or_else(|| PyValueError::new_err("a part is not made of strings"))?;
     Ok(commands
         .iter()
         .map(|command| PyBytes::new(py, command))
         .collect())
-}
-
-fn pack(texts: &[String]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for text in texts {
-        pfadd::bulk_string(&mut out, text.as_bytes());
-    }
-    out
 }

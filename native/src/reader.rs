@@ -39,11 +39,7 @@ struct State {
 impl State {
     fn read(&mut self, count: usize, timeout_ms: i32) -> PyResult<(Vec<Messages>, Vec<Event>)> {
         self.forward();
-        let (errors, messages): (Vec<_>, Vec<_>) = self
-            .queue
-            .read(count, timeout_ms)?
-            .into_iter()
-            .partition(|message| message.error_code() != 0);
+        let (errors, messages) = without_errors(self.queue.read(count, timeout_ms)?);
         let mut runs = Vec::new();
         for messages in split(messages) {
             let (messages, run) = Messages::new(messages);
@@ -105,16 +101,23 @@ fn event(error: &Message) -> Event {
     )
 }
 
+/// Return the error events, and the messages.
+fn without_errors(read: Vec<Message>) -> (Vec<Message>, Vec<Message>) {
+    let is_error = |message: &Message| message.error_code() != 0;
+    if read.iter().any(is_error) {
+        return read.into_iter().partition(is_error);
+    }
+    (Vec::new(), read)
+}
+
 /// Split messages where the partition changes, or its offsets do not ascend.
 fn split(messages: Vec<Message>) -> Vec<Vec<Message>> {
-    let mut runs: Vec<Vec<Message>> = Vec::new();
-    for message in messages {
-        match runs.last_mut() {
-            Some(run) if continues(&run[run.len() - 1], &message) => run.push(message),
-            _ => runs.push(vec![message]),
-        }
-    }
-    runs
+    let lengths: Vec<usize> = messages.chunk_by(continues).map(<[Message]>::len).collect();
+    let mut rest = messages.into_iter();
+    let runs = lengths
+        .into_iter()
+        .map(|length| rest.by_ref().take(length).collect());
+    runs.collect()
 }
 
 fn continues(last: &Message, next: &Message) -> bool {

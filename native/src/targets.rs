@@ -35,8 +35,8 @@ pub enum Target {
 pub struct Members(Vec<(String, i16)>);
 
 impl Members {
-    pub fn by_name(&self, name: &str) -> Option<i16> {
-        let member = self.0.iter().find(|member| member.0 == name)?;
+    pub fn by_name(&self, name: &[u8]) -> Option<i16> {
+        let member = self.0.iter().find(|member| member.0.as_bytes() == name)?;
         Some(member.1)
     }
 
@@ -225,7 +225,7 @@ mod tests {
         let Some(Target::Enum(1, members)) = Target::parse("Enum8('a' = -1, 'b, c' = 2)") else {
             panic!("not an Enum8");
         };
-        assert_eq!(members.by_name("b, c"), Some(2));
+        assert_eq!(members.by_name(b"b, c"), Some(2));
         assert!(members.has_number(-1) && !members.has_number(0));
     }
 

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::io::Write;
 
+use crate::values::{leading_digits, parse};
+
 const FIRST: i64 = -2_208_988_800_000; // 1900-01-01T00:00:00.000Z
 const LAST: i64 = 10_413_791_999_999; // 2299-12-31T23:59:59.999Z
 const DAY: i64 = 86_400_000;
@@ -178,15 +180,11 @@ fn unix_text(text: &[u8]) -> Option<Instant> {
     };
     let point = number.iter().position(|byte| *byte == b'.');
     let whole_digits = &number[..point.unwrap_or(number.len())];
-    if whole_digits.len() > 20 {
-        return None;
-    }
-    let whole = whole_digits
-        .iter()
-        .try_fold(0_u64, |value, byte| {
-            value.checked_mul(10)?.checked_add(digit(*byte)?)
-        })
-        .filter(|_| !whole_digits.is_empty())?;
+    let whole = match leading_digits(whole_digits) {
+        (whole, digits @ 1..20) if digits == whole_digits.len() => whole,
+        (_, 20) if whole_digits.len() == 20 => parse(whole_digits)?,
+        _ => return None,
+    };
     let Some(point) = point else {
         return Instant::from_unix(negative, whole);
     };

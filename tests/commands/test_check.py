@@ -283,6 +283,9 @@ def test_rights_that_are_missing_are_named(stored: Settings) -> None:
         assert (
             line_of(text, "FAIL  rights") == f"FAIL  rights: reader lacks INSERT on default.{stored.table}; fix: {fix}"
         )
+        evolving = replace(stored, clickhouse_url=url, clickhouse_password=CANARY, evolve=1)
+        fix = f"GRANT INSERT, ALTER ADD COLUMN ON default.{stored.table} TO reader"
+        assert line_of(run(evolving)[1], "FAIL  rights").endswith(f"; fix: {fix}")
         code, text = run(replace(stored, clickhouse_url=url, clickhouse_password=f"not-{CANARY}"))
         assert code == ExitCode.FAILED
         assert "WORKER_CLICKHOUSE_PASSWORD" in line_of(text, "FAIL  ClickHouse")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.commands.check.finding import Stored
-from worker.commands.check.read_sample import sample_ranges
 from worker.commands.check.sample import check_sample
 from worker.core.records import Field
+from worker.kafka.sample import sample_ranges
 from worker.sinks.clickhouse.table import Column, bind_columns
 
 ABSENT = object()

@@ -111,7 +111,7 @@ _OF_BACKEND = {
         "by": "country",
         "time_field": "at",
     },
-    "clickhouse": {"table": "t", "map": "a=b", "types": "a=lenient", "delivery": "at-least-once"},
+    "clickhouse": {"table": "t", "map": "a=b", "types": "a=lenient", "evolve": "1", "delivery": "at-least-once"},
 }
 _OTHER = {"redis": "clickhouse", "clickhouse": "redis"}
 _PAIRS = [(backend, name, text) for backend, options in _OF_BACKEND.items() for name, text in options.items()]

@@ -244,6 +244,41 @@ def test_the_table_is_altered_while_redis_is_unavailable(
     both.assert_exact(range(5000))
 
 
+def test_the_table_is_altered_and_redis_is_unavailable_when_it_is_read_again(
+    both: Both, clickhouse_sql: Client, redis_proxy: Proxy
+) -> None:
+    """ClickHouse has the new columns by then, and the batch the old ones: it must not be encoded for the new."""
+    both.rows.create()
+    with both.start(*both.devices.via(redis_proxy.port)) as worker:
+        both.rows.send(events(1000))
+        both.rows.all_done()
+        clickhouse_sql.execute(f"ALTER TABLE {both.rows.target} MODIFY COLUMN error_code Int16")
+        redis_proxy.refuse()
+        redis_proxy.reset()
+        both.rows.send(events(1000, first=1000))
+        worker.wait_for("will try again: Redis")
+        redis_proxy.heal()
+        both.rows.all_done()
+        assert worker.running()
+    assert len(worker.stderr) < 1000
+    both.assert_exact(range(2000))
+
+
+def test_a_column_is_added_while_both_stores_are_written(both: Both, clickhouse_sql: Client) -> None:
+    both.rows.create(2)
+    both.rows.send(events(200))
+    with both.start("--evolve", "1") as worker:
+        both.rows.all_done()
+        both.rows.send([event(i)[:-1] + b', "n": %d}' % i for i in range(200, 1000)])
+        worker.wait_for(r"added the column n Nullable\(Int64\)")
+        end = 1000
+        while clickhouse_sql.execute(f"SELECT count(n) FROM {both.rows.target}") == [(0,)]:
+            both.rows.send([event(i)[:-1] + b', "n": %d}' % i for i in range(end, end + 100)])
+            both.rows.all_done()
+            end += 100
+    both.assert_exact(range(end))
+
+
 def test_check_looks_at_both_stores(both: Both) -> None:
     both.rows.create()
     both.rows.send(events(100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -19,7 +20,9 @@ from tests.support.job import Job, consumers, kill, status
 from tests.support.kit import PATIENCE_S, run_worker, wait_until
 from tests.support.oracle import EXACT
 from tests.support.proxy import Proxy
+from worker.commands.produce.fleet import Fleet
 from worker.decoding.framing import frame
+from worker.decoding.timestamps import to_millis
 from worker.local import Server
 
 JSON_SCHEMA = '{"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}'
@@ -183,6 +186,49 @@ def test_produce_writes_avro_that_is_counted_and_verified(devices_job: Job, sche
         assert other.wait() == 1, other.tail()
     assert any("of the kind AVRO; fix: --format avro" in line for line in other.stdout), other.stdout
     assert any(re.match(r"FAIL  sample: none of the \d+ sampled events", line) for line in other.stdout), other.stdout
+
+
+@pytest.mark.parametrize("format", ["avro", "protobuf", "json-schema"])
+def test_what_produce_writes_is_what_the_table_has(
+    format: str, rows_job: Job, schema_registry: Server, clickhouse_sql: Client
+) -> None:
+    registry = ("--format", format, "--schema-registry-url", schema_registry.address)
+    fleet = (
+        "--num-devices",
+        "300",
+        "--num-messages",
+        "2000",
+        "--seed",
+        "1",
+        "--bad-ratio",
+        "0.02",
+        "--partitions",
+        "2",
+    )
+    with run_worker(
+        "produce", "--topic", rows_job.topic, "--bootstrap-servers", rows_job.kafka, *fleet, *registry
+    ) as produce:
+        assert produce.wait() == 0, produce.tail()
+    rows_job.finish(*registry)
+    stored = clickhouse_sql.execute(
+        f"SELECT toUnixTimestamp64Milli(timestamp), device_ip, error_code FROM {rows_job.target}"
+    )
+    written = Fleet(300, seed=1, bad_ratio=0.02).take(2000)
+    assert Counter(stored) == Counter(filter(None, map(row, written)))
+    assert len(rows_job.dead_letters()) == 2000 - len(stored) > 0
+    with run_worker("verify", *rows_job.arguments(*registry)) as verify:
+        assert verify.wait() == 0, verify.tail()
+
+
+def row(event: bytes) -> tuple[int, str, int] | None:
+    """Return the row of an event of a fleet; None if it is invalid."""
+    try:
+        value = json.loads(event)
+        millis, device, code = to_millis(value["timestamp"]), value["device_ip"], value["error_code"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    is_valid = type(device) is str and type(code) is int and -128 <= code <= 127
+    return (millis, device, code) if is_valid else None
 
 
 @pytest.mark.parametrize(

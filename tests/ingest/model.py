@@ -95,11 +95,20 @@ class Table:
     tokens: set[tuple[str, int]] = field(default_factory=set)  # of each part
     constrained: bool = False
     fields: tuple[Field, ...] = (Field("v", ("v",), list),)
+    accepted: list[tuple[Field, ...]] = field(default_factory=list)  # what blocks may have been formed for, besides
     is_down: bool = False
     writes: int = 0
 
     def alter(self) -> None:
-        self.fields = (Field("v", ("v",), list),)
+        self.fields, self.accepted = (Field("v", ("v",), list),), []
+
+    def add_column(self) -> None:
+        """Add a column that no event has; blocks without it are still accepted."""
+        self.accepted.append(self.fields)
+        self.fields = (*self.fields, Field(f"w{len(self.fields)}", ("w",), list, required=False))
+
+    def takes(self, fields: Sequence[Field]) -> bool:
+        return any(fields is known for known in (self.fields, *self.accepted))
 
 
 class World:
@@ -111,6 +120,7 @@ class World:
         self.tables = {topic: Table() for topic in TOPICS}
         self.owner: FakeGroupConsumer | None = None
         self.dead_letters: set[tuple[str, int, int]] = set()  # topic id, partition, offset
+        self.dead_letter_topic_is_down = False
         self.outcomes: list[str] = []
         self.fetch = 5  # messages of a partition that one read brings at most
         self.read_errors: list[Key] = []
@@ -282,8 +292,9 @@ class FakeSink:
         table = self.table
         table.writes += 1
         self._raise_if_down()
-        if not batch.fields is self.fields is table.fields:
+        if batch.fields is not self.fields or not table.takes(self.fields):
             raise SchemaChanged("altered")
+        assert [len(parts) for parts in batch.columns] == [len(batch.offsets)] * len(self.fields)
         outcome = self.world.outcomes.pop() if self.world.outcomes else "ok"
         if outcome == "refused":
             raise Retryable("no", reason="other")
@@ -358,6 +369,8 @@ class FakeDeadLetterProducer:
         self.world = world
 
     def write(self, topic: str, partition: int, dead_letters: list[DeadLetter]) -> None:
+        if self.world.dead_letter_topic_is_down:
+            raise Retryable("down", reason="other")
         topic_id = self.world.logs[topic, partition].topic_id
         self.world.dead_letters.update((topic_id, partition, dead_letter.offset) for dead_letter in dead_letters)
 

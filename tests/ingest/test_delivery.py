@@ -230,12 +230,23 @@ class Delivery(RuleBasedStateMachine):
         """ALTER TABLE … MODIFY COLUMN."""
         self.world.tables[topic].alter()
 
+    @rule(topic=st.sampled_from(TOPICS))
+    def add_column(self, topic: str) -> None:
+        """ALTER TABLE … ADD COLUMN by the monitor of this host, or of another one whose monitor has noticed it."""
+        self.world.tables[topic].add_column()
+        STATS.monitor.add("columns_version")
+
+    @rule(is_down=st.booleans())
+    def fail_dead_letter_topics(self, is_down: bool) -> None:
+        """The dead-letter topics fail, or work again."""
+        self.world.dead_letter_topic_is_down = is_down
+
     @rule(member=consumes(members))
     def stop(self, member: Member) -> None:
         """SIGTERM."""
         if member.group_consumer.expelled or member.is_dead:
             return
-        if any(table.is_down for table in self.world.tables.values()):
+        if self.world.dead_letter_topic_is_down or any(table.is_down for table in self.world.tables.values()):
             member.die()  # its drain would time out
             return
         member.consumer.stop()
@@ -287,7 +298,7 @@ class Delivery(RuleBasedStateMachine):
         world = self.world
         for table in world.tables.values():
             table.is_down = False
-        world.registry_is_down = False
+        world.registry_is_down = world.dead_letter_topic_is_down = False
         world.leaderless = set()
         if world.owner is not None:
             self.revoke(world.owner)
@@ -450,6 +461,111 @@ def test_a_stored_block_whose_table_changed_before_the_retry_is_not_written_agai
     assert log.committed[0] == log.end
 
 
+@pytest.mark.parametrize("change", ["altered", "column added"])
+def test_a_stored_block_whose_dead_letters_wait_is_not_written_again_after_a_change_of_the_table(change: str) -> None:
+    """Its rows have their token. Read again with what came since, they would be another block with another one."""
+    world, member = _member(batch_rows=1000)
+    pipeline, assignment = member.consumer._pipeline, member.consumer._assignment
+    log, other, table = world.logs["a", 0], world.logs["a", 1], world.tables["a"]
+    pipeline._linger_s = 3600
+    other.append(["good"] * 3)  # the older batch, which is sealed later
+    member.turn()
+    log.append(["good", "bad", "good"])
+    member.turn()
+    partition, other_partition = assignment.get(("a", 0)), assignment.get(("a", 1))
+    assert partition
+    assert other_partition
+    partition.seal()
+    world.dead_letter_topic_is_down = True
+    while not table.rows:
+        member.turn()
+    log.append(["good"] * 3)
+    if change == "altered":
+        table.alter()
+        other_partition.seal()
+    else:
+        table.add_column()
+        STATS.monitor.add("columns_version")
+    for _ in range(40):
+        member.turn()
+    world.dead_letter_topic_is_down, pipeline._linger_s = False, 0
+    for _ in range(40):
+        member.turn()
+    assert sorted(table.rows.values()) == [1] * 8
+    assert {offset for _, _, offset in world.dead_letters} == {1}
+    assert [log.committed_offset, other.committed_offset] == [6, 3]
+
+
+def test_what_is_read_behind_a_stored_block_is_formed_again_also_at_the_end_of_a_range() -> None:
+    world, member = _member(batch_rows=3, until=6)
+    log, table = world.logs["a", 0], world.tables["a"]
+    log.append(["good", "bad", "good", "good", "good", "good", "good"])
+    world.dead_letter_topic_is_down, world.fetch = True, 7
+    for _ in range(20):
+        member.turn()
+    partition = member.consumer._assignment.get(("a", 0))
+    assert partition
+    assert partition.is_at_end
+    assert [batch.is_stored for batch in partition.sealed] == [True, False]
+    table.alter()
+    STATS.monitor.add("columns_version")
+    for _ in range(20):
+        member.turn()
+    world.dead_letter_topic_is_down = False
+    for _ in range(40):
+        member.turn()
+    assert sorted(table.rows.values()) == [1] * 5
+    assert {offset for _, _, offset in world.dead_letters} == {1}
+    assert log.committed_offset == 6
+
+
+def test_events_fill_a_new_column_from_the_next_block_on_and_none_is_passed_over() -> None:
+    """What was read before is formed again; a block whose answer was lost keeps its range."""
+    world, member = _member(batch_rows=1000)
+    log, table = world.logs["a", 0], world.tables["a"]
+    log.append(["good"] * 4)
+    world.outcomes = ["answer lost"]
+    while not table.rows:
+        member.turn()
+    table.is_down = True
+    log.append(["good"] * 4)
+    for _ in range(10):
+        member.turn()
+    table.add_column()
+    STATS.monitor.add("columns_version")
+    for _ in range(20):
+        member.turn()
+    table.is_down = False
+    for _ in range(40):
+        member.turn()
+    assert member.consumer._topic_sinks.get("a").sink.fields is table.fields
+    assert sorted(table.rows.values()) == [1] * 8
+    assert log.committed_offset == 8
+
+
+def test_rows_that_a_replay_adds_to_a_block_are_looked_up_also_after_a_second_replay() -> None:
+    """The schema of one event is known only at the replay, and the table changes before that is stored."""
+    world, member = _member(batch_rows=1000)
+    log, table = world.logs["a", 0], world.tables["a"]
+    log.append(["good"] * 4)
+    world.rejected, world.outcomes = {1}, ["answer lost"]
+    while not table.rows:
+        member.turn()
+    member.die()
+    world.rejected = set()
+    successor = Member(world, 1, True, 1000, 0)
+    successor.group_consumer.assign()
+    table.is_down = True
+    for _ in range(10):
+        successor.turn()
+    table.alter()
+    table.is_down = False
+    for _ in range(40):
+        successor.turn()
+    assert sorted(offset for _, _, offset in table.rows) == [0, 1, 2, 3]
+    assert set(table.rows.values()) == {1}
+
+
 def test_a_view_that_raises_is_waited_out_and_nothing_is_searched_by_halves() -> None:
     world, member = _member(batch_rows=1000)
     world.logs["a", 0].append(["good"] * 8)
@@ -566,9 +682,11 @@ def test_a_block_whose_schema_is_known_only_at_its_replay_loses_no_event(lands: 
     assert log.committed_offset == 4
 
 
-def _member(batch_rows: int) -> tuple[World, Member]:
+def _member(batch_rows: int, until: int | None = None) -> tuple[World, Member]:
     STATS.slot(0).set("ledgers", 0)
     world = World()
+    for log in world.logs.values():
+        log.until = until
     member = Member(world, 0, True, batch_rows, 0)
     member.group_consumer.assign()
     return world, member

@@ -22,6 +22,7 @@ GRAFANA = ROOT / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "worker.json").read_text())
 NOT_SHOWN = {
     "worker_restarts_total",  # an annotation; the panel shows it by slot
+    *("worker_evolved_columns_total", "worker_evolve_errors_total"),  # 0 without --evolve
     "worker_dropped_log_lines_total",  # 0 where logs are read at all
 }
 UNITS = {"short", "s", "bytes", "Bps", "eps", "ops", "percentunit"}

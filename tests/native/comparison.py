@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import worker_native
 
@@ -88,9 +88,9 @@ def encode(field: Wanted, parts: list[Any]) -> bytes:
     return codec(field.target).encode(parts)
 
 
-def bulk_strings(values: Sequence[str]) -> bytes:
-    encoded = [value.encode() for value in dict.fromkeys(values)]
-    return b"".join([b"$%d\r\n%b\r\n" % (len(value), value) for value in encoded])
+def strings(values: Sequence[str]) -> bytes:
+    """Return a part of devices as a Decoder makes it."""
+    return cast(bytes, codec("String").convert(list(values)))
 
 
 def _check_order(runs: list[tuple[int, int, tuple[Any, ...]]], undecided: list[int], count: int) -> None:
@@ -104,7 +104,7 @@ def _check_order(runs: list[tuple[int, int, tuple[Any, ...]]], undecided: list[i
 
 def _parts_are_equal(fields: Sequence[Wanted], parts: tuple[Any, ...], expected: Decoded) -> bool:
     return len(parts) == len(fields) and all(
-        _plain(part) == (bulk_strings(column) if field.target in CONVERTERS else _plain(column))
+        _plain(part) == (strings(column) if field.target in CONVERTERS else _plain(column))
         for field, part, column in zip(fields, parts, expected.columns, strict=True)
     )
 

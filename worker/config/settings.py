@@ -23,14 +23,14 @@ _REDIS_KINDS = ("cluster", "sentinel")
 
 
 class UsageError(Fatal):
-    """An invalid option; the text says what to write instead."""
+    """An invalid option; the message states the correction."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code=ExitCode.USAGE)
 
 
 def option(
-    group: str,  # its heading in --help and docs/options.md; a group with a store's name is for that store only
+    group: str,  # heading in --help and docs/options.md; a group with a store's name is for that store only
     default: Any,
     help: str,
     *,
@@ -41,9 +41,9 @@ def option(
     metavar: str = "",
     backend: str = "",
 ) -> Any:
-    """Declare an option. `parse` converts its text, or raises ValueError that says what to write.
+    """Declare an option. `parse` converts its text, or raises ValueError with the correction.
 
-    `backend` is the only store that uses the option, where the group does not say so.
+    `backend` is the only store that uses the option, if the group does not name it.
     """
     metadata = {
         "group": group,
@@ -85,7 +85,7 @@ class Settings:
     group_id: str = _kafka("", "consumer group; default: worker, the store, and its table or key", metavar="ID")
     start: str = _kafka(
         "earliest",
-        "where a group without committed offsets begins: earliest, latest, or the first event at or after a time",
+        "where a group without committed offsets starts: earliest, latest, or the first event at or after a time",
         parse=parsers.start,
         metavar="earliest|latest|TIME",
     )
@@ -98,28 +98,28 @@ class Settings:
     )
     format: str = _format(
         "json",
-        "format of the events; all but json are framed as Confluent's serializers do it (docs/formats.md)",
+        "format of the events; all except json use Confluent's wire format (docs/formats.md)",
         choices=("json", "avro", "protobuf", "json-schema"),
     )
     schema_registry_url: str = _format(
         "",
-        "schema registry with the events' schemas, such as http://127.0.0.1:8081, with its user before an @",
+        "schema registry of the events' schemas, such as http://127.0.0.1:8081 or https://USER@HOST:8081",
         parse=parsers.optional_url("http", "https"),
         metavar="URL",
     )
     schema_registry_password: str = _format("", "password for the schema registry", secret=True)
     schema_registry_token: str = _format("", "bearer token for the schema registry", secret=True)
     schema_registry_ca: str = _format(
-        "", "certificates that the schema registry's must be signed by, if not the system's", metavar="FILE"
+        "", "CA certificates for the schema registry; default: the system's", metavar="FILE"
     )
     backend: str = _store(
         "redis",
-        "store for the events; both: written in one pass (docs/guarantees.md)",
+        "store for the events; with both, one pass writes to both (docs/guarantees.md)",
         choices=(*STORES, BOTH),
     )
     device_field: str = _store(
         "device_ip",
-        "field whose distinct values are counted, such as user.id; in ClickHouse, the column that it fills",
+        "field whose distinct values are counted, such as user.id; in ClickHouse, those of the column that it fills",
         parse=parsers.field_path,
         metavar="FIELD",
     )
@@ -140,35 +140,35 @@ class Settings:
     redis_password: str = _redis("", "password for Redis", secret=True)
     redis_key: str = _redis(
         "devices:{topic}",
-        "key of the HyperLogLog; {topic} stands for the topic in braces (a cluster hash tag)",
+        "key of the HyperLogLog; {topic} is replaced by the topic in braces (a cluster hash tag)",
     )
     windows: str = _redis(
         "",
-        "also a HyperLogLog per minute, hour or day of the events' own time (docs/windows.md)",
+        "add a HyperLogLog per minute, hour or day of the events' own time (docs/windows.md)",
         parse=parsers.windows,
         metavar="minute,hour,day",
     )
     window_time_zone: str = _redis(
         "",
-        "time zone at whose midnights the days of --windows begin, such as Europe/Amsterdam; default: UTC",
+        "time zone of the days of --windows, such as Europe/Amsterdam; default: UTC",
         parse=parsers.time_zone,
         metavar="ZONE",
     )
     time_field: str = _redis(
         "timestamp",
-        "field with the time that --windows use, such as meta.at",
+        "field with the time for --windows, such as meta.at",
         parse=parsers.field_path,
         metavar="FIELD",
     )
     window_ttl: str = _redis(
         "minute=1d,hour=30d,day=400d",
-        "how long a window's keys live after its end",
+        "lifetime of a window's keys after its end",
         parse=parsers.window_ttl,
         metavar="WINDOW=TIME,…",
     )
     by: str = _redis(
         "",
-        "also HyperLogLogs for each value of a field, or combination of values of two, for at most 256",
+        "add HyperLogLogs for each value of a field, or combination of values of two fields, at most 256",
         parse=parsers.by,
         metavar="FIELD[,FIELD]",
     )
@@ -181,20 +181,26 @@ class Settings:
     clickhouse_password: str = _clickhouse("", "password for ClickHouse", secret=True)
     table: str = _clickhouse(
         "events",
-        "ClickHouse table, created if missing; {topic} in it makes one per topic",
+        "ClickHouse table, created if missing; with {topic}, one table per topic",
         parse=parsers.table,
     )
     map: Mapping[str, str] = _clickhouse(
         {},
-        "fill this column from that field; other columns are filled from the field of their name (repeatable)",
+        "fill the column from the field; other columns are filled from the field of the same name (repeatable)",
         parse=parsers.columns,
         metavar="FIELD=COLUMN",
     )
     types: Mapping[str, str] = _clickhouse(
         {},
-        'how strict a column is; lenient: "5" and true are numbers, 5 is text, 1 is true (repeatable, docs/mapping.md)',
+        'lenient column: "5" and true are numbers, 5 is text, 1 is true; default: strict (repeatable, docs/mapping.md)',
         parse=parsers.types,
         metavar="COLUMN=lenient",
+    )
+    evolve: int = _clickhouse(
+        0,
+        "add columns for fields that many of the last events have, at most so many; 0: none (docs/mapping.md)",
+        parse=parsers.number(0, 1000),
+        unit="columns",
     )
     delivery: str = _delivery(
         "auto",
@@ -209,33 +215,33 @@ class Settings:
     )
     max_bad_ratio: float = _delivery(
         1.0,
-        "stop if more than this part of the last 10 000 or more events was invalid; 1: never",
+        "stop if more than this fraction of the last 10 000 or more events was invalid; 1: never",
         parse=parsers.number(0, 1, float),
     )
     processes: int | None = _processes(
         None, "consumer processes; auto: one per partition", parse=parsers.processes, metavar="N|auto"
     )
-    until_end: bool = _processes(False, "stop when all that was in the topic at start is written", parse=parsers.switch)
+    until_end: bool = _processes(False, "stop after writing the events in the topic at start", parse=parsers.switch)
     until: str = _processes(
         "",
-        "stop when all events before the first one at or after this time (of Kafka's timestamps) are written",
+        "stop after writing all events before the first one with a Kafka timestamp at or after this time",
         parse=parsers.until,
         metavar="TIME",
     )
     reader: str = _processes(
         "auto",
-        "what reads and decodes: the optional native package, if it can be used, or Python",
+        "implementation of reading and decoding; auto: the optional native package if it can be used, else Python",
         choices=("auto", "native", "python"),
     )
     drain_timeout: float = _processes(
         30.0,
-        "time for the last writes when the worker stops",
+        "maximum time for the last writes when the worker stops",
         parse=parsers.number(0.1, 3600, float),
         unit="s",
     )
     report: str = _observability(
         "exact",
-        "how ClickHouse counts the devices; approximate: within 1 %, by uniqCombined64; off: not at all",
+        "how ClickHouse counts the devices; approximate: within 1 %, with uniqCombined64; off: no count",
         choices=("exact", "approximate", "off"),
     )
     report_interval: float = _observability(
@@ -243,7 +249,7 @@ class Settings:
     )
     metrics_host: str = _observability("127.0.0.1", "address of /metrics, /livez, /readyz and the status page")
     metrics_port: int = _observability(
-        9108, "their port; 0: any free one, logged at start", parse=parsers.number(0, 65_535)
+        9108, "port of --metrics-host; 0: any free port, logged at start", parse=parsers.number(0, 65_535)
     )
     log_format: str = _observability("text", "format of the log on stderr", choices=("text", "json"))
     log_level: str = _observability(
@@ -255,7 +261,7 @@ class Settings:
             object.__setattr__(self, "group_id", self._default_group())
 
     def _default_group(self) -> str:
-        """Return a group for this store and table or key alone: one that another has read has nothing left for it."""
+        """Return a group for this store and table or key only: a shared group would have no events left."""
         database = urlsplit(self.clickhouse_url).path.strip("/")
         table = self.table if "." in self.table or database in ("", "default") else f"{database}.{self.table}"
         targets = {"redis": self.redis_key, "clickhouse": table}
@@ -268,17 +274,17 @@ class Settings:
 
     @property
     def counting_backend(self) -> str:
-        """The store that counts the devices: of both, Redis, which need not read a table for it."""
+        """The store that counts the devices: of both, Redis, which counts without reading a table."""
         return self.backends[0]
 
     @property
     def by_fields(self) -> tuple[str, ...]:
-        """The fields whose values have HyperLogLogs of their own."""
+        """The fields whose values have separate HyperLogLogs."""
         return parsers.by_fields(self.by)
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Topic names, and regular expressions for them, which begin with ^."""
+        """Topic names and regular expressions; the latter start with ^."""
         return tuple(re.split(r",(?![^{]*\})", self.topic)) if self.topic else ()
 
     @property
@@ -288,7 +294,7 @@ class Settings:
 
     @property
     def start_ms(self) -> int | None:
-        """The time of `--start` in Unix milliseconds; None if it is no time."""
+        """The time of `--start` in Unix milliseconds; None if it is not a time."""
         return None if self.start in parsers.START_NAMES else parsers.to_millis(self.start)
 
     @property
@@ -310,7 +316,7 @@ class Settings:
 
     @property
     def redis_key_name(self) -> str:
-        """The HyperLogLog's key. The braces stay, so that a cluster keeps a topic's keys on one node."""
+        """The HyperLogLog's key. The braces remain, so a cluster keeps a topic's keys on one node."""
         return self.redis_key.replace(parsers.TOPIC_PLACEHOLDER, f"{{{self.topic}}}")
 
     @property
@@ -327,7 +333,7 @@ def flag_of(name: str) -> str:
 
 
 def toml_value(value: Any) -> Any:
-    """Return a value as a file has it: None is `auto`."""
+    """Return a value as in a configuration file: None is `auto`."""
     return "auto" if value is None else value
 
 

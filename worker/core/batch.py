@@ -90,6 +90,11 @@ class Batch:
         return self.state is BatchState.IN_DOUBT
 
     @property
+    def is_stored(self) -> bool:
+        """Whether its rows are in the store, so that they are not needed any more."""
+        return self.state in (BatchState.STORED, BatchState.ACKNOWLEDGED)
+
+    @property
     def recut(self) -> bool:
         """Whether its rows may be stored under another token: that of the range that was sent whole."""
         return self.recut_end > self.start

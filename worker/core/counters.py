@@ -24,6 +24,7 @@ NAME_BYTES = 288  # "topic topic-id": at most 249 + 1 + 22
 ERROR_BYTES = 512
 
 SUPERVISOR_CELLS = ("pid", "restarts", "started_ns")
+MONITOR_CELLS = ("columns_version", "evolved_columns", "evolve_errors")  # of `--evolve`; the first changes with tables
 CONSUMER_CELLS = (
     "heartbeat_ns",
     "assigned",
@@ -106,7 +107,7 @@ DELIVERY_CAP_MS = 86_400_000  # older events count as this old: a replay must no
 
 
 def _cells() -> dict[str, int]:
-    names = [*SUPERVISOR_CELLS, *CONSUMER_CELLS, "ledgers"]
+    names = [*SUPERVISOR_CELLS, *MONITOR_CELLS, *CONSUMER_CELLS, "ledgers"]
     names += [f"rejected_{reason}" for reason in REJECT_REASONS]
     names += [f"retries_{backend}_{reason}" for backend in (*STORES, "kafka") for reason in RETRY_REASONS]
     names += [f"{store}_down" for store in STORES]

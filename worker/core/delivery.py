@@ -243,6 +243,7 @@ class Progress:
     def replay(self, batch: Batch) -> None:
         """Form the same block again: a try to write it may have been stored."""
         self.boundary, self.intent_time_ms, self.intent_rows = batch.end, batch.intent_time_ms, batch.rows
+        self.recut_end = max(self.recut_end, batch.recut_end)
         self.state = PartitionState.REPLAYING
 
     def rewind(self) -> None:

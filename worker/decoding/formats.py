@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from worker.core.errors import Fatal
-from worker.core.records import Decode
+from worker.core.records import Decode, Field
 from worker.core.schemas import FetchSchema, SchemaNeeded
 from worker.decoding import json
 from worker.decoding.framed import FramedDecoder
@@ -16,6 +16,9 @@ from worker.decoding.transform import load_transform
 
 KINDS = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
 """The formats with a registry, and what it calls the kinds of their schemas."""
+
+ReadEvents = Callable[[Sequence[bytes]], list[dict[str, Any]]]
+"""Payloads → those events that are objects."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -33,7 +36,7 @@ def open_format(name: str, fetch: FetchSchema) -> Format:
     if name == "json":
         return Format(json.decode, json.read_events)
     try:
-        decoder = FramedDecoder(_schemas(name, fetch), is_json=name == "json-schema")
+        decoder = _framed(name, fetch)
     except ImportError as error:
         raise Fatal(
             f"--format {name} needs the package {error.name}; install it: pip install 'kafka-ingest-worker[{name}]'"
@@ -47,11 +50,30 @@ def open_decoder(name: str, fetch: FetchSchema, transform: str) -> Decode:
     return load_transform(transform, opened.read_events).decode if transform else opened.decode
 
 
-def _schemas(name: str, fetch: FetchSchema) -> SchemaCache:
+def open_events(name: str, fetch: FetchSchema, transform: str) -> ReadEvents:
+    """Return what reads events and applies the user's function. Raises Fatal.
+
+    It fetches the schemas that it needs, and blocks meanwhile; it raises Retryable and Fatal.
+    """
+    read_events = open_format(name, fetch).read_events
+    if transform:
+        decode = load_transform(transform, read_events).decode
+        read_events = lambda payloads: decode(payloads, (_WHOLE,)).columns[0]  # noqa: E731
+    read = with_schemas(read_events)
+    return lambda payloads: [event for event in read(payloads) if type(event) is dict]
+
+
+_WHOLE = Field("", (), list)  # the event itself
+
+
+def _framed(name: str, fetch: FetchSchema) -> FramedDecoder:
     if name == "json-schema":
-        return SchemaCache(fetch, KINDS[name], lambda _: json.read_framed_events)
+        return FramedDecoder(SchemaCache(fetch, KINDS[name], lambda _: json.read_framed_events), is_json=True)
     library = importlib.import_module(f"worker.decoding.{name}")
-    return SchemaCache(fetch, KINDS[name], library.compile_schema)
+    schemas = SchemaCache(fetch, KINDS[name], library.compile_schema)
+    if name == "avro":
+        return FramedDecoder(schemas, is_json=False)
+    return FramedDecoder(schemas, is_json=False, parse=library.parse, read_field=library.field_values)
 
 
 def with_schemas(call: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from math import isfinite
 from operator import itemgetter
 from secrets import token_hex
+from types import NoneType
 from typing import Any
 
 import orjson
 
 from worker.core.records import Decoded, Field, Reject
-from worker.decoding.converters import CONVERT_ERRORS, reject_reason
+from worker.decoding.converters import CONVERT_ERRORS, BadValue, reject_reason
 from worker.decoding.framing import HEAD_BYTES, is_framed
+
+ReadField = Callable[[list[Any], Field], list[Any]]
+"""Events and a field → its value of each: see `field_values`."""
 
 
 def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
@@ -26,15 +30,19 @@ def decode(payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
     return decode_events(read_events(payloads), payloads, fields)
 
 
-def decode_events(events: list[Any], texts: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+def decode_events(
+    events: list[Any], texts: Sequence[bytes], fields: Sequence[Field], read: ReadField | None = None
+) -> Decoded:
     """Return the columns of events, which are JSON values or Unreadable, and the rejects.
 
     `texts` has each event's JSON, from which fields that need it are read again. Where it is no JSON, they are not.
+    With `read`, an event may also be an object that it reads as `field_values` reads JSON.
     """
+    read = read or field_values
     try:
-        return Decoded(_columns(events, fields), None, len(events), ())
+        return Decoded(_columns(events, fields, read), None, len(events), ())
     except CONVERT_ERRORS:
-        return _decode_with_rejects(events, texts, fields)
+        return _with_rejects(events, texts, fields, read)
 
 
 class Unreadable:
@@ -90,11 +98,11 @@ def _parse_together(payloads: Sequence[bytes]) -> list[Any] | None:
     return events
 
 
-def _columns(events: list[Any], fields: Sequence[Field]) -> tuple[Any, ...]:
-    return tuple([field.convert(_values(events, field)) for field in fields])
+def _columns(events: list[Any], fields: Sequence[Field], read: ReadField) -> tuple[Any, ...]:
+    return tuple([field.convert(read(events, field)) for field in fields])
 
 
-def _values(events: list[Any], field: Field) -> list[Any]:
+def field_values(events: list[Any], field: Field) -> list[Any]:
     """Return each event's value of the field; KeyError if one is missing, TypeError if a parent is not an object."""
     values = events
     if field.required:
@@ -167,24 +175,31 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _decode_with_rejects(events: list[Any], payloads: Sequence[bytes], fields: Sequence[Field]) -> Decoded:
+def _with_rejects(events: list[Any], texts: Sequence[bytes], fields: Sequence[Field], read: ReadField) -> Decoded:
     """Find the invalid events field by field, and convert the others."""
     rejects: list[Reject] = []
     kept: list[int] = []
     for index, event in enumerate(events):
-        if type(event) is dict:
-            kept.append(index)
+        if type(event) is Unreadable:
+            rejects.append(Reject(index, event.reason, ""))
+        elif isinstance(event, _NO_OBJECTS):
+            rejects.append(Reject(index, "not_object", ""))
         else:
-            rejects.append(Reject(index, event.reason if type(event) is Unreadable else "not_object", ""))
+            kept.append(index)
+    if rejects:  # often the other events are valid
+        try:
+            return Decoded(_columns([events[index] for index in kept], fields, read), kept, len(kept), rejects)
+        except CONVERT_ERRORS:
+            pass
     for field in fields:
-        reasons = _reject_reasons([events[index] for index in kept], [payloads[index] for index in kept], field)
+        reasons = _reject_reasons([events[index] for index in kept], [texts[index] for index in kept], field, read)
         rejects += [Reject(i, reason, field.name) for i, reason in zip(kept, reasons, strict=True) if reason]
         kept = [i for i, reason in zip(kept, reasons, strict=True) if not reason]
-    columns = _columns([events[index] for index in kept], fields)
+    columns = _columns([events[index] for index in kept], fields, read)
     return Decoded(columns, kept if rejects else None, len(kept), sorted(rejects))
 
 
-def _reject_reasons(events: list[Any], payloads: Sequence[bytes], field: Field) -> list[str]:
+def _reject_reasons(events: list[Any], payloads: Sequence[bytes], field: Field, read: ReadField) -> list[str]:
     """Return each event's _reject_reason; only groups with an invalid event are searched event by event.
 
     A value that an exact field needs from the text is put into its event.
@@ -193,26 +208,28 @@ def _reject_reasons(events: list[Any], payloads: Sequence[bytes], field: Field) 
     for start in range(0, len(events), _GROUP):
         group = events[start : start + _GROUP]
         try:
-            field.convert(_values(group, field))
+            field.convert(read(group, field))
         except CONVERT_ERRORS:
             for event, payload in zip(group, payloads[start : start + _GROUP], strict=True):
-                reason = _reject_reason(event, field)
+                reason = _reject_reason(event, field, read)
                 if reason and field.exact and _use_exact_value(event, payload, field):
-                    reason = _reject_reason(event, field)
+                    reason = _reject_reason(event, field, read)
                 reasons.append(reason)
         else:
             reasons += [""] * len(group)
     return reasons
 
 
-def _reject_reason(event: dict[str, Any], field: Field) -> str:
+def _reject_reason(event: Any, field: Field, read: ReadField) -> str:
     """Return why the event has no valid value of the field; empty if it has one."""
     try:
-        values = _values([event], field)
+        values = read([event], field)
     except KeyError:
         return "missing_field"
     except TypeError:
         return "wrong_type"
+    except BadValue as error:
+        return error.reason
     reason = reject_reason(field.convert, values)
     return reason and (_unusual(values) or reason)
 
@@ -248,6 +265,7 @@ def _use_exact_value(event: dict[str, Any], payload: bytes, field: Field) -> boo
     return True
 
 
+_NO_OBJECTS = (str, int, float, list, NoneType)  # the JSON values that are no event
 _NOT_JSON, _FRAMED = Unreadable("not_json"), Unreadable("schema_framing")
 _UNUSUAL_DEPTH = 500
 _INT_DIGITS = 20  # of any 64-bit integer, with its sign

@@ -64,6 +64,8 @@ class Consumer:
         )
         self._topic_list = stats.topic_list
         self._topics = 0  # version of the topic list that it is subscribed to
+        self._monitor = stats.monitor
+        self._columns_version = stats.monitor.get("columns_version")
         self._stopping = False
         self._housekeeping_at = 0.0
         self._cpu_ns = 0  # of this process, as far as it is in the slot's
@@ -138,6 +140,9 @@ class Consumer:
             self._housekeep()
         if self._topic_list.version != self._topics:
             self._resubscribe()
+        if (version := self._monitor.get("columns_version")) != self._columns_version:
+            self._columns_version = version
+            self._topic_sinks.reopen()
 
     def _resubscribe(self) -> None:
         """Follow the monitor, which looks for topics that match."""

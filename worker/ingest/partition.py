@@ -50,6 +50,11 @@ class Partition:
 
     # what it is doing
 
+    def is_formed_for(self, fields: Sequence[Field]) -> bool:
+        """Whether it decodes these fields, and has no others in batches that are not stored."""
+        batches = [*self.sealed, *([self.open] if self.open else [])]
+        return self._fields is fields and all(batch.fields is fields for batch in batches if not batch.is_stored)
+
     @property
     def state(self) -> PartitionState:
         return self._progress.state
@@ -212,8 +217,11 @@ class Partition:
         self._split()
 
     def rebuild(self, fields: Sequence[Field]) -> None:
-        """Discard what is not accounted for, to be read again in another form; a block in doubt keeps its range."""
+        """Discard what is not stored, to be read again in another form; a block in doubt keeps its range."""
         self._use(fields)
+        if self.sealed and self.sealed[0].is_stored:
+            self.discard_backlog()
+            return
         if self.sealed and self.sealed[0].in_doubt:
             self._progress.replay(self.sealed[0])
         self.discard()
@@ -270,6 +278,8 @@ class Partition:
             self._append(batch, head)
             if batch.consumed >= limit:
                 self.seal()
+            if head is records:
+                return
             records = records.since(len(head.payloads))
 
     def _begin(self) -> Batch:

@@ -141,8 +141,9 @@ class RebalanceHandler:
         self._assignment.stop(key)
 
     def _want_sinks(self) -> None:
-        """Have the sinks opened that partitions wait for, and no others."""
-        self._topic_sinks.want_only({topic for topic, _ in self._assignment.waiting()})
+        """Have the sinks of the partitions opened, and no others."""
+        keys = self._assignment.keys()
+        self._topic_sinks.want_only({topic for topic, _ in keys})
 
     def _find_starts(self, keys: Collection[Key]) -> dict[Key, _Start | None]:
         """Find where partitions continue. None stands for a partition that is stopped.

@@ -21,7 +21,7 @@ class TopicSink:
     bad_ratio: BadRatio
     backoff: Backoff
     is_open: bool = False
-    is_wanted: bool = False  # a partition waits for it
+    is_wanted: bool = False  # a partition waits for it, or its table may have other columns
     failing_backend: str = ""  # the store that failed last; empty: the dead-letter topic
 
     def want(self, wanted: bool) -> None:
@@ -65,6 +65,11 @@ class TopicSinks:
             self.get(topic)
         for topic, topic_sink in self._by_topic.items():
             topic_sink.want(topic in topics)
+
+    def reopen(self) -> None:
+        """Have the open sinks read their tables' columns again; no partition starts meanwhile."""
+        for topic_sink in self._by_topic.values():
+            topic_sink.is_open, topic_sink.is_wanted = False, topic_sink.is_open or topic_sink.is_wanted
 
     def next_to_open(self) -> TopicSink | None:
         """Return a sink that a partition waits for, if it is time to try to open one."""

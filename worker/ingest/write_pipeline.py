@@ -219,6 +219,7 @@ class WritePipeline:
         match job:
             case OpenSink(topic_sink):
                 topic_sink.open()
+                self._rebuild_topic(topic_sink.topic)
             case LoadSchemas():
                 self._schema_backoff.reset()
                 self._assignment.decode_again()
@@ -334,8 +335,9 @@ class WritePipeline:
             self._assignment.reread(partition)
 
     def _rebuild_topic(self, topic: str) -> None:
-        """Form what was read of the topic again, in the shape that its table has now."""
+        """Form what was read of the topic again, in the shape that its table has now, where that is another one."""
+        fields = self._topic_sinks.get(topic).sink.fields
         for partition in self._assignment:
-            if partition.topic == topic:
-                partition.rebuild(self._topic_sinks.get(topic).sink.fields)
+            if partition.topic == topic and not partition.is_formed_for(fields):
+                partition.rebuild(fields)
                 self._assignment.reread(partition)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from worker.core.batch import Batch, BatchState, WriteResult
+from worker.core.batch import Batch, WriteResult
 from worker.core.counters import Slot
 from worker.core.errors import BlockTooLarge, ExitCode, Fatal, Retryable, RowsRefused, SchemaChanged
 from worker.core.schemas import SchemaNeeded
@@ -42,7 +42,7 @@ def write_batch(
     returns the topic's present id: if it is still that of the batch, all of the batch was read from that topic.
     Raises Fatal.
     """
-    rows_stored = batch.state in (BatchState.STORED, BatchState.ACKNOWLEDGED) or not batch.rows
+    rows_stored = batch.is_stored or not batch.rows
     sent = False
     try:
         if topic_id(batch.topic) != batch.topic_id:

@@ -63,11 +63,9 @@ METRICS: dict[str, Kind] = {
     "worker_replayed_messages_total": _counter("Events read here that another read of the same offsets accounts for"),
     "worker_in_flight_messages": _gauge("Events read and not yet acknowledged", *_PARTITION),
     "worker_unaccounted_messages": _gauge(
-        "Events read that no account of the ledger contains: a defect unless 0", *_PARTITION
+        "Events read that are in no account of the ledger; a value other than 0 is a defect", *_PARTITION
     ),
-    "worker_rejected_messages_total": _counter(
-        "Events that cannot be written because of their content, by reason", "reason"
-    ),
+    "worker_rejected_messages_total": _counter("Events rejected because of their content, by reason", "reason"),
     # lag
     "worker_lag_messages": _gauge(
         "Events up to the end of the readable log that the group has not committed", *_PARTITION
@@ -81,7 +79,7 @@ METRICS: dict[str, Kind] = {
     "worker_delivery_seconds": _histogram("Time from an event's Kafka timestamp to the acknowledgement of the store"),
     # time per step
     "worker_stage_seconds": _histogram(
-        "Duration of one step of a consumer; writes overlap with the other steps", "stage"
+        "Duration of a step of a consumer; writes overlap with the other steps", "stage"
     ),
     "worker_batch_rows": _histogram("Rows per batch"),
     # the store and Kafka
@@ -90,6 +88,8 @@ METRICS: dict[str, Kind] = {
     "worker_kafka_up": _gauge("1 while Kafka answers the monitor"),
     "worker_topic_partitions": _gauge("Partitions of the topic", "topic"),
     "worker_devices": _gauge("Distinct devices in the store at the last count", "topic", "backend"),
+    "worker_evolved_columns_total": _counter("Columns that --evolve has added"),
+    "worker_evolve_errors_total": _counter("Rounds of --evolve that failed, of each topic"),
     "worker_window_devices": _gauge(
         "Distinct devices of the last closed minute, hour and day (--windows); late events change it", "topic", "window"
     ),
@@ -97,17 +97,17 @@ METRICS: dict[str, Kind] = {
     "worker_processes": _gauge("Running consumer processes"),
     "worker_processes_wanted": _gauge("Number of consumer processes that should run"),
     "worker_partitions_assigned": _gauge("Partitions assigned to the consumers of this supervisor"),
-    "worker_rebalances_total": _counter("Partition assignments that consumers received"),
+    "worker_rebalances_total": _counter("Partition assignments received by consumers"),
     "worker_restarts_total": _counter("Restarts of consumers"),
     "worker_slot_restarts_total": _counter("Restarts of the consumer in this slot", "slot"),
-    "worker_slot_cpu_seconds_total": _counter("CPU time of all consumers that ran in this slot", "slot"),
+    "worker_slot_cpu_seconds_total": _counter("CPU time of all consumers in this slot, past ones included", "slot"),
     "worker_slot_resident_memory_bytes": _gauge("Resident memory of the consumer", "slot"),
     "worker_slot_start_time_seconds": _gauge("Start time of the consumer, in seconds since the epoch", "slot"),
     "worker_slot_heartbeat_age_seconds": _gauge("Time since the last iteration of the consumer's loop", "slot"),
     "worker_slot_paused": _gauge(
         "1 while reading is paused because the store is slower than the topic, or unavailable", "slot"
     ),
-    "worker_dropped_log_lines_total": _counter("Log lines that were dropped because nobody read stderr"),
+    "worker_dropped_log_lines_total": _counter("Log lines dropped because nothing read stderr"),
     "worker_build_info": _gauge("Versions and configuration of this worker; always 1", *_BUILD),
 }
 
@@ -129,7 +129,7 @@ class Collector:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, without gauges of processes and partitions that no longer exist."""
+        """Yield all families, without gauges of processes and partitions that no longer exist."""
         self._used = list(self._stats.used())  # once per scrape: it is a third of the cost of reading
         yield from self._ledger()
         yield from self._lag()
@@ -189,6 +189,8 @@ class Collector:
             for reason in RETRY_REASONS
         }
         yield _family("worker_sink_retries_total", retries)
+        for name in ("evolved_columns", "evolve_errors"):
+            yield _family(f"worker_{name}_total", {(): self._stats.monitor.get(name)})
         yield _family("worker_kafka_up", {(): int(state.kafka_up or 0)})
         yield _family("worker_topic_partitions", {(topic,): n for topic, n in state.topics.items()})
         is_current = state.devices is not None and state.store_up

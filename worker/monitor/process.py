@@ -33,6 +33,7 @@ from worker.monitor.metrics import Collector, Exposition
 from worker.monitor.report import Report
 from worker.monitor.state import MonitorState
 from worker.monitor.status import Status
+from worker.monitor.table_columns import TableColumns
 from worker.monitor.unowned_partitions import UnownedPartitions
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Monitor:
         self._is_finished = False  # whether the target offsets are committed
         self._state = MonitorState(settings)
         self._report = Report(self._state)
+        self._table_columns = TableColumns(settings, stats) if "clickhouse" in settings.backends else None
         self._unowned = UnownedPartitions()
         self._accounts = Accounts(stats)
         self._sums = self._accounts.read()
@@ -106,6 +108,8 @@ class Monitor:
         self._state.error = f"starting: waiting for {' and '.join(self._settings.backends)}"
         for topic in counts:
             await self._report.wait_and_add(topic, self._report_error)
+        if self._table_columns and not any(self._stats.used()):
+            await self._table_columns.start(counts)
         self._publish_topics(counts)
         if self._settings.start != "earliest":
             await self._commit_start(counts)
@@ -122,6 +126,8 @@ class Monitor:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(counts))
             tasks.create_task(self._report.run())
+            if self._table_columns:
+                tasks.create_task(self._table_columns.run(lambda: self._state.topics))
 
     async def _commit_start(self, counts: dict[str, int]) -> None:
         """Have the group begin at `--start`, before any consumer joins it."""

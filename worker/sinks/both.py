@@ -27,6 +27,7 @@ class BothSinks:
         self._clickhouse = ClickHouseSink(settings)
         self._redis = RedisSink(settings)
         self._fields: tuple[Field, ...] = ()
+        self._of_clickhouse: tuple[Field, ...] = ()  # those of them that are ClickHouse's
         self._of_redis = slice(0)  # its columns
         self._in_clickhouse: WeakSet[Batch] = WeakSet()  # batches that it has acknowledged
 
@@ -44,6 +45,9 @@ class BothSinks:
         self._clickhouse.open()
         self._redis.open()
         own, redis = self._clickhouse.fields, self._redis.fields
+        if own is self._of_clickhouse:
+            return
+        self._of_clickhouse = own
         of_event = tuple(field for field in own if not field.of_message)
         self._fields = (*of_event, *redis, *own[len(of_event) :])
         self._of_redis = slice(len(of_event), len(of_event) + len(redis))
@@ -54,7 +58,7 @@ class BothSinks:
             columns = [*batch.columns]
             del columns[self._of_redis]
             # Other fields than its own make ClickHouse raise SchemaChanged: its columns were read again meanwhile.
-            fields = self._clickhouse.fields if batch.fields is self._fields else ()
+            fields = self._of_clickhouse if batch.fields is self._fields else ()
             self._clickhouse.write(replace(batch, fields=fields, columns=columns))
             self._in_clickhouse.add(batch)
         self._redis.write(replace(batch, fields=self._redis.fields, columns=batch.columns[self._of_redis]))

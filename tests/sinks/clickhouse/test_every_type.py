@@ -38,6 +38,6 @@ def test_a_column_of_each_type_is_described_as_the_table_knows_it(client: Client
             codec(described)
 
 
-def test_a_forgotten_type_is_an_error() -> None:
+def test_a_missing_type_is_an_error() -> None:
     with pytest.raises(KeyError, match="Later"):
         table([("Later", "")])

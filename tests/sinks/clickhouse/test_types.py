@@ -238,7 +238,11 @@ def test_a_variant_with_two_types_for_one_kind_of_value_is_refused(kind: str) ->
 
 
 @given(
-    start=st.one_of(st.integers(0, 3000), st.integers(0, 2**63 - 10_000)),
+    start=st.one_of(
+        st.integers(0, 3000),
+        st.integers(0, 2**63 - 10_000),
+        st.integers(1, 2**47 - 1).map(lambda page: 65_536 * page - 1000),
+    ),
     lengths=st.lists(st.integers(0, 2500), max_size=3),
 )
 def test_offsets_are_the_same_from_ranges_and_from_lists(start: int, lengths: list[int]) -> None:

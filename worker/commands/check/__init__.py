@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from worker.commands.check.clickhouse import check_clickhouse
+from worker.commands.check.evolution import check_evolution
 from worker.commands.check.finding import Finding, Stored, fail_with
 from worker.commands.check.kafka import check_kafka
 from worker.commands.check.options import check_options
@@ -75,4 +76,9 @@ def _findings(
                 yield from check_sample(payloads, fields, shown(topic_settings.table), of_topic)
             except WorkerError as error:
                 yield fail_with("sample", error)
+        if settings.evolve and topic in readable and fields and all(field.exists for field in fields):
+            try:
+                yield from check_evolution(topic_settings)
+            except WorkerError as error:
+                yield fail_with("evolve", error)
     yield from check_options(settings, sum(existing.values()))

@@ -15,15 +15,15 @@ from worker.config.settings import Settings
 from worker.core.errors import WorkerError
 from worker.sinks import uncounted
 from worker.sinks.clickhouse import devices
-from worker.sinks.clickhouse.connection import address, connect
+from worker.sinks.clickhouse.connection import address, connect, has_right
 from worker.sinks.clickhouse.deduplication import ExactlyOnceBlocker
 from worker.sinks.clickhouse.errors import DRIVER_ERRORS, advice, first_line
+from worker.sinks.clickhouse.evolve import EVOLVE_RIGHT
 from worker.sinks.clickhouse.names import literal, quoted, shown, table_parts
 from worker.sinks.clickhouse.sink import ClickHouseSink
 from worker.sinks.clickhouse.table import bind_columns, counted, default_columns
 
 _TIMEOUTS = "connect_timeout=4&send_receive_timeout=8"
-_SYNTAX = (62, 46)  # codes of servers without CHECK GRANT
 _NO_DATABASE = 81
 _WITH_PROJECTIONS = ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree")  # the others merge rows
 _CLOCKS_S = 2.0  # the delivery protocol relies on a token for 5 s with the smallest window, 50 s with the usual one
@@ -61,13 +61,8 @@ class _Client:
         return self.rows(query)[0][0]
 
     def has_right(self, right: str) -> bool:
-        """Whether this user has the right; True if the server has no CHECK GRANT."""
-        try:
-            return bool(self.value(f"CHECK GRANT {right}"))
-        except errors.ServerException as error:
-            if error.code in _SYNTAX:
-                return True
-            raise
+        """Whether this user has the right."""
+        return has_right(self._client, right)
 
 
 def _check_clock(client: _Client) -> Finding:
@@ -90,7 +85,8 @@ def _check_table(settings: Settings, client: _Client, create: bool, fields: list
         yield fail("table", f"no database {database}", f"CREATE DATABASE {shown(quoted(database))}")
         return
     exists = bool(client.value(f"EXISTS TABLE {name}"))
-    rights = ("INSERT", "SELECT") if exists else ("CREATE TABLE", "INSERT", "SELECT")
+    rights = [*(() if exists else ("CREATE TABLE",)), "INSERT", "SELECT"]
+    rights += [EVOLVE_RIGHT] if settings.evolve else []
     if missing := ", ".join(right for right in rights if not client.has_right(f"{right} ON {name}")):
         user = client.value("SELECT currentUser()")
         grant = f"GRANT {missing} ON {name} TO {shown(quoted(user))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 
 from worker.commands.produce.fleet import Fleet
 from worker.config.settings import Settings
-from worker.core.errors import ExitCode, Fatal
+from worker.core.schemas import RegisteredSchema
 from worker.decoding.formats import KINDS, open_format
 from worker.decoding.framing import frame
 from worker.decoding.timestamps import to_millis
@@ -31,6 +32,14 @@ _JSON: dict[str, Any] = {
     "type": "object",
     "required": ["timestamp", "device_ip", "error_code"],
 }
+_PROTOBUF = """syntax = "proto3";
+import "google/protobuf/timestamp.proto";
+message DeviceEvent {
+  google.protobuf.Timestamp timestamp = 1;
+  string device_ip = 2;
+  int32 error_code = 3;
+}
+"""
 
 
 class FramedFleet:
@@ -38,13 +47,10 @@ class FramedFleet:
 
     def __init__(self, fleet: Fleet, settings: Settings) -> None:
         """Raises Fatal or Retryable if the schema cannot be registered."""
-        if settings.format == "protobuf":
-            raise Fatal("--format protobuf: produce writes json, avro and json-schema", code=ExitCode.USAGE)
         registry = SchemaRegistry(settings)
         open_format(settings.format, registry.fetch)  # Fatal if a package is missing
         self._fleet = fleet
-        self._is_avro = settings.format == "avro"
-        schema = json.dumps(_AVRO if self._is_avro else _JSON)
+        schema, self._body = _FORMATS[settings.format]()
         self._schema_id = registry.register(f"{settings.topic}-value", KINDS[settings.format], schema)
 
     @property
@@ -59,14 +65,41 @@ class FramedFleet:
         try:
             event = orjson.loads(payload)
             event["timestamp"] = to_millis(event["timestamp"])
-            return frame(self._schema_id, _avro_body(event) if self._is_avro else payload)
+            return frame(self._schema_id, self._body(event, payload))
         except (ValueError, TypeError, KeyError, AttributeError):
             return payload
 
 
-def _avro_body(event: dict[str, Any]) -> bytes:
+_Body = Callable[[dict[str, Any], bytes], bytes]  # an event and its JSON → what follows the frame's head
+
+
+def _avro() -> tuple[str, _Body]:
     import fastavro
 
-    stream = BytesIO()
-    fastavro.schemaless_writer(stream, _AVRO, event, strict=True)
-    return stream.getvalue()
+    def body(event: dict[str, Any], _: bytes) -> bytes:
+        stream = BytesIO()
+        fastavro.schemaless_writer(stream, _AVRO, event, strict=True)
+        return stream.getvalue()
+
+    return json.dumps(_AVRO), body
+
+
+def _protobuf() -> tuple[str, _Body]:
+    from worker.decoding.protobuf import compile_schema
+
+    device_event = compile_schema(RegisteredSchema("PROTOBUF", _PROTOBUF)).message_class((0,))
+
+    def body(event: dict[str, Any], _: bytes) -> bytes:
+        seconds, millis = divmod(event["timestamp"], 1000)
+        time = {"seconds": seconds, "nanos": millis * 10**6}
+        message = device_event(timestamp=time, device_ip=event["device_ip"], error_code=event["error_code"])
+        return b"\0" + bytes(message.SerializeToString())  # 0: the first message type of the schema
+
+    return _PROTOBUF, body
+
+
+_FORMATS: dict[str, Callable[[], tuple[str, _Body]]] = {
+    "avro": _avro,
+    "protobuf": _protobuf,
+    "json-schema": lambda: (json.dumps(_JSON), lambda _, payload: payload),
+}

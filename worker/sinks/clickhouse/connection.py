@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from clickhouse_driver import Client, defines
+from clickhouse_driver import Client, defines, errors
 from clickhouse_driver.util.helpers import parse_url
 
+_SYNTAX = (62, 46)  # codes of servers without CHECK GRANT
 _DEFAULTS = {"client_name": "kafka-ingest-worker", "send_receive_timeout": 60.0, "tcp_keepalive": True}
 
 
@@ -20,6 +21,16 @@ def connect(url: str, password: str = "") -> Client:
     if password:
         options["password"] = password
     return Client(host, **{**_DEFAULTS, **options, "settings_is_important": True})
+
+
+def has_right(client: Client, right: str) -> bool:
+    """Whether the client's user has the right; True if the server has no CHECK GRANT. Raises the driver's errors."""
+    try:
+        return bool(client.execute(f"CHECK GRANT {right}")[0][0])
+    except errors.ServerException as error:
+        if error.code in _SYNTAX:
+            return True
+        raise
 
 
 def address(url: str) -> str:

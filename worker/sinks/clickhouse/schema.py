@@ -74,7 +74,8 @@ class SchemaReader:
     def describe(self, table: str) -> list[Column]:
         """Return the columns; nothing where there is no such table."""
         try:
-            columns = [Column(*described[:4]) for described in self._execute(f"DESCRIBE TABLE {table_name(table)}")]
+            rows = self._execute(f"DESCRIBE TABLE {table_name(table)}")
+            columns = [Column(*row[:4])._replace(comment=row[4]) for row in rows]
         except errors.ServerException as error:
             if error.code == errors.ErrorCodes.UNKNOWN_TABLE:
                 return []

@@ -30,7 +30,7 @@ from worker.sinks.clickhouse.errors import (
 from worker.sinks.clickhouse.insert import BlockMismatch, insert_block
 from worker.sinks.clickhouse.names import IS_TABLE, literal, quoted, table_name, table_values
 from worker.sinks.clickhouse.schema import Schema, SchemaReader
-from worker.sinks.clickhouse.table import ColumnBinding, events_template
+from worker.sinks.clickhouse.table import Column, ColumnBinding, events_template
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class ClickHouseSink:
         self._connection = _Connection(settings, self._clients)
         self._where = f"ClickHouse at {address(settings.clickhouse_url)}"
         self._opened_schema: Schema | None = None
+        self._described: list[Column] = []  # of the opened schema
         self._reader = SchemaReader(settings, self._execute, self._where, self._client.settings)
 
     @property
@@ -111,7 +112,9 @@ class ClickHouseSink:
                 self.has_created_table = True
                 log.info("created the table %s", self._settings.table)
                 described = self._reader.describe(self._settings.table)
-            self._opened_schema = self._reader.read(described)
+            if described != self._described:  # else what was formed for the schema stays valid
+                self._opened_schema = self._reader.read(described)
+                self._described = described
         except errors.ServerException as error:
             if error.code in CONFIGURATION:
                 raise Fatal(explained(self._where, error)) from None
@@ -156,6 +159,7 @@ class ClickHouseSink:
         try:
             insert_block(self._client, query, settings, schema.header, batch.rows, data)
         except BlockMismatch as error:
+            self._described = []  # have `open` read the schema again
             raise SchemaChanged(f"{self._where}: the table {self._settings.table} was altered: {error}") from None
         except errors.ServerException as error:
             if error.code in REFUSED_SETTINGS:

@@ -50,6 +50,7 @@ class Column(NamedTuple):
     default: str = ""  # DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL; empty if the server needs a value
     expression: str = ""  # of the default
     constant: str = ""  # the value of a DEFAULT that is the same for all rows, as JSON; empty: there is none
+    comment: str = ""
 
 
 class ColumnBinding(NamedTuple):
@@ -179,7 +180,9 @@ def _bind(column: Column, field: str, rules: str) -> ColumnBinding:
     if column.constant:
         default = orjson.loads(column.constant)
         convert = codec.convert if codec.null is None else _with_default(codec.convert, default)
-        bound = bound._replace(convert=convert, required=False, missing=default, target="")
+        # Without a NULL to write, native code leaves null and absent fields to `convert`.
+        target = "" if codec.null is None else bound.target
+        bound = bound._replace(convert=convert, required=False, missing=default, target=target)
     if inner:
         bound = bound._replace(convert=elements(inner, bound.convert), missing=None, exact=False, target="")
     return ColumnBinding(column.name, bound, codec)

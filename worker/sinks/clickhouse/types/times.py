@@ -80,12 +80,15 @@ def days(code: str) -> Convert:
     last_day = _LAST_DAY[code]
 
     def convert(values: list[Any]) -> array[int]:
+        if not set(map(type, values)) <= {str}:
+            return array(code, [_day(value, last_day) for value in values])
         try:
-            if set(map(type, values)) <= {str} and not any(map(str.isdigit, values)):
+            if not any(map(str.isdigit, values)):
                 return array(code, [value // _DAY for value in millis(values)])
         except BadValue:
             pass
-        return array(code, [_day(value, last_day) for value in values])
+        days_of = {text: _day(text, last_day) for text in set(values)}  # bare dates repeat
+        return array(code, [days_of[text] for text in values])
 
     return convert
 
