@@ -19,7 +19,7 @@ from tests.faults.long_outages import (
     clickhouse_gone_for_90_s,
     consumer_that_dies_whenever_it_starts,
 )
-from tests.support.job import Job, status
+from tests.support.job import Job, status, stopped
 from tests.support.kit import Worker, wait_until
 from tests.support.oracle import EXACT, events
 from tests.support.pages import Pages
@@ -240,3 +240,19 @@ def test_redis_refuses_for_a_while(
             end()
     client.close()
     assert devices_job.judge(_ALL) == EXACT
+
+
+def test_a_stop_while_kafka_does_not_answer_is_clean_if_nothing_is_in_flight(own_kafka: Server, rows_job: Job) -> None:
+    """The consumers cannot leave the group. They end without it, and what was committed stays committed."""
+    job = replace(rows_job, kafka=own_kafka.address)
+    job.create(2)
+    job.send(_FIRST)
+    with job.start("--processes", "2") as worker:
+        job.all_done()
+        with stopped(own_kafka.pid):
+            worker.signal(signal.SIGTERM)
+            assert worker.wait() == 0, worker.tail()
+        assert any("leaving the group took more than" in line for line in worker.stderr), worker.tail()
+    job.send(_SECOND)
+    job.finish()
+    assert job.judge(_ALL) == EXACT

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.1
 _PAUSE_AFTER_S = 2.0
 _HOUSEKEEPING_S = 5.0
+_LEAVE_S = 4.0  # the supervisor waits for 5 s beyond the drain timeout
 
 
 class Consumer:
@@ -194,12 +197,28 @@ class Consumer:
             self._slot.beat()
             self._group_consumer.read(0.0)
             self._pipeline.work(0.02, flush=True)
-        clean = self._settled()
-        self._group_consumer.close()
-        self._pipeline.close()
-        if not clean:
+        code = ExitCode.OK if self._settled() else ExitCode.FAILED
+        if code:
             log.error("the drain timeout is over: what was not acknowledged is read again by the next owner")
-        return ExitCode.OK if clean else ExitCode.FAILED
+        self._leave_group(code)
+        self._pipeline.close()
+        return code
+
+    def _leave_group(self, code: int) -> None:
+        """Leave the group; exit with `code` if that takes too long.
+
+        librdkafka waits for a broker's answer, and was seen to wait for ever during another member's rebalance.
+        """
+
+        def exit_without_leaving() -> None:
+            log.warning("leaving the group took more than %g s: its partitions wait for the session timeout", _LEAVE_S)
+            os._exit(code)
+
+        timer = threading.Timer(_LEAVE_S, exit_without_leaving)
+        timer.daemon = True
+        timer.start()
+        self._group_consumer.close()
+        timer.cancel()
 
     def _settled(self) -> bool:
         return self._pipeline.is_idle and self._assignment.is_settled
