@@ -163,19 +163,23 @@ def _function(text: str) -> str:
 
 
 def time(text: str) -> datetime:
-    """Parse a time, which is naive if it names no offset."""
+    """Parse a time of the years that events may have; it is naive if it names no offset."""
+    parsed = _any_time(text)
+    if not 1900 <= parsed.year < 2300:
+        raise ValueError("write a time in the years 1900 to 2299")
+    return parsed
+
+
+def _any_time(text: str) -> datetime:
     try:
-        parsed = datetime.fromisoformat(text)
-        if 1900 <= parsed.year < 2300:  # as of events
-            return parsed
-        raise ValueError
+        return datetime.fromisoformat(text)
     except ValueError:
         raise ValueError("write a time such as 2026-11-01, 2026-11-01T05:30Z or 2026-11-01T05:30:00+01:00") from None
 
 
 def to_millis(text: str) -> int:
     """Return the Unix milliseconds of a time that has passed; UTC if it names no other offset."""
-    parsed = time(text)
+    parsed = _any_time(text)
     parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     if not datetime(1970, 1, 1, tzinfo=UTC) <= parsed <= datetime.now(UTC):
         raise ValueError("write a time between 1970 and now")
