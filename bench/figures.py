@@ -20,7 +20,7 @@ class Sample:
     startup_s: float  # the same for the small topic: start-up, joining and leaving the group
     store_us: float  # … of the server
     broker_us: float
-    rate: float  # messages/s, likewise; 0 if the run was too short to measure it
+    rate: float  # messages/s, likewise; 0 if the run was as short as that of the small topic
     steal: float
     wall: float  # of the whole run, s
     rss: int

@@ -37,6 +37,7 @@ _ALL = ("reader_us", "store_us", "broker_us")
 _AIMS = (
     Aim("reader → ClickHouse ÷ C floor", 1.5, _CLICKHOUSE, C_FLOOR),
     Aim("reader → Redis ÷ C floor", 1.4, _REDIS, C_FLOOR),
+    Aim("reader → ClickHouse, four processes ÷ one", 1.1, "worker, 4 processes → clickhouse", _CLICKHOUSE),
     Aim("reader + store ÷ JSONEachRow pass-through's", 0.9, _CLICKHOUSE, _PASS_THROUGH, _ALL[:2]),
     Aim("reader + store + broker ÷ clickhouse_sinker's", 0.5, _CLICKHOUSE, _SINKER, _ALL),
     Aim("peak RSS of a consumer → ClickHouse, MB", 120, _CLICKHOUSE),

@@ -22,7 +22,6 @@ from worker.local.process import free_port
 STEAL_LIMIT = 0.10
 _TRIES = 3  # of one run, if the host takes too much CPU time
 _TIMEOUT_S = 900.0
-_MIN_S = 0.3  # a shorter drain gives no useful rate
 _MAX_SHARE = 1.5  # of the work, as a multiple of an even share, that one of several consumers may do
 _MEASURABLE_S = 0.1  # CPU time per consumer that its share is judged from: the kernel counts ticks of 10 ms
 
@@ -147,7 +146,7 @@ def _sample(entry: Entry, number: int, small: measure.Run, full: measure.Run) ->
         startup_s=small.cpu,
         store_us=server(contender.store),
         broker_us=server("kafka"),
-        rate=events / drained if drained > _MIN_S else 0.0,
+        rate=events / drained if drained > 0 else 0.0,
         steal=max(small.steal, full.steal),
         wall=full.wall,
         rss=full.rss,

@@ -43,7 +43,7 @@ def clean_count(services: Services, data: Dataset) -> int:
 
 def _in_clickhouse(contender: Contender, job: Job, run: Run) -> str:
     data = job.data
-    millis = "0" if contender.as_text else "sum(toUnixTimestamp64Milli(timestamp))"
+    millis = "0" if contender.as_text else "sum(toInt128(toUnixTimestamp64Milli(timestamp)))"
     offsets = "uniqExact(_partition, _offset)" if contender.ours else "count()"
     condition = "WHERE _partition >= 0" if contender.earlier else ""
     ((rows, devices, codes, actual_millis, actual_offsets),) = job.services.query(
