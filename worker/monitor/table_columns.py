@@ -83,7 +83,7 @@ class TableColumns:
                     continue  # the consumers report what the server refuses
                 # The text of an unexpected error may have values of events.
                 text = str(error) if isinstance(error, WorkerError) else type(error).__name__
-                self._slot.add("evolve_errors")
+                self._slot.add("evolve_errors", 1 if self._read_events else 0)
                 failed = "--evolve: new fields of topic %s get no columns" if self._read_events else _UNKNOWN
                 log.warning(f"{failed}: %s; still trying", topic, text)
         if had_changed or self._has_changed:

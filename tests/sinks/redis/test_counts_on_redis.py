@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from random import Random
@@ -12,10 +11,8 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import orjson
-import pytest
-import redis
 
-from tests.support.job import Job, MakeJob
+from tests.support.job import Job
 from tests.support.kit import PATIENCE_S, Service, run_worker, wait_until
 from tests.support.pages import Pages
 from worker.local import Server
@@ -47,19 +44,6 @@ def events(count: int, since: int, until: int) -> list[Event]:
         )
         for _ in range(count)
     ]
-
-
-@pytest.fixture
-def job(kafka: Service, own_redis: Server, topic_name: str, make_job: MakeJob) -> Job:
-    job = replace(make_job(kafka, own_redis.address), target=f"devices:{{{topic_name}}}")
-    job.create(2)
-    return job
-
-
-@pytest.fixture
-def client(own_redis: Server) -> Iterator[Any]:
-    with redis.Redis(port=own_redis.port, socket_timeout=PATIENCE_S) as client:
-        yield client
 
 
 def count(job: Job, *options: str, code: int = 0) -> tuple[list[str], str]:

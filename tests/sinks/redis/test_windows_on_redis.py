@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import orjson
 import pytest
-import redis
 
-from tests.support.job import Job, MakeJob
-from tests.support.kit import PATIENCE_S, Service, run_worker, wait_until
+from tests.support.job import Job
+from tests.support.kit import PATIENCE_S, run_worker, wait_until
 from worker.local import Server
 
 DAY = 86_400
@@ -39,19 +38,6 @@ def clicks(count: int, since: int, until: int) -> list[Click]:
         Click(random.randrange(since, until), f"user-{random.randrange(300)}", random.choice(COUNTRIES))
         for _ in range(count)
     ]
-
-
-@pytest.fixture
-def job(kafka: Service, own_redis: Server, topic_name: str, make_job: MakeJob) -> Job:
-    job = replace(make_job(kafka, own_redis.address), target=f"devices:{{{topic_name}}}")
-    job.create(2)
-    return job
-
-
-@pytest.fixture
-def client(own_redis: Server) -> Iterator[Any]:
-    with redis.Redis(port=own_redis.port, socket_timeout=PATIENCE_S) as client:
-        yield client
 
 
 @pytest.fixture
